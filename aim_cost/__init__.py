@@ -1,0 +1,1 @@
+"""Analytical cost of multimodal LLM inference under visual-token reduction."""

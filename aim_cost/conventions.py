@@ -1,0 +1,57 @@
+"""How FLOPs are counted: each convention is stated here and nowhere else."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aim_cost.checks import one_of
+from aim_cost.errors import SpecError
+from aim_cost.graph.build import build_executed
+from aim_cost.graph.llm_viewer import build_llm_viewer
+from aim_cost.graph.op import OpGraph
+from aim_cost.model import ModelSpec
+from aim_cost.schedule import EXECUTED_RULE, TokenRule
+from aim_cost.trace import TokenTrace
+from aim_cost.workload import Execution, Workload
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A way to count one prefill.
+
+    Args:
+        name: as given to ``--convention``.
+        summary: what it is, in a sentence.
+        rule: how a schedule becomes token counts.
+        build: the ops it counts.
+        not_counted: what it leaves out, shown beside its numbers.
+    """
+
+    name: str
+    summary: str
+    rule: TokenRule
+    build: Callable[[ModelSpec, Workload, TokenTrace, Execution], OpGraph]
+    not_counted: tuple[str, ...]
+
+
+EXECUTED = Convention(
+    name="executed",
+    summary="what aim_runtime runs, as torch.utils.flop_counter counts it",
+    rule=EXECUTED_RULE,
+    build=build_executed,
+    not_counted=("softmax", "norms", "elementwise", "sorting", "causal skipping"),
+)
+
+LLM_VIEWER = Convention(
+    name="llm-viewer",
+    summary="the arithmetic of AIM's published tables: the LLM alone, eager attention",
+    rule=TokenRule(counts_newline=False, layer_delay=0),
+    build=build_llm_viewer,
+    not_counted=("vision tower", "merging", "importance", "newline", "padded vocabulary"),
+)
+
+CONVENTIONS = {convention.name: convention for convention in (EXECUTED, LLM_VIEWER)}
+
+
+def get_convention(name: str) -> Convention:
+    """The convention of that name. Raises SpecError that lists them."""
+    return CONVENTIONS[one_of(name, CONVENTIONS, "convention", SpecError)]

@@ -1,0 +1,33 @@
+"""The errors a user can meet: each says where, what was expected, what came, and the way out."""
+
+
+class AimError(Exception):
+    """Base of all errors caused by input. The command lines print it on one line and exit with 2.
+
+    Args:
+        where: the field, flag, file or call that is wrong.
+        expected: what would have been right.
+        got: what was there instead; shown as ``repr`` unless it is a string.
+        fix: the way out, as an instruction.
+    """
+
+    def __init__(self, where: str, *, expected: str, got: object, fix: str) -> None:
+        self.where, self.expected, self.got, self.fix = where, expected, got, fix
+        shown = got if isinstance(got, str) else repr(got)
+        super().__init__(f"{where}: expected {expected}, got {shown}. {fix}")
+
+
+class SpecError(AimError):
+    """A model, workload or execution that is incomplete or contradicts itself."""
+
+
+class ScheduleError(AimError):
+    """A schedule that is malformed, or does not fit the model or the workload."""
+
+
+class ProfileError(AimError):
+    """A hardware profile that is malformed, unknown, or lacks the number that is needed."""
+
+
+class InfeasibleError(AimError):
+    """No schedule satisfies the limits that were given."""

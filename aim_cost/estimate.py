@@ -1,0 +1,123 @@
+"""estimate(): FLOPs, traffic, time and memory of one prefill under one schedule."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from aim_cost.conventions import EXECUTED, Convention
+from aim_cost.graph.op import PHASES, OpGraph
+from aim_cost.hardware import HardwareProfile
+from aim_cost.memory import Memory, prefill_memory
+from aim_cost.model import ModelSpec
+from aim_cost.roofline import Roofline
+from aim_cost.schedule import Schedule
+from aim_cost.trace import TokenTrace
+from aim_cost.workload import Execution, Workload
+
+GROUPS = ("vision", "merge", "llm", "importance")
+"""What a prefill is made of; each phase of the graph belongs to one of them."""
+
+
+@dataclass(frozen=True)
+class PhaseEstimate:
+    """Sums over the ops of a phase. ``time_s`` is the roofline time, a lower bound."""
+
+    flops: int
+    read_bytes: int
+    write_bytes: int
+    time_s: float
+    bound: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The answer of ``estimate``: its inputs, the token trace, the op graph, and sums over it."""
+
+    model: ModelSpec
+    workload: Workload
+    schedule: Schedule
+    hardware: HardwareProfile
+    execution: Execution
+    convention: Convention
+    trace: TokenTrace
+    graph: OpGraph
+
+    @cached_property
+    def roofline(self) -> Roofline:
+        return Roofline.of(self.hardware, self.execution.dtype)
+
+    def phase(self, name: str) -> PhaseEstimate:
+        """Sums of a phase (``llm.head``) or a group of phases (``llm``)."""
+        graph = self.graph.phase(name)
+        return PhaseEstimate(
+            graph.flops,
+            graph.read_bytes,
+            graph.write_bytes,
+            self.roofline.time_s(graph),
+            self.roofline.bound(graph),
+        )
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of the whole prefill under the convention."""
+        return int(self.graph.flops)
+
+    @cached_property
+    def ttft_s(self) -> float:
+        """Vision, merging, prefill with scoring, and the first token's logits: roofline seconds."""
+        return self.roofline.time_s(self.graph)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Weights, KV cache and peak. The same for every convention that counts the same tokens."""
+        return prefill_memory(self.model, self.workload, self.trace, self.execution)
+
+    def to_row(self) -> dict[str, Any]:
+        """One flat row, SI units, the same keys as a measured row; dots separate the levels."""
+        row: dict[str, Any] = {
+            "kind": "estimate",
+            "model": self.model.name,
+            "layers": self.model.text.num_hidden_layers,
+            "hardware": self.hardware.name,
+            "dtype": self.execution.dtype,
+            "attention": self.execution.attention,
+            "convention": self.convention.name,
+            "frames": self.workload.frames,
+            "image_tokens": self.workload.image_tokens,
+            "text_tokens": self.workload.text_tokens,
+            "batch": self.workload.batch,
+            "schedule": self.schedule.label(),
+        }
+        for name in (*GROUPS, *PHASES):
+            if name in GROUPS or name.partition(".")[0] in GROUPS:
+                row |= {f"{name}.{key}": value for key, value in vars(self.phase(name)).items()}
+        return row | {
+            "total.flops": self.flops,
+            "ttft_s": self.ttft_s,
+            "weights_bytes": self.memory.weights_bytes,
+            "kv_cache_bytes": self.memory.kv_cache_bytes,
+            "peak_memory_bytes": self.memory.peak_bytes,
+            "tokens_per_layer": list(self.trace.attention_tokens),
+            "not_counted": list(self.convention.not_counted),
+        }
+
+
+def estimate(
+    model: ModelSpec,
+    workload: Workload,
+    schedule: Schedule,
+    hardware: HardwareProfile,
+    execution: Execution | None = None,
+    convention: Convention = EXECUTED,
+) -> Estimate:
+    """Price one prefill: resolve the schedule, build the graph, sum it on the roofline.
+
+    Args:
+        execution: dtype and attention; bfloat16 and sdpa by default.
+        convention: how FLOPs are counted.
+    Raises: SpecError, ScheduleError or ProfileError where the inputs do not fit together.
+    """
+    execution = execution or Execution()
+    trace = schedule.resolve(model, workload, convention.rule)
+    graph = convention.build(model, workload, trace, execution)
+    return Estimate(model, workload, schedule, hardware, execution, convention, trace, graph)

@@ -1,0 +1,74 @@
+"""FLOPs of the kernels that multiply: pure functions, the contraction written above each.
+
+Ints give an int, sympy symbols an expression. 2 FLOPs per multiply-add, as
+torch.utils.flop_counter counts. Nowhere counted: biases, scaling, softmax, norms, activations,
+sorting; causal skipping (attention is counted full).
+"""
+
+from aim_cost.graph.op import Count
+
+
+def linear_flops(rows: Count, inputs: Count, outputs: Count) -> Count:
+    """FLOPs of a linear layer.
+
+    Shapes: x[rows, inputs] @ w[inputs, outputs]; contracted: inputs.
+    Source: torch.utils.flop_counter.mm_flop.
+    """
+    return 2 * rows * inputs * outputs
+
+
+def convolution_flops(images: Count, patches: Count, outputs: Count, window: Count) -> Count:
+    """FLOPs of a patch embedding.
+
+    Shapes: x[images, patches, window] @ w[window, outputs]; contracted: window, the channels
+    times the pixels of a patch.
+    Source: torch.utils.flop_counter.conv_flop.
+    """
+    return 2 * images * patches * outputs * window
+
+
+def attention_scores_flops(
+    batch: Count, heads: Count, queries: Count, keys: Count, head_dim: Count
+) -> Count:
+    """FLOPs of q @ k^T of one layer.
+
+    Shapes: q[batch, heads, queries, head_dim] @ k[batch, heads, keys, head_dim] ->
+    scores[batch, heads, queries, keys]; contracted: head_dim. Grouped keys are shared, not fewer.
+    Source: Vaswani et al. 2017, eq. 1; torch.utils.flop_counter.sdpa_flop.
+    """
+    return 2 * batch * heads * queries * keys * head_dim
+
+
+def attention_values_flops(
+    batch: Count, heads: Count, queries: Count, keys: Count, head_dim: Count
+) -> Count:
+    """FLOPs of scores @ v of one layer.
+
+    Shapes: scores[batch, heads, queries, keys] @ v[batch, heads, keys, head_dim]; contracted: keys.
+    Source: as attention_scores_flops.
+    """
+    return 2 * batch * heads * queries * keys * head_dim
+
+
+def match_flops(groups: Count, tokens: Count, hidden: Count) -> Count:
+    """FLOPs of one merging pass: cosine similarity of even against odd tokens.
+
+    Shapes: a[groups, ceil(tokens / 2), hidden] @ b[groups, floor(tokens / 2), hidden]^T;
+    contracted: hidden.
+    Source: AIM section 3.1 (ToMe's bipartite matching, per frame).
+    """
+    odd = tokens // 2
+    return 2 * groups * (tokens - odd) * odd * hidden
+
+
+def importance_flops(
+    batch: Count, heads: Count, tokens: Count, head_dim: Count, iterations: Count
+) -> Count:
+    """FLOPs of AIM's importance score at one layer.
+
+    Shapes: q[heads, tokens, head_dim] @ k^T -> m[heads, tokens, tokens]; contracted: head_dim;
+    then ``iterations`` times p[heads, 1, tokens] @ m; contracted: tokens.
+    Source: AIM section 3.2 (5 iterations).
+    """
+    scores = attention_scores_flops(batch, heads, tokens, tokens, head_dim)
+    return scores + iterations * 2 * batch * heads * tokens * tokens

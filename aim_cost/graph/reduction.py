@@ -1,0 +1,70 @@
+"""Ops of token reduction: merging before the LLM, scoring and dropping inside it."""
+
+from collections.abc import Sequence
+
+from aim_cost.graph import formulas
+from aim_cost.graph.kernels import Kernels
+from aim_cost.graph.op import Count, Op
+
+IMPORTANCE_ITERATIONS = 5
+"""Power iterations of AIM's importance score (arXiv 2412.03248, released code)."""
+
+_FLOAT32_BYTES = 4
+
+
+def merge_ops(groups: Count, counts: Sequence[Count], hidden: Count, width: int) -> list[Op]:
+    """Ops of merging ``groups`` frames. ``counts``: tokens of a frame before and after each pass."""
+    make = Kernels("merge", width)
+    ops = []
+    for step, (before, after) in enumerate(zip(counts, counts[1:], strict=False)):
+        size = groups * before * hidden
+        odd = before // 2
+        pairs = groups * (before - odd) * odd
+        ops += [
+            make.elementwise(f"normalise_{step}", size, size),
+            Op(
+                f"match_{step}",
+                "merge",
+                formulas.match_flops(groups, before, hidden),
+                width * size,
+                width * pairs,
+                {"batch": groups, "m": before - odd, "n": odd, "k": hidden},
+            ),
+            make.elementwise(f"best_{step}", pairs, groups * (before - odd)),
+            make.elementwise(f"average_{step}", size, groups * after * hidden),
+        ]
+    return ops
+
+
+def importance_ops(
+    layer: int, batch: Count, tokens: Count, heads: Count, head_dim: Count, width: int
+) -> list[Op]:
+    """Ops of AIM's score over the ``tokens`` entering ``layer``, one head at a time.
+
+    The matrix of a head is written as logits, then kept in float32 and read once per iteration.
+    """
+    scores = batch * heads * tokens * tokens
+    iterations = IMPORTANCE_ITERATIONS
+    flops = formulas.importance_flops(batch, heads, tokens, head_dim, iterations)
+    query_key = 2 * batch * heads * tokens * head_dim
+    shape = {"batch": batch, "tokens": tokens, "heads": heads, "head_dim": head_dim}
+    return [
+        Op(
+            "importance",
+            "importance",
+            flops,
+            width * (query_key + scores) + _FLOAT32_BYTES * iterations * scores,
+            (width + _FLOAT32_BYTES) * scores,
+            shape,
+            layer,
+        )
+    ]
+
+
+def drop_ops(
+    layer: int, batch: Count, kept: Count, hidden: Count, head_dim: Count, width: int
+) -> list[Op]:
+    """Gather of the ``kept`` tokens after ``layer``: hidden states, and cos and sin of positions."""
+    make = Kernels("importance", width, layer)
+    size = batch * kept * (hidden + 2 * head_dim)
+    return [make.elementwise("gather", size, size)]

@@ -1,0 +1,57 @@
+"""Ops of the vision tower, the projector and the pooling of video frames."""
+
+from typing import Any
+
+from aim_cost.graph.kernels import Kernels
+from aim_cost.graph.op import Count, Op
+
+
+def tower_ops(vision: Any, images: Count, width: int) -> list[Op]:
+    """Ops of a ViT over ``images`` frames or crops at once. ``vision``: a VisionSpec, or symbols.
+
+    Every layer runs, whichever is read: that is what transformers executes. The attention is sdpa.
+    """
+    hidden, inner = vision.hidden_size, vision.intermediate_size
+    rows, heads = images * vision.tokens, vision.num_attention_heads
+    window = vision.num_channels * vision.patch_size**2
+    top = Kernels("vision.tower", width)
+    patch_rows = images * vision.patches
+    ops = [
+        top.linear("patch_embedding", patch_rows, window, hidden),
+        top.elementwise(
+            "position_embedding", rows * hidden + vision.tokens * hidden, rows * hidden
+        ),
+    ]
+    for layer in range(vision.num_hidden_layers):
+        make = Kernels("vision.tower", width, layer)
+        ops += [
+            make.elementwise("layer_norm1", rows * hidden, rows * hidden),
+            *(make.linear(f"{n}_proj", rows, hidden, hidden, bias=True) for n in "qkv"),
+            *make.attention("sdpa", images, vision.tokens, heads, heads, hidden // heads),
+            make.linear("out_proj", rows, hidden, hidden, bias=True),
+            make.elementwise("attention_add", 2 * rows * hidden, rows * hidden),
+            make.elementwise("layer_norm2", rows * hidden, rows * hidden),
+            make.linear("fc1", rows, hidden, inner, bias=True),
+            make.elementwise("activation", rows * inner, rows * inner),
+            make.linear("fc2", rows, inner, hidden, bias=True),
+            make.elementwise("mlp_add", 2 * rows * hidden, rows * hidden),
+        ]
+    return [*ops, top.elementwise("post_layernorm", rows * hidden, rows * hidden)]
+
+
+def projector_ops(vision_hidden: Count, text_hidden: Count, rows: Count, width: int) -> list[Op]:
+    """Ops of the two-layer projector: vision hidden -> text hidden -> text hidden."""
+    make = Kernels("vision.projector", width)
+    return [
+        make.linear("linear_1", rows, vision_hidden, text_hidden, bias=True),
+        make.elementwise("gelu", rows * text_hidden, rows * text_hidden),
+        make.linear("linear_2", rows, text_hidden, text_hidden, bias=True),
+    ]
+
+
+def pooling_ops(
+    frames: Count, patches: Count, frame_tokens: Count, hidden: Count, width: int
+) -> list[Op]:
+    """Ops of the bilinear pooling of each frame (27 x 27 -> 14 x 14 for LLaVA-OneVision)."""
+    make = Kernels("vision.pooling", width)
+    return [make.elementwise("bilinear", frames * patches * hidden, frames * frame_tokens * hidden)]

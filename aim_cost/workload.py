@@ -1,0 +1,95 @@
+"""What is asked of the model (Workload) and how it is run (Execution)."""
+
+from dataclasses import dataclass
+
+from aim_cost.checks import one_of, whole
+from aim_cost.errors import SpecError
+from aim_cost.model import ModelSpec
+from aim_cost.units import dtype_bytes
+
+ATTENTION_KINDS = ("sdpa", "eager")
+
+
+@dataclass(frozen=True)
+class VisualInput:
+    """Visual tokens of one prompt before any reduction.
+
+    ``groups`` are frames or image crops: encoded one by one, merged one by one, ``group_tokens``
+    each. ``newline_tokens`` follow the last group of a video.
+    """
+
+    groups: int
+    group_tokens: int
+    newline_tokens: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One prefill: ``batch`` equal prompts of a video or an image and ``text_tokens`` of text.
+
+    Args:
+        frames: video frames; exclusive with image_tokens.
+        image_tokens: visual tokens of an image before merging, without newline.
+        text_tokens: all tokens that are not visual, before and after them.
+        batch: prompts.
+    Raises: SpecError.
+    """
+
+    text_tokens: int
+    frames: int | None = None
+    image_tokens: int | None = None
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        whole(self.text_tokens, "text_tokens", SpecError)
+        whole(self.batch, "batch", SpecError)
+        if (self.frames is None) == (self.image_tokens is None):
+            raise SpecError(
+                "workload",
+                expected="either frames or image_tokens",
+                got=f"frames={self.frames}, image_tokens={self.image_tokens}",
+                fix="Give one of them (--frames N or --image-tokens N).",
+            )
+        visual = (
+            ("frames", self.frames)
+            if self.frames is not None
+            else ("image_tokens", self.image_tokens)
+        )
+        whole(visual[1], visual[0], SpecError)
+
+    def visual_input(self, model: ModelSpec) -> VisualInput:
+        """Lay the visual tokens out for ``model``. Raises SpecError when it takes no video.
+
+        An image workload is encoded as the fewest crops that hold its tokens.
+        """
+        if self.frames is not None:
+            return VisualInput(self.frames, model.frame_tokens, newline_tokens=1)
+        assert self.image_tokens is not None
+        crops = -(-self.image_tokens // model.image_tokens)
+        if self.image_tokens % crops:
+            raise SpecError(
+                "image_tokens",
+                expected=f"equal crops of at most {model.image_tokens} tokens",
+                got=f"{self.image_tokens} tokens over {crops} crops",
+                fix=f"Give a multiple of {crops}, or of {model.image_tokens}.",
+            )
+        return VisualInput(crops, self.image_tokens // crops, newline_tokens=0)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the model is run: ``dtype`` of weights and activations, ``attention`` of the LLM.
+
+    ``sdpa`` never writes the score matrix; ``eager`` writes and reads it. Raises: SpecError.
+    """
+
+    dtype: str = "bfloat16"
+    attention: str = "sdpa"
+
+    def __post_init__(self) -> None:
+        dtype_bytes(self.dtype)
+        one_of(self.attention, ATTENTION_KINDS, "attention", SpecError)
+
+    @property
+    def element_bytes(self) -> int:
+        return dtype_bytes(self.dtype)

@@ -1,0 +1,336 @@
+"""The shipped profiles equal the collected facts, and the loader refuses whatever is wrong."""
+
+import csv
+import os
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aim_cost.errors import ProfileError
+from aim_cost.hardware import (
+    HardwareProfile,
+    Quantity,
+    hardware_names,
+    load_hardware,
+    to_row,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+FACTS = Path(os.environ.get("AIM_SHARED", ROOT.parent / "shared")) / "facts" / "gpus.csv"
+
+# CSV column -> (its word in the unsure columns, key of the profile, base SI units in one CSV unit)
+COLUMNS = {
+    "fp32_tflops": ("fp32", "flops_per_s.float32", 10**12),
+    "tf32_tflops": ("tf32", "flops_per_s.tfloat32", 10**12),
+    "fp16_tensor_tflops_fp32acc": ("fp16", "flops_per_s.float16", 10**12),
+    "bf16_tensor_tflops_fp32acc": ("bf16", "flops_per_s.bfloat16", 10**12),
+    "fp8_tflops_fp32acc": ("fp8", "flops_per_s.float8", 10**12),
+    "int8_tops": ("int8", "flops_per_s.int8", 10**12),
+    "mem_gb": ("mem", "memory_bytes", 10**9),
+    "mem_bw_gbs": ("mem_bw", "memory_bandwidth_bytes_per_s", 10**9),
+    "sm_or_cu": ("sm", "multiprocessors", 1),
+    "boost_mhz": ("boost", "boost_clock_hz", 10**6),
+    "bf16_or_fp16_flop_per_clk_per_sm": ("flop_clk", "flops_per_clock_per_multiprocessor", 1),
+    "l2_mb": ("l2", "l2_bytes", 2**20),
+    "smem_max_per_sm_kb": ("smem", "shared_memory_bytes_per_multiprocessor", 2**10),
+    "regfile_per_sm_kb": ("regfile", "register_file_bytes_per_multiprocessor", 2**10),
+    "link_gbs_per_dir": ("link", "link_bytes_per_s", 10**9),
+    "pcie_gbs_per_dir": ("pcie", "pcie_bytes_per_s", 10**9),
+    "tdp_w": ("tdp", "tdp_w", 1),
+    "release_year": ("release_year", "release_year", 1),
+    "runtime_mem_mib": ("runtime_mem", "runtime_memory_bytes", 2**20),
+}
+WORDS = {word: {key} for word, key, _ in COLUMNS.values()}
+EVERY = {key for _, key, _ in COLUMNS.values()}
+FLOPS = {key for key in EVERY if key.startswith("flops_per_s.")}
+BUT = {"boost_clock_hz", "multiprocessors", "memory_bytes", "memory_bandwidth_bytes_per_s"}
+PHRASES = {
+    "": set(),
+    "all": EVERY,
+    "mem_gb": {"memory_bytes"},
+    "sm_or_cu": {"multiprocessors"},
+    "sm (TPCs)": {"multiprocessors"},
+    "tf32 absence": set(),
+    "tf32/bf16 absence": set(),
+    "fp32..int8 = H100": FLOPS,
+    "tf32..int8 scaled by fp32 ratio": FLOPS - {"flops_per_s.float32"},
+    "everything but clocks/SM/mem": EVERY - BUT,
+    "as V100 16GB": {
+        "flops_per_s.int8",
+        "shared_memory_bytes_per_multiprocessor",
+        "register_file_bytes_per_multiprocessor",
+        "link_bytes_per_s",
+        "pcie_bytes_per_s",
+        "tdp_w",
+    },
+    "as above": FLOPS | {"boost_clock_hz", "l2_bytes", "link_bytes_per_s", "tdp_w"},
+}
+NOT_READ = ("recalled, no page opened", "memory only (no page opened)", "scaled from")
+
+GOOD = """
+name: my-gpu
+title: My GPU
+architecture: Mine
+release_year: {value: 2024, unit: year, source: sheet}
+sources:
+  sheet: a datasheet
+  bench: a printout
+peak:
+  flops_per_s:
+    bfloat16: {value: 9.89e+14, unit: FLOP/s, source: sheet}
+    float32: {value: 67000000000000, unit: FLOP/s, source: [sheet, bench], unsure: true}
+  memory_bytes: {value: 80000000000, unit: B, source: sheet}
+  memory_bandwidth_bytes_per_s: {value: 3.35e+12, unit: B/s, source: sheet}
+"""
+
+
+def facts() -> list[dict[str, str]]:
+    if not FACTS.exists():
+        pytest.skip(f"no {FACTS}: set AIM_SHARED to the directory that holds facts/")
+    with FACTS.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def named(words: str) -> set[str]:
+    return set().union(*({**WORDS, **PHRASES}[w.strip()] for w in words.split(";")))
+
+
+def by_title() -> dict[str, HardwareProfile]:
+    return {profile.title: profile for profile in map(load_hardware, hardware_names())}
+
+
+def profile_of(row: dict[str, str], profiles: dict[str, HardwareProfile]) -> HardwareProfile:
+    titles = [t for t in profiles if t == row["gpu"] or t.partition(" ")[2] == row["gpu"]]
+    assert len(titles) == 1, f"{row['gpu']}: {titles}"
+    return profiles[titles[0]]
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.replace(" | ", ", ").split())
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "gpu.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_every_row_of_the_facts_is_a_profile_value_by_value():
+    rows, profiles = facts(), by_title()
+    assert len(profiles) == len(rows) + 1  # cpu-generic
+    for row in rows:
+        profile = profile_of(row, profiles)
+        expected = {
+            key: Decimal(row[column]) * factor
+            for column, (_, key, factor) in COLUMNS.items()
+            if row[column]
+        }
+        got = {key: Decimal(q.value) for key, q in profile.quantities().items()}
+        assert got == expected, profile.name
+        assert profile.architecture == row["arch"]
+        assert bool(profile.notes) == bool(row["notes"])
+
+
+def test_unsure_and_recalled_numbers_are_marked_as_such():
+    profiles = by_title()
+    for row in facts():
+        profile = profile_of(row, profiles)
+        recalled = named(row["from_memory"])
+        unsure = recalled | named(row["unsure"])
+        if "runtime_mem" in row["notes"] and "unsure" in row["notes"]:
+            unsure |= {"runtime_memory_bytes"}
+        for key, quantity in profile.quantities().items():
+            assert quantity.unsure == (key in unsure), f"{profile.name}: {key}"
+            assert quantity.source.startswith(NOT_READ) == (key in recalled), (
+                f"{profile.name}: {key}"
+            )
+
+
+def test_every_source_of_a_row_is_listed_and_used():
+    profiles = by_title()
+    for row in facts():
+        profile = profile_of(row, profiles)
+        listed = {one_line(text) for text in row["source"].split("||")}
+        used = " ".join(one_line(q.source) for q in profile.quantities().values())
+        for text in listed:
+            assert text in used, f"{profile.name}: {text}"
+
+
+@pytest.mark.parametrize("name", hardware_names())
+def test_a_shipped_profile_is_named_after_its_file_and_lists_no_idle_source(name: str):
+    profile = load_hardware(name)
+    assert profile.name == name
+    assert name == name.lower() and " " not in name and "_" not in name
+    tree = yaml.safe_load((ROOT / "hardware_profiles" / f"{name}.yaml").read_text())
+    used = " ".join(q.source for q in profile.quantities().values())
+    for key, text in tree["sources"].items():
+        assert text.strip() in used, f"{name}: {key}"
+
+
+def test_cpu_generic_is_an_assumption_throughout():
+    profile = load_hardware("cpu-generic")
+    assert all(q.unsure and "assumption" in q.source for q in profile.quantities().values())
+    assert profile.peak_flops_per_s("bfloat16") == 2.6e12
+
+
+def test_names_that_scripts_rely_on():
+    fixed = "v100-sxm2-16gb t4 a10 a10g a100-sxm4-40gb a100-sxm4-80gb h100-pcie h100-sxm h200-sxm"
+    fixed += " b200-sxm l4 l40s rtx-4090 rtx-5090 mi300x mi250x-gcd cpu-generic"
+    assert set(fixed.split()) <= set(hardware_names())
+    assert hardware_names() == sorted(hardware_names())
+
+
+def test_the_a100_in_base_si():
+    a100 = load_hardware("a100-sxm4-40gb")
+    assert a100.peak_flops_per_s("float16") == 312_000_000_000_000
+    assert a100.memory_bandwidth_bytes_per_s == 1_555_000_000_000
+    assert a100.memory_bytes == 40_000_000_000
+    assert a100.peak.l2_bytes == Quantity(
+        41_943_040, "B", a100.peak.l2_bytes.source, unsure=False
+    )  # deviceQuery prints the same bytes
+    assert "deviceQuery" in a100.peak.l2_bytes.source
+    assert hash(a100) == hash(load_hardware("a100-sxm4-40gb"))
+
+
+def test_a_dtype_the_device_lacks_names_those_it_has():
+    with pytest.raises(ProfileError, match=r"v100-sxm2-16gb.*bfloat16.*--dtype.*float32, float16"):
+        load_hardware("v100-sxm2-16gb").peak_flops_per_s("bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("a100", "a100-sxm4-40gb"), ("A100_SXM4_40GB", "a100-sxm4-40gb"), ("h10-sxm", "h100-sxm")],
+)
+def test_an_unknown_name_suggests_close_ones(name: str, hint: str):
+    with pytest.raises(ProfileError, match=f"Did you mean .*{hint}.*aim-cost hardware lists"):
+        load_hardware(name)
+
+
+def test_an_unknown_name_with_nothing_close_says_how_to_list():
+    with pytest.raises(ProfileError, match="got 'quantum'. aim-cost hardware lists"):
+        load_hardware("quantum")
+
+
+def test_a_users_file(tmp_path: Path):
+    profile = load_hardware(write(tmp_path, GOOD))
+    assert profile.name == "my-gpu" and profile.notes == ""
+    assert profile.peak_flops_per_s("bfloat16") == 989e12
+    quantity = profile.peak.flops_per_s["float32"]
+    assert quantity == Quantity(67 * 10**12, "FLOP/s", "a datasheet; a printout", unsure=True)
+    assert profile.peak.l2_bytes is None
+    row = to_row(profile)
+    assert row["l2_bytes"] is None and row["float8_flops_per_s"] is None
+    assert row["memory_bandwidth_bytes_per_s"] == 3.35e12
+    assert row["unsure"] == ["flops_per_s.float32"]
+    assert set(row) == set(to_row(load_hardware("t4")))
+
+
+VALUE = "9.89e+14"
+BREAKS = {  # what is replaced, by what, and what the message must say
+    "text for a number": (VALUE, "989e12", r"bfloat16\.value: .*'989e12'.*9\.89e\+14"),
+    "boolean": (VALUE, "true", r"bfloat16\.value: .*got True"),
+    "negative": (VALUE, "-9.89e+14", r"bfloat16\.value: .*got -989"),
+    "zero": (VALUE, "0", r"bfloat16\.value: .*got 0"),
+    "not a number": (VALUE, ".nan", r"bfloat16\.value: .*got nan"),
+    "infinity": (VALUE, ".inf", r"bfloat16\.value: .*got inf"),
+    "too long for a float": (VALUE, "9" * 400, r"bfloat16\.value: "),
+    "nothing": (VALUE, "", r"bfloat16\.value: .*got None"),
+    "list": (VALUE, "[1]", r"bfloat16\.value: .*got \[1\]"),
+    "part of a byte": ("80000000000", "80000000000.5", r"memory_bytes\.value: .*whole number of B"),
+    "wrong unit": ("unit: B/s", "unit: GB/s", r"memory_bandwidth_bytes_per_s\.unit: .*B/s.*GB/s"),
+    "unknown dtype": ("bfloat16:", "bf16:", r"flops_per_s\.bf16: .*valid keys: bfloat16"),
+    "unknown peak": ("memory_bytes:", "hbm:", r"peak\.hbm: .*valid keys: .*memory_bytes"),
+    "unknown key": ("title:", "titel:", r"yaml\.titel: .*valid keys: .*title"),
+    "unknown part of a number": ("unsure: true", "sure: 1", r"float32\.sure: "),
+    "unsure is no boolean": (
+        "unsure: true",
+        "unsure: yes please",
+        r"float32\.unsure: .*yes please",
+    ),
+    "measured block": ("peak:", "calibration: {}\npeak:", r"yaml\.calibration: "),
+    "missing name": ("name: my-gpu", "", r": name: expected a text, got nothing"),
+    "empty name": ("name: my-gpu", "name: ''", r": name: expected a text"),
+    "name is a number": ("name: my-gpu", "name: 4090", r": name: .*got 4090"),
+    "source not listed": ("source: sheet}", "source: web}", r"source: .*got web.*sheet, bench"),
+    "one of two sources": ("[sheet, bench]", "[sheet, web]", r"float32\.source: .*got web"),
+    "no source at all": ("[sheet, bench]", "[]", r"float32\.source: .*at least one"),
+    "source left out": (", source: sheet}\n    float32", "}\n    float32", r"bfloat16\.source: "),
+    "key written twice": ("title: My GPU", "title: A\ntitle: B", r"'title' twice.*line 4"),
+    "nested key twice": ("unit: B/s", "unit: B/s, unit: B/s", r"'unit' twice"),
+    "a bare number": (
+        "{value: 80000000000, unit: B, source: sheet}",
+        "80",
+        r"memory_bytes: .*got 80",
+    ),
+    "missing bandwidth": (
+        "  memory_bandwidth",
+        "#",
+        r"memory_bandwidth_bytes_per_s: .*got nothing",
+    ),
+    "not YAML": ("peak:", "peak: [", r"gpu\.yaml: expected YAML"),
+    "impossible date": ("title: My GPU", "title: 2024-13-45", r"gpu\.yaml: expected YAML"),
+}
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_a_broken_file_is_refused_with_file_key_expected_and_got(what: str, tmp_path: Path):
+    old, new, message = BREAKS[what]
+    assert old in GOOD
+    path = write(tmp_path, GOOD.replace(old, new, 1))
+    with pytest.raises(ProfileError, match=message) as caught:
+        load_hardware(path)
+    assert str(caught.value).startswith(str(path))
+    assert caught.value.expected and caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "3", "- a", "!!python/object:os.system {}", "!!map [a]"]
+)
+def test_a_file_that_is_no_profile(text: str, tmp_path: Path):
+    with pytest.raises(ProfileError, match=r"gpu\.yaml"):
+        load_hardware(write(tmp_path, text))
+
+
+def test_no_dtype_is_no_profile(tmp_path: Path):
+    head, _, tail = GOOD.partition("  flops_per_s:\n")
+    tail = "\n".join(line for line in tail.splitlines() if not line.startswith("    "))
+    with pytest.raises(ProfileError, match="flops_per_s: expected at least one dtype"):
+        load_hardware(write(tmp_path, f"{head}  flops_per_s: {{}}\n{tail}"))
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path):
+    for path in (tmp_path / "absent.yml", tmp_path):
+        with pytest.raises(ProfileError, match="expected a readable file"):
+            HardwareProfile.from_yaml(path)
+    path = tmp_path / "bytes.yaml"
+    path.write_bytes(b"name: \xff\xfe")
+    with pytest.raises(ProfileError, match=r"bytes\.yaml"):
+        load_hardware(path)
+
+
+@given(st.text(alphabet="{}[]:,-&*!'\" \nab01.e", max_size=60))
+def test_no_text_raises_anything_but_a_profile_error(text: str):
+    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"aim-fuzz-{os.getpid()}.yaml"
+    path.write_text(text, encoding="utf-8")
+    try:
+        with pytest.raises(ProfileError):
+            load_hardware(path)
+    finally:
+        path.unlink()
+
+
+def test_names_are_listed_without_reading_a_profile():
+    code = (
+        "import yaml; yaml.load = None\n"
+        "from aim_cost.hardware import hardware_names; print(len(hardware_names()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == len(hardware_names())
