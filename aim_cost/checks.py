@@ -1,4 +1,4 @@
-"""Field checks shared by the specs: return the value when it is right, raise an AimError otherwise."""
+"""Field checks of the specs: each returns the value when it is right, else raises an AimError."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from aim_cost.errors import AimError
 def whole(
     value: object, where: str, error: type[AimError], *, at_least: int = 1, fix: str = ""
 ) -> int:
-    """Return ``value`` if it is an int (not a bool) of at least ``at_least``; raise ``error`` otherwise."""
+    """Return ``value`` if it is an int of at least ``at_least``, no bool; else raise ``error``."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= at_least:
         return value
     raise error(
@@ -47,3 +47,34 @@ def mapping(
                     fix=f"Remove it; valid keys: {', '.join(valid)}.",
                 )
     return value
+
+
+def ratio(value: object, where: str, error: type[AimError], *, zero_allowed: bool = False) -> float:
+    """Return ``value`` if it is a number in (0, 1], or in [0, 1]; raise ``error`` otherwise."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and (0 < value <= 1 or (zero_allowed and value == 0)):  # type: ignore[operator]
+        return value  # type: ignore[return-value]
+    interval = "[0, 1]" if zero_allowed else "(0, 1]"
+    raise error(where, expected=f"a ratio in {interval}", got=value, fix="It is the share kept.")
+
+
+def sequence(value: object, where: str, error: type[AimError]) -> tuple[Any, ...]:
+    """Return ``value`` as a tuple if it is a list or a tuple; raise ``error`` otherwise."""
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    raise error(where, expected="a list", got=value, fix="Write it as [a, b, ...].")
+
+
+def numbers(text: str, where: str, form: str, error: type[AimError]) -> tuple[float, ...]:
+    """Read numbers with commas between them; raise ``error`` that shows the ``form`` otherwise."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as cause:
+        raise error(where, expected=form, got=text or "nothing", fix="Use one form.") from cause
+
+
+def integral(value: float, where: str, error: type[AimError]) -> int:
+    """Return ``value`` as an int if it is one; raise ``error`` otherwise."""
+    if value.is_integer():
+        return int(value)
+    raise error(where, expected="whole numbers", got=value, fix="Round it.")

@@ -64,7 +64,7 @@ _REQUIRED = ("flops_per_s", "memory_bytes", "memory_bandwidth_bytes_per_s")
 
 @dataclass(frozen=True)
 class HardwareProfile:
-    """A device and its datasheet peaks. Made by ``load_hardware`` or ``HardwareProfile.from_yaml``."""
+    """A device and its datasheet peaks, made by ``load_hardware`` or ``from_yaml``."""
 
     name: str
     title: str
@@ -75,7 +75,7 @@ class HardwareProfile:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "HardwareProfile":
-        """Read a profile from a YAML file. Raises ProfileError naming file, key, expected and got."""
+        """Read a YAML file. Raises ProfileError naming file, key, expected and got."""
         return _read(Path(path), str(path))
 
     @property
@@ -89,7 +89,7 @@ class HardwareProfile:
         return self.peak.memory_bandwidth_bytes_per_s.value
 
     def peak_flops_per_s(self, dtype: str) -> float:
-        """Return the dense peak for ``dtype`` in FLOP/s. Raises ProfileError if the device has none."""
+        """Return the dense peak for ``dtype`` in FLOP/s. Raises ProfileError if there is none."""
         if dtype not in self.peak.flops_per_s:
             raise ProfileError(
                 f"{self.name}: peak.flops_per_s.{dtype}",
@@ -100,7 +100,7 @@ class HardwareProfile:
         return float(self.peak.flops_per_s[dtype].value)
 
     def quantities(self) -> dict[str, Quantity]:
-        """Return every number that is known, by its key path below ``peak`` and ``release_year``."""
+        """Return every number that is known by its key path below ``peak``, and release_year."""
         known = {"release_year": self.release_year}
         known |= {f"flops_per_s.{dtype}": q for dtype, q in self.peak.flops_per_s.items()}
         known |= {key: q for key in _UNITS if (q := getattr(self.peak, key)) is not None}
@@ -137,7 +137,7 @@ def load_hardware(name_or_path: str | Path) -> HardwareProfile:
 
 
 def to_row(profile: HardwareProfile) -> dict[str, Any]:
-    """Return the profile as one flat row for tables; the same keys for every device, None where unknown."""
+    """Return one flat row for tables: the same keys for every device, None where unknown."""
     known = profile.quantities()
     value = {key: q.value for key, q in known.items()}
     return {
@@ -264,7 +264,7 @@ def _number(value: object, where: str, unit: str) -> int | float:
         where,
         expected=f"a {'whole ' if whole else ''}number of {unit} from 1 to {_LIMIT:.0e}",
         got=repr(value),
-        fix="Write plain digits or 9.89e+14 (YAML reads 989e12 as a text), dense, in base SI units.",
+        fix="Write plain digits or 9.89e+14 (YAML reads 989e12 as text), dense, in base SI units.",
     )
 
 

@@ -66,7 +66,7 @@ def prefill_memory(
 
 
 def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> int:
-    """The largest live set over the layers: prompt embeddings, cache so far, one layer's tensors."""
+    """The largest live set over the layers: embeddings, cache so far, one layer's tensors."""
     text, width, batch = model.text, execution.element_bytes, trace.batch
     prompt = batch * trace.prompt_tokens * text.hidden_size * width
     peak = cache = 0

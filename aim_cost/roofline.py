@@ -20,14 +20,14 @@ class Roofline:
 
     def op_time_s(self, op: Op) -> float:
         """The larger of compute time and memory time of one op, seconds."""
-        return max(op.flops / self.flops_per_s, op.bytes / self.bytes_per_s)
+        return float(max(op.flops / self.flops_per_s, op.bytes / self.bytes_per_s))
 
     def time_s(self, graph: OpGraph) -> float:
         """The sum over ops: nothing overlaps, nothing is launched. Seconds."""
         return sum(self.op_time_s(op) for op in graph)
 
     def bound(self, graph: OpGraph) -> str:
-        """``compute`` when most of the time is in ops bound by FLOP/s, else ``memory``; ``none``."""
+        """``compute`` if ops bound by FLOP/s take most of the time, else ``memory``; or ``none``."""
         total = self.time_s(graph)
         compute = sum(
             time

@@ -9,12 +9,12 @@ _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def dtype_bytes(dtype: str) -> int:
-    """Return the width of one element of ``dtype`` in bytes. Raises SpecError for an unknown name."""
+    """The width of one element of ``dtype``, bytes. Raises SpecError for an unknown name."""
     return DTYPE_BYTES[one_of(dtype, DTYPE_BYTES, "dtype", SpecError)]
 
 
 def show(value: float, unit: str, digits: int = 2) -> str:
-    """Print ``value`` with a decimal SI prefix, e.g. ``show(99.47e12, "FLOPs") == "99.47 TFLOPs"``."""
+    """Print ``value`` with an SI prefix, e.g. ``show(99.47e12, "FLOPs") == "99.47 TFLOPs"``."""
     for factor, prefix in _PREFIXES:
         if abs(value) >= factor:
             return f"{value / factor:.{digits}f} {prefix}{unit}"

@@ -29,7 +29,7 @@ class Kernels:
         )
 
     def elementwise(self, name: str, reads: Count, writes: Count) -> Op:
-        """Anything bound by memory: norms, activations, additions, copies. Reads and writes in elements."""
+        """Anything bound by memory: norms, activations, sums, copies. Counts in elements."""
         return Op(
             name,
             self.phase,
@@ -49,7 +49,7 @@ class Kernels:
         key_value_heads: Count,
         head_dim: Count,
     ) -> list[Op]:
-        """Full self-attention; ``sdpa`` keeps the scores on chip, ``eager`` writes and reads them."""
+        """Full self-attention; ``sdpa`` keeps scores on chip, ``eager`` writes and reads them."""
         shape = {
             "batch": batch,
             "tokens": tokens,

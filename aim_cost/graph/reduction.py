@@ -1,6 +1,7 @@
 """Ops of token reduction: merging before the LLM, scoring and dropping inside it."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from aim_cost.graph import formulas
 from aim_cost.graph.kernels import Kernels
@@ -13,10 +14,10 @@ _FLOAT32_BYTES = 4
 
 
 def merge_ops(groups: Count, counts: Sequence[Count], hidden: Count, width: int) -> list[Op]:
-    """Ops of merging ``groups`` frames. ``counts``: tokens of a frame before and after each pass."""
+    """Ops of merging ``groups`` frames; ``counts``: tokens of one before and after each pass."""
     make = Kernels("merge", width)
     ops = []
-    for step, (before, after) in enumerate(zip(counts, counts[1:], strict=False)):
+    for step, (before, after) in enumerate(pairwise(counts)):
         size = groups * before * hidden
         odd = before // 2
         pairs = groups * (before - odd) * odd
@@ -64,7 +65,7 @@ def importance_ops(
 def drop_ops(
     layer: int, batch: Count, kept: Count, hidden: Count, head_dim: Count, width: int
 ) -> list[Op]:
-    """Gather of the ``kept`` tokens after ``layer``: hidden states, and cos and sin of positions."""
+    """Gather of the ``kept`` tokens after ``layer``: hidden states, cos and sin of positions."""
     make = Kernels("importance", width, layer)
     size = batch * kept * (hidden + 2 * head_dim)
     return [make.elementwise("gather", size, size)]

@@ -213,7 +213,7 @@ def test_an_unknown_name_suggests_close_ones(name: str, hint: str):
 
 
 def test_an_unknown_name_with_nothing_close_says_how_to_list():
-    with pytest.raises(ProfileError, match="got 'quantum'. aim-cost hardware lists"):
+    with pytest.raises(ProfileError, match=r"got 'quantum'\. aim-cost hardware lists"):
         load_hardware("quantum")
 
 

@@ -1,0 +1,46 @@
+# Each target makes .venv first when it is missing, incomplete or older than pyproject.toml.
+#   PYTHON=python3.12        the interpreter that .venv is made with (3.11 or newer)
+#   TORCH_INDEX_URL=URL      the package index torch, and only torch, is installed from
+#   VIDEO=clip.mp4           a video for the demo instead of the made one
+
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export TORCH_INDEX_URL
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^#   //p' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## the main job: published tables, a real run, predicted beside measured
+	$(BIN)/python -m benchmarks.demo $(if $(VIDEO),--video "$(VIDEO)")
+
+test: export OMP_NUM_THREADS := 1
+test: $(READY)  ## pytest
+	$(BIN)/python -m pytest -n 2
+
+check: export OMP_NUM_THREADS := 1
+check: $(READY)  ## format, lint and types, then pytest
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict aim_cost
+	$(BIN)/python -m pytest -n 2
+
+clean:  ## remove what demo, tests and builds wrote; .venv stays
+	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name .venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+# The stamp is written last: an installation that was interrupted is done again.
+$(READY): pyproject.toml scripts/install_torch.py
+	@rm -f $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python scripts/install_torch.py
+	$(BIN)/python -m pip install --editable ".[runtime,dev]"
+	@touch $@

@@ -1,0 +1,87 @@
+"""What the two command lines share: options, and how an error is shown."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aim_cost.errors import AimError, ScheduleError
+from aim_cost.report import Format
+from aim_cost.schedule import Schedule
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help="A preset (aim-cost models) or the path of a config.json.")
+]
+FramesOption = Annotated[int | None, typer.Option("--frames", help="Video frames.")]
+TextTokensOption = Annotated[
+    int, typer.Option("--text-tokens", help="Tokens that are not visual, all of them kept.")
+]
+BatchOption = Annotated[int, typer.Option("--batch", help="Equal prompts at once.")]
+MergeOption = Annotated[
+    str | None,
+    typer.Option("--merge", help="Merging: a retention ratio, tokens:N, or passes:N,N,..."),
+]
+PerFrameOption = Annotated[
+    int | None, typer.Option("--tokens-per-frame", help="Tokens of a frame after merging.")
+]
+PruneOption = Annotated[
+    str | None, typer.Option("--prune", help="Pruning: linear:L1:L2 or ratios:R,R,...")
+]
+ScheduleOption = Annotated[
+    Path | None, typer.Option("--schedule", help="A schedule as YAML or JSON.", show_default=False)
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="bfloat16, float16 or float32.")]
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """A command line with our habits: no traceback decoration, help when called bare."""
+    return typer.Typer(
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command line: an AimError becomes one line on stderr and exit status 2."""
+    try:
+        app()
+    except AimError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def schedule_from(
+    merge: str | None, tokens_per_frame: int | None, prune: str | None, path: Path | None
+) -> Schedule:
+    """The schedule that the options describe; without any, nothing is reduced.
+
+    Raises: ScheduleError when options exclude each other.
+    """
+    if path is not None and (merge or prune or tokens_per_frame is not None):
+        raise ScheduleError(
+            "--schedule",
+            expected="no other schedule option beside it",
+            got="--merge, --tokens-per-frame or --prune",
+            fix="Put everything into the file, or leave it out.",
+        )
+    if path is not None:
+        return Schedule.load(path)
+    if tokens_per_frame is not None:
+        if merge:
+            raise ScheduleError(
+                "--tokens-per-frame",
+                expected="no --merge beside it",
+                got=f"--merge {merge}",
+                fix="Keep one of the two.",
+            )
+        merge = f"tokens:{tokens_per_frame}"
+    return Schedule.parse(merge, prune)

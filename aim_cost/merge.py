@@ -1,0 +1,105 @@
+"""Merge: how far the tokens of each frame are merged before the LLM."""
+
+from dataclasses import dataclass
+
+from aim_cost.checks import integral, numbers, ratio, sequence, whole
+from aim_cost.errors import ScheduleError
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Bipartite merging of each frame's tokens; exactly one field says how far.
+
+    Args:
+        retention: keep ``int(tokens * retention)`` of each frame's tokens, 0 < retention <= 1.
+        tokens_per_frame: keep this many.
+        passes: tokens left after each pass, e.g. (98, 49, 25).
+    A pass removes at most half of the tokens, so the first two are reached by halving passes and
+    one partial pass. Raises: ScheduleError.
+    """
+
+    retention: float | None = None
+    tokens_per_frame: int | None = None
+    passes: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        given = [
+            n for n in ("retention", "tokens_per_frame", "passes") if getattr(self, n) is not None
+        ]
+        if len(given) != 1:
+            raise ScheduleError(
+                "merge",
+                expected="exactly one of retention, tokens_per_frame, passes",
+                got=", ".join(given) or "none",
+                fix="Keep one, e.g. {retention: 0.25}.",
+            )
+        if self.retention is not None:
+            ratio(self.retention, "merge.retention", ScheduleError)
+        if self.tokens_per_frame is not None:
+            whole(self.tokens_per_frame, "merge.tokens_per_frame", ScheduleError)
+        if self.passes is not None:
+            object.__setattr__(self, "passes", sequence(self.passes, "merge.passes", ScheduleError))
+            for i, left in enumerate(self.passes):
+                whole(left, f"merge.passes[{i}]", ScheduleError)
+
+    def token_counts(self, tokens: int) -> tuple[int, ...]:
+        """Tokens of one frame before merging and after each pass. Raises ScheduleError."""
+        counts = [tokens]
+        if self.passes is not None:
+            for i, left in enumerate(self.passes):
+                before = counts[-1]
+                if not before - before // 2 <= left < before:
+                    raise ScheduleError(
+                        f"merge.passes[{i}]",
+                        expected=f"{before - before // 2} to {before - 1} of {before} tokens "
+                        "(one pass removes at most half)",
+                        got=left,
+                        fix="Insert a pass before it, or keep more.",
+                    )
+                counts.append(left)
+            return tuple(counts)
+        if self.tokens_per_frame is not None:
+            target = self.tokens_per_frame
+        else:
+            assert self.retention is not None
+            target = int(tokens * self.retention)
+        if not 1 <= target <= tokens:
+            raise ScheduleError(
+                "merge",
+                expected=f"1 to {tokens} tokens kept of {tokens}",
+                got=target,
+                fix="Change the retention ratio or the count.",
+            )
+        while counts[-1] > target:
+            counts.append(max(target, counts[-1] - counts[-1] // 2))
+        return tuple(counts)
+
+    @classmethod
+    def parse(cls, text: str) -> "Merge":
+        """Read ``0.25`` (a retention ratio), ``tokens:24`` or ``passes:98,49,25``.
+
+        Raises: ScheduleError.
+        """
+        kind, _, rest = text.rpartition(":")
+        given = numbers(rest, "--merge", "0.25, tokens:24 or passes:98,49,25", ScheduleError)
+        if kind == "passes":
+            return cls(passes=tuple(integral(n, "--merge", ScheduleError) for n in given))
+        if kind == "tokens" and len(given) == 1:
+            return cls(tokens_per_frame=integral(given[0], "--merge", ScheduleError))
+        if kind == "" and len(given) == 1:
+            return cls(retention=given[0])
+        raise ScheduleError(
+            "--merge",
+            expected="a ratio, tokens:N or passes:N,N",
+            got=text,
+            fix="E.g. --merge 0.25.",
+        )
+
+    def label(self) -> str:
+        """What ``parse`` reads."""
+        if self.retention is not None:
+            return repr(float(self.retention)).removesuffix(".0")
+        if self.tokens_per_frame is not None:
+            return f"tokens:{self.tokens_per_frame}"
+        assert self.passes is not None
+        return "passes:" + ",".join(map(str, self.passes))

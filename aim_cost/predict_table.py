@@ -1,0 +1,82 @@
+"""The table that ``aim-cost predict`` prints for people."""
+
+from rich.console import Group, RenderableType
+
+from aim_cost.estimate import GROUPS, Estimate
+from aim_cost.report import table
+from aim_cost.units import show, show_time
+
+
+def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
+    """Phases of ``result``, and whether it pays against ``baseline``: the same, not reduced."""
+    rows = []
+    for name in GROUPS:
+        phase = result.phase(name)
+        if phase.flops == 0 and phase.time_s == 0:
+            continue
+        share = f"{100 * phase.time_s / result.ttft_s:.0f} %"
+        traffic = show(phase.read_bytes + phase.write_bytes, "B")
+        figures = (show(phase.flops, "FLOPs"), traffic, show_time(phase.time_s), share)
+        rows.append((name, *figures, phase.bound))
+    total = result.graph
+    traffic = show(total.read_bytes + total.write_bytes, "B")
+    rows.append(("TTFT", show(result.flops, "FLOPs"), traffic, show_time(result.ttft_s), "", ""))
+    workload, execution = result.workload, result.execution
+    visual = (
+        f"{workload.frames} frames"
+        if workload.frames is not None
+        else f"{workload.image_tokens} image tokens"
+    )
+    title = (
+        f"{result.model.name} on {result.hardware.name}, {execution.dtype}\n"
+        f"{visual} + {workload.text_tokens} text tokens, batch {workload.batch}; "
+        f"schedule: {result.schedule.label()}"
+    )
+    note = (
+        f"Convention {result.convention.name}: {result.convention.summary}. FLOPs not counted: "
+        f"{', '.join(result.convention.not_counted)}. Times are a roofline on datasheet peaks: "
+        "a lower bound that no clock has seen."
+    )
+    columns = ("phase", "FLOPs", "traffic", "time", "share", "bound")
+    return Group(
+        table(title, columns, rows, note),
+        "",
+        _tokens(result),
+        _memory(result),
+        *_verdict(result, baseline),
+    )
+
+
+def _tokens(result: Estimate) -> str:
+    tokens = result.trace.attention_tokens
+    runs: list[list[int]] = []
+    for count in tokens:
+        if runs and runs[-1][0] == count:
+            runs[-1][1] += 1
+        else:
+            runs.append([count, 1])
+    shown = ", ".join(f"{count} x{times}" if times > 1 else str(count) for count, times in runs)
+    return f"Tokens entering the layers: {shown}"
+
+
+def _memory(result: Estimate) -> str:
+    memory = result.memory
+    text = (
+        f"Memory: weights {show(memory.weights_bytes, 'B')}, "
+        f"KV cache {show(memory.kv_cache_bytes, 'B')}, peak {show(memory.peak_bytes, 'B')}"
+    )
+    if memory.peak_bytes > result.hardware.memory_bytes:
+        text += f"; does not fit the device's {show(result.hardware.memory_bytes, 'B')}"
+    return text
+
+
+def _verdict(result: Estimate, baseline: Estimate) -> list[str]:
+    if not result.trace.reduces:
+        return []
+    now, before = result.phase("llm"), baseline.phase("llm")
+    speedup = baseline.ttft_s / result.ttft_s
+    verdict = "the schedule pays" if speedup > 1 else "the schedule does not pay"
+    return [
+        f"Against no reduction: LLM FLOPs {before.flops / now.flops:.2f}x fewer, TTFT "
+        f"{show_time(baseline.ttft_s)} -> {show_time(result.ttft_s)}, {speedup:.2f}x: {verdict}"
+    ]

@@ -1,0 +1,79 @@
+"""Rows to text: tables for people, JSON and CSV in SI units for programs."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, Any]
+
+
+class Format(StrEnum):
+    """How a command prints its answer."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+def console(*, error: bool = False) -> Console:
+    """A terminal to print on; 80 columns wide where the output is no terminal."""
+    stream = sys.stderr if error else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else 80, highlight=False)
+
+
+def print_rows(rows: Sequence[Row], form: Format) -> None:
+    """Print rows as a JSON list or as CSV. ``table`` is the caller's own business."""
+    print(to_csv(rows) if form is Format.csv else json.dumps(list(rows), indent=2))
+
+
+def print_object(row: Row, form: Format) -> None:
+    """Print one row as CSV, or as a JSON object that holds its dotted keys nested and flat.
+
+    Both spellings are part of the interface: ``llm.flops`` as a path, and as a column.
+    """
+    print(to_csv([row]) if form is Format.csv else json.dumps({**nest(row), **row}, indent=2))
+
+
+def nest(row: Row) -> Row:
+    """Turn dotted keys into nested objects: ``{"a.b": 1} -> {"a": {"b": 1}}``."""
+    result: Row = {}
+    for key, value in row.items():
+        *parents, last = key.split(".")
+        target = result
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[last] = value
+    return result
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """CSV with a header: the union of the keys, in order of first appearance; lists as JSON."""
+    rows = list(rows)
+    columns = dict.fromkeys(key for row in rows for key in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()}
+        )
+    return text.getvalue().rstrip("\n")
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = ""
+) -> Table:
+    """A rich table that fits 80 columns: the first column is text, the others are figures."""
+    result = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
+    for index, name in enumerate(columns):
+        result.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    for row in rows:
+        result.add_row(*row)
+    return result

@@ -1,0 +1,59 @@
+"""Attention functions for transformers' registry: the stock ones, observed during a prefill.
+
+The registry is the one seam that shows q and k after the rotary embedding. The prefill in progress
+arrives as the keyword ``aim_prefill``, passed down by the decoder layer; without it, as in decode,
+they are the stock functions.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
+
+from aim_runtime.prefill import Prefill
+
+Attention = Callable[..., tuple[Tensor, Tensor | None]]
+
+_STOCK: dict[str, tuple[Attention, Callable[..., Any]]] = {
+    "sdpa": (sdpa_attention_forward, sdpa_mask),
+    "eager": (eager_attention_forward, eager_mask),
+}
+SUPPORTED_ATTENTION = tuple(_STOCK)
+
+
+def observed_name(implementation: str) -> str:
+    """The registered name of the observed form of a stock implementation."""
+    return f"aim_{implementation}"
+
+
+def _observed(stock: Attention) -> Attention:
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        scaling: float,
+        aim_prefill: Prefill | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if attention_mask is not None:
+            # kept tokens keep their order and nothing is padded: any corner of the mask is causal
+            attention_mask = attention_mask[..., : query.shape[2], : key.shape[2]]
+        output = stock(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        if aim_prefill is not None:
+            aim_prefill.observe_attention(query, key, scaling)
+        return output
+
+    return attention
+
+
+for _name, (_stock, _mask) in _STOCK.items():
+    AttentionInterface.register(observed_name(_name), _observed(_stock))
+    # without a mask function of the same name, transformers would ignore padding silently
+    AttentionMaskInterface.register(observed_name(_name), _mask)

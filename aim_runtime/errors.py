@@ -1,0 +1,19 @@
+"""The runtime's own errors, beside those of aim_cost.errors."""
+
+from aim_cost.errors import AimError
+
+
+class PatchError(AimError):
+    """A model that cannot be patched, or a call that a patched model cannot serve."""
+
+
+class LoadError(AimError):
+    """A checkpoint or a config that cannot become a model here."""
+
+
+class InputError(AimError):
+    """A video or a prompt that cannot be used."""
+
+
+class MeasurementError(AimError):
+    """A measurement that cannot be made here, or a file of rows that cannot be continued."""

@@ -1,0 +1,60 @@
+"""``generate`` for prompts that merging shortens: the caller sees the prompt they passed."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aim_runtime.errors import PatchError
+
+Inputs = dict[str, Any]
+
+
+def with_own_prompt(
+    generate: Callable[..., Any], shorten: Callable[[Inputs], Inputs]
+) -> Callable[..., Any]:
+    """Wrap a model's ``generate``: shorten the prompt, run, put the caller's prompt back in front.
+
+    So ``output[:, input_ids.shape[1]:]`` are the new tokens, as without the patch.
+    Raises: PatchError for limits that count the prompt, and for generation without a cache.
+    """
+
+    @wraps(generate)
+    def generate_from_own_prompt(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        own = inputs if inputs is not None else kwargs.pop("input_ids", None)
+        if own is None:
+            return generate(None, *args, **kwargs)
+        _check(kwargs)
+        shortened = shorten(kwargs | {"input_ids": own})
+        prompt = shortened.pop("input_ids")
+        output = generate(prompt, *args, **shortened)
+        new = (output if isinstance(output, Tensor) else output.sequences)[:, prompt.shape[1] :]
+        # several sequences of one prompt are neighbours
+        repeated = own.repeat_interleave(new.shape[0] // own.shape[0], dim=0)
+        sequences = torch.cat([repeated, new], dim=1)
+        if isinstance(output, Tensor):
+            return sequences
+        output.sequences = sequences
+        return output
+
+    return generate_from_own_prompt
+
+
+def _check(kwargs: Inputs) -> None:
+    for limit in ("max_length", "min_length"):
+        if kwargs.get(limit) is not None:
+            raise PatchError(
+                limit,
+                expected="a limit on new tokens: merging shortens the prompt that it would count",
+                got=kwargs[limit],
+                fix=f"Use {limit.replace('length', 'new_tokens')}.",
+            )
+    if kwargs.get("use_cache") is False:
+        raise PatchError(
+            "use_cache",
+            expected="True: what a layer keeps is decided once, in the prefill",
+            got=False,
+            fix="Leave use_cache on.",
+        )

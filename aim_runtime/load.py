@@ -1,0 +1,198 @@
+"""From a name, a folder or a config to a model on a device, and to its ModelSpec."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+from transformers.initialization import no_init_weights
+
+from aim_cost.checks import whole
+from aim_cost.model import ModelSpec, preset_config, preset_names
+from aim_cost.units import dtype_bytes
+from aim_runtime.errors import LoadError
+
+WEIGHT_STD = 0.02
+"""Standard deviation of random weights, the default of the Qwen2 and SigLIP configs."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run, and what is known about it.
+
+    Args:
+        model: in eval mode, all of it on ``device``.
+        spec: its dimensions, layers cut off included.
+        config: the Hugging Face config it was built from.
+        device, dtype: of the weights.
+        source: hub name or folder of the checkpoint (tokenizer, preprocessing); None for a config
+            without one.
+    """
+
+    model: LlavaOnevisionForConditionalGeneration
+    spec: ModelSpec
+    config: LlavaOnevisionConfig
+    device: torch.device
+    dtype: str
+    source: str | None
+
+
+def default_device() -> str:
+    """``cuda`` where there is one, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load(
+    name_or_path_or_config: str | Path | Mapping[str, Any],
+    device: str | torch.device | None = None,
+    dtype: str = "bfloat16",
+    random_weights: bool = False,
+    layers: int | None = None,
+    seed: int = 0,
+) -> Loaded:
+    """Load a LLaVA-OneVision checkpoint, or build one with random weights on the device itself.
+
+    Args:
+        name_or_path_or_config: a preset (``llava-onevision-qwen2-0.5b``), a hub name with a slash,
+            a checkpoint folder, a ``config.json``, or a config as a dict.
+        device: default ``cuda`` where there is one; ``meta`` gives shapes without data.
+        random_weights: normal(0, 0.02) matrices, norms 1, biases 0, from a generator with ``seed``
+            on the device, in place: no copy passes through the host.
+        layers: keep only the first ``layers`` decoder layers; random weights only.
+    Checkpoints are read from safetensors and never run code of their own.
+    Raises: LoadError, or SpecError for a config that is incomplete or of another kind.
+    """
+    dtype_bytes(dtype)
+    place = torch.device(device or default_device())
+    fields, name, source = _resolve(name_or_path_or_config)
+    if layers is not None:
+        fields = _cut(fields, layers, random_weights)
+    spec = ModelSpec.from_hf_config(fields, name=name)
+    if spec.model_type != "llava_onevision":
+        raise LoadError(
+            f"model {spec.name}",
+            expected="a LLaVA-OneVision model",
+            got=f"model_type {spec.model_type!r}",
+            fix="Only aim_cost knows the other kinds so far.",
+        )
+    config = LlavaOnevisionConfig(**{k: v for k, v in fields.items() if k != "aim_cost"})
+    if random_weights:
+        model = _random_model(config, place, getattr(torch, dtype), seed)
+    else:
+        model = _pretrained(source, spec.name, getattr(torch, dtype)).to(place)
+    return Loaded(model.eval(), spec, model.config, place, dtype, source)
+
+
+def _resolve(
+    given: str | Path | Mapping[str, Any],
+) -> tuple[dict[str, Any], str | None, str | None]:
+    """The complete config, the name for tables, and where the checkpoint is."""
+    if isinstance(given, Mapping):
+        return dict(given), None, given.get("_name_or_path") or None
+    path, text = Path(given), str(given)
+    if path.is_file():
+        return _read_json(path), path.stem, None
+    if path.is_dir():
+        return _hub_config(text), path.resolve().name, text
+    if text in preset_names() or "/" not in text:
+        fields = preset_config(text)
+        return fields, text, fields["_name_or_path"]
+    return _hub_config(text), text, text
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise LoadError(
+            path.name, expected="a config.json", got=_line(error), fix="Correct the file."
+        ) from error
+
+
+def _hub_config(source: str) -> dict[str, Any]:
+    try:
+        return dict(AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict())
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and its own
+        raise _unreadable(source, error) from error
+
+
+def _cut(fields: dict[str, Any], layers: int, random_weights: bool) -> dict[str, Any]:
+    if not random_weights:
+        raise LoadError(
+            "layers",
+            expected="random weights when layers are cut off",
+            got=layers,
+            fix="Add random_weights (--random-weights), or run all layers.",
+        )
+    text = dict(fields.get("text_config") or {})
+    whole(layers, "layers", LoadError)
+    available = text.get("num_hidden_layers", layers)
+    if layers > available:
+        raise LoadError(
+            "layers",
+            expected=f"at most {available}, the decoder layers of the model",
+            got=layers,
+            fix="Ask for fewer layers, or choose a larger model.",
+        )
+    text["num_hidden_layers"] = layers
+    text.pop("layer_types", None)  # one entry a layer; the class fills it in again
+    return {**fields, "text_config": text}
+
+
+def _random_model(
+    config: LlavaOnevisionConfig, device: torch.device, dtype: torch.dtype, seed: int
+) -> LlavaOnevisionForConditionalGeneration:
+    # the class's own initialisation is skipped: it draws every matrix, slowly, and is then replaced
+    with device, no_init_weights():
+        model = LlavaOnevisionForConditionalGeneration._from_config(config, dtype=dtype)
+    model.tie_weights()
+    if device.type != "meta":
+        _fill(model, torch.Generator(device).manual_seed(seed))
+    return model
+
+
+@torch.no_grad()
+def _fill(model: torch.nn.Module, generator: torch.Generator) -> None:
+    """Overwrite every parameter: vectors named weight are norms."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif name.endswith("weight") and parameter.ndim == 1:
+            parameter.fill_(1.0)
+        else:
+            parameter.normal_(0.0, WEIGHT_STD, generator=generator)
+
+
+def _pretrained(
+    source: str | None, name: str, dtype: torch.dtype
+) -> LlavaOnevisionForConditionalGeneration:
+    if source is None:
+        raise LoadError(
+            f"model {name}",
+            expected="a checkpoint: a folder, a hub name or a preset",
+            got="a config alone",
+            fix="Add random_weights (--random-weights), or give the checkpoint's folder.",
+        )
+    try:
+        return LlavaOnevisionForConditionalGeneration.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except Exception as error:  # as in _hub_config
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: str, error: Exception) -> LoadError:
+    return LoadError(
+        f"checkpoint {source}",
+        expected="a LLaVA-OneVision checkpoint in safetensors, local or reachable",
+        got=_line(error),
+        fix="Give the folder of a local copy, or use random_weights (--random-weights).",
+    )
+
+
+def _line(error: Exception) -> str:
+    """The first sentence of what a library said."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

@@ -1,0 +1,109 @@
+"""Bipartite merging of a frame's visual tokens: decide with ``match_tokens``, then apply the plan.
+
+Source: AIM, arXiv 2412.03248, section 3.1; the matching is that of ToMe, arXiv 2210.09461.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aim_cost.errors import ScheduleError
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """Which token of set A (even positions) goes into which token of set B (odd positions).
+
+    Args:
+        unmerged: int64 [groups, A - removed], tokens of A that stay, most similar first.
+        sources: int64 [groups, removed], tokens of A that are merged, most similar first.
+        targets: int64 [groups, removed], the token of B that takes each source.
+    Indices count within A and within B.
+    """
+
+    unmerged: Tensor
+    sources: Tensor
+    targets: Tensor
+
+    def merge(self, x: Tensor) -> Tensor:
+        """Merge ``x``: each target becomes the mean of itself and its sources.
+
+        Shapes: x[groups, tokens, width] -> [groups, tokens - removed, width]: the unmerged tokens
+        of A in the plan's order, then all of B in order. Same dtype and device (sums in fp32);
+        x is not changed.
+        """
+        a, b = x[:, ::2], x[:, 1::2]
+        index = _columns(self.targets, x.shape[-1])
+        sums = b.float().scatter_add(1, index, _rows(a, self.sources).float())
+        one = torch.ones((), device=x.device)
+        members = one.repeat(*b.shape[:2], 1).scatter_add(
+            1, self.targets.unsqueeze(-1), one.expand(*self.targets.shape, 1)
+        )
+        return torch.cat([_rows(a, self.unmerged), (sums / members).to(x.dtype)], dim=1)
+
+
+def match_tokens(keys: Tensor, remove: int) -> MergePlan:
+    """Choose the ``remove`` tokens of each group to merge, by cosine similarity.
+
+    Every token of A finds its most similar token of B; the ``remove`` most similar pairs merge.
+
+    Shapes: keys[groups, tokens, width]; a[g, A, w] @ b[g, B, w]^T -> [g, A, B]; contracted: w;
+        A = ceil(tokens / 2), B = floor(tokens / 2).
+    FLOPs as torch counts them: 2 * A * B * width a group. No device sync; works on meta.
+    Raises: ScheduleError if ``remove`` is not within 1 .. tokens // 2.
+    """
+    tokens = keys.shape[1]
+    if not 1 <= remove <= tokens // 2:
+        raise ScheduleError(
+            "remove",
+            expected=f"1 to {tokens // 2} of {tokens} tokens (one pass removes at most half)",
+            got=remove,
+            fix="Use more passes.",
+        )
+    unit = functional.normalize(keys, dim=-1)
+    similarity = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
+    best, target = similarity.max(dim=-1)
+    order = best.argsort(dim=-1, descending=True, stable=True)
+    sources = order[:, :remove]
+    return MergePlan(
+        unmerged=order[:, remove:], sources=sources, targets=target.gather(1, sources)
+    )
+
+
+def merge_passes(features: Tensor, counts: Sequence[int]) -> Iterator[Tensor]:
+    """Merge every group of ``features`` pass by pass, yielding what each pass leaves.
+
+    Shapes: features[groups, counts[0], width], then [groups, counts[i], width].
+    Args: counts, tokens of a group before merging and after each pass, as in
+        ``TokenTrace.merge_tokens``; one entry merges nothing.
+    Raises: ScheduleError if the counts do not fit the features.
+    """
+    if features.shape[1] != counts[0]:
+        raise ScheduleError(
+            "merge",
+            expected=f"groups of {counts[0]} tokens",
+            got=features.shape[1],
+            fix="Resolve the schedule for this model.",
+        )
+    for count in counts[1:]:
+        features = match_tokens(features, features.shape[1] - count).merge(features)
+        yield features
+
+
+def merge_tokens(features: Tensor, counts: Sequence[int]) -> Tensor:
+    """What the last of ``merge_passes`` leaves: [groups, counts[-1], width]."""
+    merged = features
+    for merged in merge_passes(features, counts):
+        pass
+    return merged
+
+
+def _columns(index: Tensor, width: int) -> Tensor:
+    return index.unsqueeze(-1).expand(-1, -1, width)
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    return x.gather(1, _columns(index, x.shape[-1]))
