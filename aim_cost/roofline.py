@@ -27,7 +27,7 @@ class Roofline:
         return sum(self.op_time_s(op) for op in graph)
 
     def bound(self, graph: OpGraph) -> str:
-        """``compute`` if ops bound by FLOP/s take most of the time, else ``memory``; or ``none``."""
+        """``compute`` if ops bound by FLOP/s take most of the time, ``memory`` if not; ``none``."""
         total = self.time_s(graph)
         compute = sum(
             time

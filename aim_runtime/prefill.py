@@ -8,6 +8,7 @@ from torch import Tensor
 from aim_cost.trace import TokenTrace
 from aim_runtime.errors import PatchError
 from aim_runtime.importance import pagerank_importance
+from aim_runtime.prompt import Prompt
 from aim_runtime.prune import select_tokens, take_tokens
 from aim_runtime.spans import Recorder
 from aim_runtime.trace import RunTrace
@@ -17,26 +18,27 @@ class Prefill:
     """Drops tokens between layers as ``plan`` says, and records the counts that really occur.
 
     Args:
-        plan: the resolved schedule; only its ``attention_tokens`` steer, nothing of it is copied
-            into the record.
-        visual: bool [B, n], on the device of the decoder.
-        merge_tokens: tokens of a group before and after each merging pass, as recorded.
-        groups: frames or crops of one prompt.
+        plan: the resolved schedule. Its ``attention_tokens`` say how many stay; nothing of it is
+            copied into the record.
+        prompt: what enters the decoder.
+        merge_tokens: tokens of a group before merging and after each pass, as they occurred.
+        device: of the decoder's first layer.
     """
 
     def __init__(
         self,
         plan: TokenTrace,
-        visual: Tensor,
-        *,
+        prompt: Prompt,
         merge_tokens: tuple[int, ...],
-        groups: int,
+        *,
+        device: torch.device,
         recorder: Recorder,
     ) -> None:
-        self._plan, self._visual, self._recorder = plan, visual, recorder
-        self._merge_tokens, self._groups = merge_tokens, groups
-        batch, tokens = visual.shape
-        self._kept = [torch.arange(tokens, device=visual.device).expand(batch, -1)]
+        self._plan, self._prompt, self._merge_tokens = plan, prompt, merge_tokens
+        self._recorder = recorder
+        self._visual = prompt.visual_mask.to(device)
+        everything = torch.arange(prompt.tokens, device=device)
+        self._kept = [everything.expand(self._visual.shape[0], -1)]
         self._next: Tensor | None = None
         self._positions: dict[str, Any] = {}
         self._attention_tokens: list[int] = []
@@ -80,7 +82,7 @@ class Prefill:
         count = following[0]
         with self._recorder.span("importance"):
             scores = None
-            if count > self._plan.text_tokens:
+            if count > self._prompt.text_tokens:
                 scores = pagerank_importance(query, key, scaling=scaling)
                 self._scored_layers.append(layer)
             self._next = select_tokens(self._visual, count, scores)
@@ -99,14 +101,13 @@ class Prefill:
                 got=len(self._attention_tokens),
                 fix="Do not change the model's attention implementation while it is patched.",
             )
-        batch, prompt_tokens = self._kept[0].shape
-        visual_tokens = prompt_tokens - self._plan.text_tokens
+        groups, prompt = self._prompt.visual.groups, self._prompt
         tokens = TokenTrace(
-            batch=batch,
-            groups=self._groups,
+            batch=self._kept[0].shape[0],
+            groups=groups,
             merge_tokens=self._merge_tokens,
-            newline_tokens=visual_tokens - self._groups * self._merge_tokens[-1],
-            text_tokens=self._plan.text_tokens,
+            newline_tokens=prompt.tokens - prompt.text_tokens - groups * self._merge_tokens[-1],
+            text_tokens=prompt.text_tokens,
             attention_tokens=tuple(self._attention_tokens),
             mlp_tokens=tuple(self._mlp_tokens),
             scored_layers=tuple(self._scored_layers),

@@ -23,16 +23,17 @@ def build_executed(
         )
     ops += reduction.merge_ops(groups, trace.merge_tokens, text.hidden_size, width)
     ops += decoder.embedding_ops(batch, trace.prompt_tokens, text.hidden_size, width)
-    following = (*trace.attention_tokens[1:], trace.attention_tokens[-1])
-    for layer, (tokens, mlp_tokens, kept) in enumerate(
-        zip(trace.attention_tokens, trace.mlp_tokens, following, strict=True)
+    before = trace.prompt_tokens
+    for layer, (tokens, mlp_tokens) in enumerate(
+        zip(trace.attention_tokens, trace.mlp_tokens, strict=True)
     ):
+        if tokens < before:
+            ops += reduction.drop_ops(layer, batch, tokens, text.hidden_size, text.head_dim, width)
+        before = tokens
         ops += decoder.layer_ops(text, batch, tokens, mlp_tokens, execution.attention, width, layer)
         if layer in trace.scored_layers:
             ops += reduction.importance_ops(
                 layer, batch, tokens, text.num_attention_heads, text.head_dim, width
             )
-        if kept < tokens:
-            ops += reduction.drop_ops(layer, batch, kept, text.hidden_size, text.head_dim, width)
     ops += decoder.head_ops(text, batch, trace.attention_tokens[-1], width)
     return OpGraph(tuple(ops))

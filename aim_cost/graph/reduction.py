@@ -65,7 +65,7 @@ def importance_ops(
 def drop_ops(
     layer: int, batch: Count, kept: Count, hidden: Count, head_dim: Count, width: int
 ) -> list[Op]:
-    """Gather of the ``kept`` tokens after ``layer``: hidden states, cos and sin of positions."""
-    make = Kernels("importance", width, layer)
+    """Gather of the tokens that enter ``layer``: hidden states, cos and sin of positions."""
+    make = Kernels("llm.layers", width, layer)
     size = batch * kept * (hidden + 2 * head_dim)
     return [make.elementwise("gather", size, size)]

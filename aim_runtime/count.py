@@ -1,0 +1,63 @@
+"""FLOPs counted while the model runs, phase by phase, and the tokens that it really had."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from aim_cost.schedule import Schedule
+from aim_cost.trace import TokenTrace
+from aim_runtime.load import Loaded
+from aim_runtime.patch import patched
+from aim_runtime.timer import phase_hooks
+
+
+class FlopRecorder:
+    """A Recorder that reads a FLOP counter where others read a clock."""
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        self._counter = counter
+        self._open: list[int] = []
+        self.flops: defaultdict[str, int] = defaultdict(int)
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Count the body under ``name``; what a nested span counts belongs to that span alone."""
+        start = self._counter.get_total_flops()
+        self._open.append(0)
+        try:
+            yield
+        finally:
+            total = self._counter.get_total_flops() - start
+            self.flops[name] += total - self._open.pop()
+            if self._open:
+                self._open[-1] += total
+
+
+def count_flops(
+    loaded: Loaded, schedule: Schedule, forward: Callable[[], object]
+) -> tuple[dict[str, int], TokenTrace]:
+    """Run ``forward()`` once under ``schedule``.
+
+    Returns: FLOPs per phase of the cost model, as torch.utils.flop_counter counts them, and the
+    trace that the run recorded. The counter takes fused attention on a CPU for nothing, so there
+    the unfused kernel runs.
+    """
+    backends = [SDPBackend.MATH] if loaded.device.type == "cpu" else list(_FUSED)
+    counter = FlopCounterMode(display=False)
+    recorder = FlopRecorder(counter)
+    with (
+        torch.inference_mode(),
+        sdpa_kernel(backends),
+        patched(loaded.model, schedule, recorder=recorder) as trace,
+        phase_hooks(loaded.model, recorder),
+        counter,
+    ):
+        forward()
+    return dict(recorder.flops), trace.tokens
+
+
+_FUSED = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
