@@ -1,0 +1,145 @@
+"""Predicted FLOPs equal counted FLOPs, and predicted traces recorded ones, on the real dims.
+
+The real classes run on the meta device: shapes without data, so the 7B model takes a second.
+"""
+
+import functools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aim_cost.estimate import estimate
+from aim_cost.hardware import load_hardware
+from aim_cost.merge import Merge
+from aim_cost.model import load_model_spec, preset_config
+from aim_cost.parameters import model_parameters
+from aim_cost.prune import Prune
+from aim_cost.schedule import Schedule
+from aim_cost.workload import Workload
+from aim_runtime.count import FlopRecorder
+from aim_runtime.load import load
+from aim_runtime.patch import patched
+
+H100 = load_hardware("h100-sxm")
+MODELS = ("llava-onevision-qwen2-0.5b", "llava-onevision-qwen2-7b")
+
+merges = st.none() | st.floats(0.01, 1).map(lambda ratio: Merge(retention=ratio))
+linear = st.tuples(st.integers(0, 23), st.integers(1, 32)).filter(lambda pair: pair[0] < pair[1])
+lists = st.lists(st.floats(0, 1), min_size=1, max_size=24)
+prunes = st.one_of(
+    st.none(),
+    linear.map(lambda pair: Prune(linear=pair)),
+    lists.map(lambda ratios: Prune(ratios=tuple(sorted(ratios, reverse=True)))),
+)
+
+
+@functools.cache
+def on_meta(name):
+    return load(name, device="meta", random_weights=True)
+
+
+def counted(loaded, schedule, workload):
+    """FLOPs per phase and the trace, in the two halves that need no data between them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from aim_runtime.timer import phase_hooks
+
+    model, config = loaded.model, loaded.config
+    counter = FlopCounterMode(display=False)
+    recorder = FlopRecorder(counter)
+    size = config.vision_config.image_size
+    pixels = torch.empty(
+        workload.batch, workload.frames, 3, size, size, device="meta", dtype=torch.bfloat16
+    )
+    with (
+        torch.inference_mode(),
+        patched(model, schedule, recorder=recorder),
+        phase_hooks(model, recorder),
+        counter,
+    ):
+        features = model.model.get_video_features(
+            pixels, vision_feature_layer=-1, vision_feature_select_strategy="full"
+        )
+    visual = features.pooler_output.shape[1]
+    prompt = visual + workload.text_tokens
+    embeds = torch.empty(
+        workload.batch, prompt, config.text_config.hidden_size, device="meta", dtype=torch.bfloat16
+    )
+    mask = torch.zeros(1, prompt, dtype=torch.bool)
+    mask[:, 3 : 3 + visual] = True
+    pruning = Schedule(prune=schedule.prune)
+    with (
+        torch.inference_mode(),
+        patched(model, pruning, visual_mask=mask, recorder=recorder) as trace,
+        phase_hooks(model, recorder),
+        counter,
+    ):
+        model(inputs_embeds=embeds, logits_to_keep=1, use_cache=True)
+    return dict(recorder.flops), trace.tokens
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=8, deadline=None)
+@given(
+    merge=merges,
+    prune=prunes,
+    frames=st.integers(1, 40),
+    text_tokens=st.integers(4, 300),
+    batch=st.integers(1, 2),
+)
+def test_flops_and_traces_are_exact(name, merge, prune, frames, text_tokens, batch):
+    loaded = on_meta(name)
+    schedule = Schedule(merge, prune)
+    if merge and int(196 * merge.retention) == 0:
+        return
+    workload = Workload(text_tokens=text_tokens, frames=frames, batch=batch)
+    predicted = estimate(loaded.spec, workload, schedule, H100)
+    flops, tokens = counted(loaded, schedule, workload)
+    for phase in ("vision.tower", "vision.projector", "vision.pooling", "llm.layers", "llm.head"):
+        assert flops[phase] == predicted.phase(phase).flops, phase
+    for phase in ("merge", "importance"):
+        assert flops.get(phase, 0) == predicted.phase(phase).flops, phase
+    assert tokens.attention_tokens == predicted.trace.attention_tokens
+    assert tokens.mlp_tokens == predicted.trace.mlp_tokens
+    assert tokens.scored_layers == predicted.trace.scored_layers
+    assert tokens.text_tokens == predicted.trace.text_tokens
+    assert tokens.batch == predicted.trace.batch
+
+
+def test_aim_on_7b_counts_the_published_integers():
+    schedule = Schedule(Merge(retention=0.25), Prune(linear=(14, 22)))
+    flops, _ = counted(on_meta(MODELS[1]), schedule, Workload(text_tokens=100, frames=32))
+    assert flops["vision.tower"] + flops["vision.projector"] == 21_329_576_460_288
+    assert flops["merge"] == 2_753_658_880
+    assert flops["llm.layers"] + flops["llm.head"] == 15_527_245_547_520
+    assert flops["importance"] == 15_596_093_258_200 - 15_527_245_547_520
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_are_those_of_the_class(name):
+    assert sum(p.numel() for p in on_meta(name).model.parameters()) == model_parameters(
+        load_model_spec(name)
+    )
+
+
+def test_llava_15_parameters_and_vision_flops():
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    fields = {k: v for k, v in preset_config("llava-1.5-7b").items() if k != "aim_cost"}
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(LlavaConfig(**fields)).to(torch.bfloat16).eval()
+    spec = load_model_spec("llava-1.5-7b")
+    assert sum(p.numel() for p in model.parameters()) == model_parameters(spec)
+    pixels = torch.empty(1, 3, 336, 336, device="meta", dtype=torch.bfloat16)
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), counter:
+        model.get_image_features(
+            pixel_values=pixels,
+            vision_feature_layer=-2,
+            vision_feature_select_strategy="default",
+        )
+    result = estimate(spec, Workload(40, image_tokens=576), Schedule(), H100)
+    assert counter.get_total_flops() == result.phase("vision").flops
