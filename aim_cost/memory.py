@@ -81,7 +81,7 @@ def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> 
             scores = rows * tokens * text.num_attention_heads
             attention += scores * (2 * width + _FLOAT32_BYTES)
         if layer in trace.scored_layers:
-            # one head of one prompt: its logits, and the matrix in float32 before and after softmax
-            attention += tokens * tokens * (width + 2 * _FLOAT32_BYTES)
+            # a mask; one head of every prompt: its logits, this and the last matrix in float32
+            attention += tokens * tokens * (width + batch * (width + 2 * _FLOAT32_BYTES))
         peak = max(peak, cache + residual + max(mlp, attention))
     return prompt + peak

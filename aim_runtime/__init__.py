@@ -1,22 +1,9 @@
 """Runs a schedule inside a transformers model: tokens are really merged and really dropped."""
 
-from importlib import import_module
-from typing import Any
+from aim_runtime.errors import PatchError
+from aim_runtime.patch import patch, patched, unpatch
+from aim_runtime.selfcheck import selfcheck
+from aim_runtime.spans import Recorder
+from aim_runtime.trace import RunTrace
 
-_HOME = {
-    "patched": "patch",
-    "patch": "patch",
-    "unpatch": "patch",
-    "RunTrace": "trace",
-    "PatchError": "errors",
-    "Recorder": "spans",
-    "selfcheck": "selfcheck",
-}
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    """Import on first use, so that ``aim-runtime --help`` does not wait for torch."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__all__ = ["PatchError", "Recorder", "RunTrace", "patch", "patched", "selfcheck", "unpatch"]

@@ -107,14 +107,14 @@ class Hooks:
     def _merging(self, pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def pool_and_merge(features: Tensor) -> Tensor:
             # [frames, patches, hidden] -> [frames, tokens, hidden] -> [frames, kept, hidden]
-            x = pool(features)
-            counts = [x.shape[1]]
+            passes = [pool(features)]
             if self._schedule.merge is not None:
                 with self._recorder.span("merge"):
-                    for x in merge_passes(x, self._schedule.merge.token_counts(counts[0])):
-                        counts.append(x.shape[1])
-            self._pooled, self._pooled_frames = tuple(counts), x.shape[0]
-            return x
+                    counts = self._schedule.merge.token_counts(passes[0].shape[1])
+                    passes += merge_passes(passes[0], counts)
+            self._pooled = tuple(x.shape[1] for x in passes)
+            self._pooled_frames = features.shape[0]
+            return passes[-1]
 
         return pool_and_merge
 

@@ -68,9 +68,7 @@ def match_tokens(keys: Tensor, remove: int) -> MergePlan:
     best, target = similarity.max(dim=-1)
     order = best.argsort(dim=-1, descending=True, stable=True)
     sources = order[:, :remove]
-    return MergePlan(
-        unmerged=order[:, remove:], sources=sources, targets=target.gather(1, sources)
-    )
+    return MergePlan(unmerged=order[:, remove:], sources=sources, targets=target.gather(1, sources))
 
 
 def merge_passes(features: Tensor, counts: Sequence[int]) -> Iterator[Tensor]:
@@ -95,9 +93,7 @@ def merge_passes(features: Tensor, counts: Sequence[int]) -> Iterator[Tensor]:
 
 def merge_tokens(features: Tensor, counts: Sequence[int]) -> Tensor:
     """What the last of ``merge_passes`` leaves: [groups, counts[-1], width]."""
-    merged = features
-    for merged in merge_passes(features, counts):
-        pass
+    *_, merged = (features, *merge_passes(features, counts))
     return merged
 
 

@@ -36,7 +36,9 @@ class Prefill:
     ) -> None:
         self._plan, self._prompt, self._merge_tokens = plan, prompt, merge_tokens
         self._recorder = recorder
-        self._visual = prompt.visual_mask.to(device)
+        self._visual = prompt.visual_mask.to(
+            device, non_blocking=True
+        )  # no wait for the vision tower
         everything = torch.arange(prompt.tokens, device=device)
         self._kept = [everything.expand(self._visual.shape[0], -1)]
         self._next: Tensor | None = None

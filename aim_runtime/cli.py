@@ -1,0 +1,272 @@
+"""aim-runtime: measure, validate, generate, selfcheck.
+
+torch and transformers take seconds to import, so each command imports what it needs.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aim_cost.command_line import (
+    BatchOption,
+    DtypeOption,
+    FormatOption,
+    FramesOption,
+    MergeOption,
+    ModelOption,
+    PerFrameOption,
+    PruneOption,
+    TextTokensOption,
+    new_app,
+    run,
+    schedule_from,
+)
+from aim_cost.report import Format, console, print_rows, table, to_csv
+from aim_cost.schedule import Schedule
+from aim_cost.units import milli
+from aim_cost.workload import Workload
+
+if TYPE_CHECKING:
+    from aim_runtime.load import Loaded
+
+app = new_app("Run LLaVA-OneVision under a token-reduction schedule, and hold predictions to it.")
+
+LayersOption = Annotated[
+    int | None, typer.Option("--layers", help="Only the first N decoder layers (random weights).")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cuda or cpu; by default cuda where there is one.")
+]
+WeightsOption = Annotated[
+    bool,
+    typer.Option(
+        "--random-weights/--pretrained",
+        help="Random weights on the real dims, or the checkpoint of that name or folder.",
+    ),
+]
+RepeatsOption = Annotated[int, typer.Option("--repeats", help="Runs of each schedule.")]
+SchedulesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--schedule", help="A schedule as YAML or JSON; may be given again.", show_default=False
+    ),
+]
+
+
+def _schedules(
+    layers: int,
+    merge: str | None,
+    tokens_per_frame: int | None,
+    prune: str | None,
+    files: list[Path] | None,
+) -> list[Schedule]:
+    """No reduction first, then those asked for; the default suite when none is."""
+    from aim_runtime.suite import default_schedules
+
+    asked = [Schedule.load(path) for path in files or []]
+    if merge or prune or tokens_per_frame is not None:
+        asked.append(schedule_from(merge, tokens_per_frame, prune, None))
+    if not asked:
+        return default_schedules(layers)
+    return [Schedule(), *(schedule for schedule in asked if schedule != Schedule())]
+
+
+def _load(
+    model: str, device: str | None, dtype: str, random_weights: bool, layers: int | None
+) -> "Loaded":
+    from aim_runtime.load import load
+
+    with console(error=True).status(f"loading {model}"):
+        return load(model, device, dtype, random_weights=random_weights, layers=layers)
+
+
+@app.command()
+def measure(
+    model: ModelOption = "llava-onevision-qwen2-0.5b",
+    layers: LayersOption = None,
+    frames: FramesOption = 8,
+    text_tokens: TextTokensOption = 100,
+    batch: BatchOption = 1,
+    merge: MergeOption = None,
+    tokens_per_frame: PerFrameOption = None,
+    prune: PruneOption = None,
+    schedule: SchedulesOption = None,
+    dtype: DtypeOption = "bfloat16",
+    device: DeviceOption = None,
+    random_weights: WeightsOption = True,
+    repeats: RepeatsOption = 10,
+    warmup: Annotated[int, typer.Option(help="Runs of each schedule before the clock.")] = 2,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write rows to this .json or .csv, each as soon as it is measured."),
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Keep the good rows of --out, do the rest.")] = False,
+    form: FormatOption = Format.table,
+) -> None:
+    """Time a prefill, phase by phase, with and without reduction, interleaved.
+
+    Medians; CUDA events on a GPU, the monotonic clock on a CPU; random inputs.
+    """
+    from aim_runtime.measure import measure as run_measure
+
+    loaded = _load(model, device, dtype, random_weights, layers)
+    workload = Workload(text_tokens=text_tokens, frames=frames, batch=batch)
+    schedules = _schedules(
+        loaded.spec.text.num_hidden_layers, merge, tokens_per_frame, prune, schedule
+    )
+    rows = run_measure(
+        loaded, workload, schedules, repeats=repeats, warmup=warmup, out=out, resume=resume
+    )
+    if form is not Format.table:
+        print_rows(rows, form)
+        return
+    phases = ("vision.tower", "vision.projector", "merge", "llm", "importance")
+    lines = [
+        (
+            row["schedule"],
+            *(_milliseconds(row.get(f"{name}.time_s")) for name in phases),
+            _milliseconds(row.get("ttft_s")) if not row.get("error") else "failed",
+        )
+        for row in rows
+    ]
+    columns = ("schedule", "tower", "proj.", "merge", "llm", "score", "TTFT")
+    note = f"Milliseconds, medians of {repeats}. {rows[0]['hardware']}, {dtype}, {frames} frames."
+    console().print(table(loaded.spec.name, columns, lines, note))
+    for row in rows:
+        if row.get("error"):
+            print(f"failed: {row['schedule']}: {row['error']}", file=sys.stderr)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{milli(seconds):.1f}"
+
+
+@app.command()
+def validate(
+    model: ModelOption = "llava-onevision-qwen2-0.5b",
+    layers: LayersOption = None,
+    frames: FramesOption = 4,
+    text_tokens: TextTokensOption = 50,
+    merge: MergeOption = None,
+    tokens_per_frame: PerFrameOption = None,
+    prune: PruneOption = None,
+    schedule: SchedulesOption = None,
+    hardware: Annotated[
+        str | None,
+        typer.Option(help="A profile instead of the one of this device (a CPU is measured)."),
+    ] = None,
+    dtype: DtypeOption = "bfloat16",
+    device: DeviceOption = None,
+    random_weights: WeightsOption = True,
+    repeats: RepeatsOption = 5,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture to this .png.")] = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Predict and run: traces and FLOPs must be equal (else exit status 1), times are compared."""
+    from aim_runtime.validate import validate as run_validate
+    from aim_runtime.validate_report import validation_plot, validation_table
+
+    loaded = _load(model, device, dtype, random_weights, layers)
+    schedules = _schedules(
+        loaded.spec.text.num_hidden_layers, merge, tokens_per_frame, prune, schedule
+    )
+    result = run_validate(
+        loaded,
+        Workload(text_tokens=text_tokens, frames=frames),
+        schedules,
+        hardware=hardware,
+        repeats=repeats,
+    )
+    if plot is not None:
+        validation_plot(result.rows, plot, result.title)
+    if form is Format.table:
+        console().print(validation_table(result))
+    elif form is Format.csv:
+        print(to_csv(result.rows))
+    else:
+        print(json.dumps(result.to_dict(), indent=2))
+    sys.exit(0 if result.summary["passed"] else 1)
+
+
+@app.command()
+def generate(
+    video: Annotated[Path, typer.Option(help="A video file.")],
+    prompt: Annotated[str, typer.Option(help="The question about the video.")],
+    model: ModelOption = "llava-onevision-qwen2-0.5b",
+    frames: FramesOption = 32,
+    merge: MergeOption = None,
+    tokens_per_frame: PerFrameOption = None,
+    prune: PruneOption = None,
+    schedule: Annotated[
+        Path | None, typer.Option("--schedule", help="A schedule as YAML or JSON.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer at most.")] = 64,
+    dtype: DtypeOption = "bfloat16",
+    device: DeviceOption = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Answer a question about a video with a checkpoint, under a schedule."""
+    from aim_runtime.answer import answer
+
+    chosen = schedule_from(merge, tokens_per_frame, prune, schedule)
+    loaded = _load(model, device, dtype, False, None)
+    row = answer(loaded, video, prompt, frames, chosen, max_new_tokens)
+    if form is not Format.table:
+        print_rows([row], form)
+        return
+    print(row["text"])
+
+
+@app.command()
+def selfcheck(
+    vectors: Annotated[
+        Path | None,
+        typer.Option(help="Recorded outputs, in the format of prefill_prune_*.safetensors."),
+    ] = None,
+    device: DeviceOption = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Does the physical drop equal the mask-based reference on this machine's versions?"""
+    from aim_runtime.load import default_device
+    from aim_runtime.selfcheck import selfcheck as run_selfcheck
+
+    result = run_selfcheck(vectors, device=device or default_device())
+    if form is Format.json:
+        print(json.dumps(result, indent=2))
+    elif form is Format.csv:
+        print(to_csv([result]))
+    else:
+        console().print(_selfcheck_table(result))
+    sys.exit(0 if result["passed"] else 1)
+
+
+def _selfcheck_table(result: dict[str, Any]) -> Any:
+    lines = [
+        (
+            name,
+            "equal" if check["kept_sets_equal"] else "DIFFER",
+            f"{check['max_logit_difference']:.1e}"
+            if check["max_logit_difference"] is not None
+            else "not finite",
+            "equal" if check["greedy_tokens_equal"] else "DIFFER",
+        )
+        for name, check in result["checks"].items()
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    note = f"{'Passed' if result['passed'] else 'FAILED'}; logits may differ by " + (
+        f"{result['logit_tolerance']:.0e}. {versions}."
+    )
+    columns = ("check", "kept sets", "largest logit difference", "greedy tokens")
+    return table("Physical drop against the mask-based reference", columns, lines, note)
+
+
+def main() -> None:
+    """Entry point of ``aim-runtime``."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""A slow second opinion: the same schedule by masks, in plain tensor algebra.
+
+Nothing is dropped: every layer computes all tokens, and a dropped token is one that others may not
+attend to. No code is shared with the fast path.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import Qwen2ForCausalLM
+
+
+class Reference:
+    """The weights of a Qwen2, run one prompt at a time with masks.
+
+    Shapes: n tokens, H hidden, h heads, V vocabulary; a mask is bool [n], True where kept.
+    ``smallest_margin``: relative distance of the scores of the last token that stayed and the
+    first that went, the closest decision of the last call of ``kept``.
+    """
+
+    def __init__(self, model: Qwen2ForCausalLM) -> None:
+        config = model.config
+        self.smallest_margin = math.inf
+        self._weights = model.state_dict()
+        self._layers = config.num_hidden_layers
+        self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self._eps, self._theta = config.rms_norm_eps, config.rope_parameters["rope_theta"]
+
+    def kept(self, embeds: Tensor, visual: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        """What each layer sees under a schedule, and what is left after the last.
+
+        Args: embeds[n, H]; visual[n] bool; counts, tokens entering each layer.
+        """
+        kept = [torch.ones_like(visual)]
+        self.smallest_margin = math.inf
+        x = embeds
+        for layer, following in enumerate([*counts[1:], counts[-1]]):
+            x, logits = self._layer(layer, x, kept[-1])
+            kept.append(self._keep_best(logits, kept[-1], visual, following))
+        return kept
+
+    def logits(self, embeds: Tensor, kept: Sequence[Tensor]) -> Tensor:
+        """[n, V] of embeds[n, H] where layer l attends to kept[l]; dropped rows mean nothing."""
+        x = embeds
+        for layer in range(self._layers):
+            x, _ = self._layer(layer, x, kept[layer])
+        return self._norm(x, "model.norm") @ self._weights["lm_head.weight"].T
+
+    def generate(self, embeds: Tensor, kept: Sequence[Tensor], new_tokens: int) -> list[int]:
+        """Greedy tokens; each step recomputes everything, and every layer sees all new tokens."""
+        tokens: list[int] = []
+        for _ in range(new_tokens):
+            tokens.append(int(self.logits(embeds, kept)[-1].argmax()))
+            new = self._weights["model.embed_tokens.weight"][tokens[-1]]
+            embeds = torch.cat([embeds, new[None]])
+            kept = [torch.cat([mask, mask.new_ones(1)]) for mask in kept]
+        return tokens
+
+    def _keep_best(self, logits: Tensor, kept: Tensor, visual: Tensor, count: int) -> Tensor:
+        candidates = (kept & visual).nonzero()[:, 0]
+        scores = reference_importance(logits, kept)[candidates]
+        order = scores.sort(descending=True, stable=True).indices
+        stay = count - int((~visual).sum())
+        if 0 < stay < len(order):
+            worst, loser = scores[order[stay - 1]], scores[order[stay]]
+            self.smallest_margin = min(self.smallest_margin, float((worst - loser) / worst))
+        result = ~visual
+        result[candidates[order[:stay]]] = True
+        return result
+
+    def _layer(self, layer: int, x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """x[n, H] after the layer, and its masked attention logits [h, n, n]."""
+        name = f"model.layers.{layer}"
+        normed = self._norm(x, f"{name}.input_layernorm")
+        q, k, v = (self._linear(normed, f"{name}.self_attn.{p}_proj") for p in "qkv")
+        q = self._rotate(_split(q, self._heads))
+        groups = self._heads // self._kv_heads
+        k = self._rotate(_split(k, self._kv_heads)).repeat_interleave(groups, dim=0)
+        v = _split(v, self._kv_heads).repeat_interleave(groups, dim=0)
+        n = len(x)
+        # a dropped token sees itself, so that no row is empty; nobody else sees it
+        allowed = kept | torch.eye(n, dtype=torch.bool, device=x.device)
+        allowed = allowed & torch.ones_like(allowed).tril()
+        logits = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).masked_fill(~allowed, -torch.inf)
+        mixed = (logits.softmax(-1) @ v).transpose(0, 1).flatten(1)
+        x = x + self._linear(mixed, f"{name}.self_attn.o_proj")
+        normed = self._norm(x, f"{name}.post_attention_layernorm")
+        gate, up = (self._linear(normed, f"{name}.mlp.{p}_proj") for p in ("gate", "up"))
+        return x + self._linear(gate.sigmoid() * gate * up, f"{name}.mlp.down_proj"), logits
+
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        y = x @ self._weights[f"{name}.weight"].T
+        bias = self._weights.get(f"{name}.bias")
+        return y if bias is None else y + bias
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        scale = (x.pow(2).mean(-1, keepdim=True) + self._eps).rsqrt()
+        return x * scale * self._weights[f"{name}.weight"]
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        """Rotary embedding of x[h, n, d] at positions 0 .. n - 1."""
+        half = x.shape[-1] // 2
+        frequency = self._theta ** (-torch.arange(half, device=x.device) / half)
+        angle = torch.arange(x.shape[1], device=x.device)[:, None] * frequency
+        cos, sin = angle.cos(), angle.sin()
+        a, b = x[..., :half], x[..., half:]
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def reference_importance(logits: Tensor, kept: Tensor) -> Tensor:
+    """PageRank scores [n] from masked logits[h, n, n], started from the tokens that are kept."""
+    transition = (logits.float() / 0.1).softmax(-1)
+    rank = (kept.float() / kept.sum()).expand(len(logits), 1, -1)
+    for _ in range(5):
+        rank = rank @ transition
+    return rank.pow(2).mean(0).sqrt()[0]
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """[n, h * d] -> [h, n, d]."""
+    return x.unflatten(-1, (heads, -1)).transpose(0, 1)

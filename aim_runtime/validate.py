@@ -1,0 +1,179 @@
+"""Prediction against execution: traces and FLOPs must be equal, times are compared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from aim_cost.estimate import Estimate, estimate
+from aim_cost.graph.op import PHASES
+from aim_cost.hardware import HardwareProfile, load_hardware, to_row
+from aim_cost.schedule import Schedule
+from aim_cost.units import show
+from aim_cost.workload import Execution, Workload
+from aim_runtime.count import count_flops
+from aim_runtime.device import present_hardware
+from aim_runtime.environment import environment
+from aim_runtime.inputs import random_inputs
+from aim_runtime.load import Loaded
+from aim_runtime.measure import measure
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What ``validate`` found.
+
+    Args:
+        title: model and workload in a line.
+        hardware: the ceilings that the prediction used.
+        rows: per schedule, the measured row joined with predicted and counted figures.
+        environment: where it ran.
+    """
+
+    title: str
+    hardware: HardwareProfile
+    rows: list[Row]
+    environment: Row
+
+    @property
+    def summary(self) -> Row:
+        return summary(self.rows)
+
+    @property
+    def ceilings(self) -> str:
+        """The prediction's ceilings and their source, in a sentence."""
+        peak = self.hardware.peak_flops_per_s(self.rows[0]["dtype"])
+        bandwidth = self.hardware.memory_bandwidth_bytes_per_s
+        source = self.hardware.peak.memory_bandwidth_bytes_per_s.source
+        return (
+            f"Ceilings of {self.hardware.name}: {show(peak, 'FLOP/s')}, "
+            f"{show(bandwidth, 'B/s')} ({source})."
+        )
+
+    def to_dict(self) -> Row:
+        """Everything as plain data, for JSON."""
+        return {
+            **self.summary,
+            "hardware": to_row(self.hardware),
+            "environment": self.environment,
+            "rows": self.rows,
+        }
+
+
+def validate(
+    loaded: Loaded,
+    workload: Workload,
+    schedules: Sequence[Schedule],
+    hardware: str | None = None,
+    repeats: int = 5,
+) -> Validation:
+    """Predict, count and time every schedule on the device that holds the model.
+
+    Args:
+        hardware: a profile's name or file; by default the one of this device, or measured ceilings.
+        repeats: timed runs of each schedule; medians are compared.
+    """
+    profile = (
+        load_hardware(hardware) if hardware else present_hardware(loaded.device, loaded.dtype)
+    )
+    counts = check_counts(loaded, workload, schedules, profile)
+    measured = measure(loaded, workload, schedules, repeats=repeats)
+    title = (
+        f"{loaded.spec.name}, {loaded.spec.text.num_hidden_layers} decoder layers, "
+        f"{workload.frames} frames + {workload.text_tokens} text tokens, {loaded.dtype}"
+    )
+    return Validation(title, profile, join(counts, measured), environment())
+
+
+def check_counts(
+    loaded: Loaded,
+    workload: Workload,
+    schedules: Sequence[Schedule],
+    hardware: HardwareProfile,
+) -> list[Row]:
+    """Run each schedule once and compare its token trace and FLOPs, phase by phase, with estimate.
+
+    Returns: a row per schedule: ``schedule``, ``traces_equal``, ``flops_equal``, ``counted.*``
+    and ``predicted.*`` FLOPs, ``predicted.*.time_s``, and ``differences`` in words.
+    """
+    inputs = random_inputs(loaded, workload, seed=0)
+    rows = []
+    for schedule in schedules:
+        predicted = estimate(
+            loaded.spec, workload, schedule, hardware, Execution(dtype=loaded.dtype)
+        )
+        counted, tokens = count_flops(
+            loaded,
+            schedule,
+            lambda: loaded.model(**inputs, use_cache=True, logits_to_keep=1),
+        )
+        row = _compared(predicted, counted)
+        row["traces_equal"] = tokens == predicted.trace
+        if not row["traces_equal"]:
+            row["differences"].append(f"trace: predicted {predicted.trace}, ran {tokens}")
+        rows.append(row)
+    return rows
+
+
+def _compared(predicted: Estimate, counted: dict[str, int]) -> Row:
+    row: Row = {"schedule": predicted.schedule.label(), "differences": []}
+    for name in PHASES:
+        phase = predicted.phase(name)
+        row[f"predicted.{name}.flops"] = phase.flops
+        row[f"counted.{name}.flops"] = counted.get(name, 0)
+        row[f"predicted.{name}.time_s"] = phase.time_s
+        if phase.flops != counted.get(name, 0):
+            row["differences"].append(
+                f"{name}: predicted {phase.flops} FLOPs, counted {counted.get(name, 0)}"
+            )
+    row["flops_equal"] = not row["differences"]
+    row["predicted.total.flops"] = predicted.flops
+    row["counted.total.flops"] = sum(counted.values())
+    row["predicted.llm.time_s"] = predicted.phase("llm").time_s
+    row["predicted.ttft_s"] = predicted.ttft_s
+    row["predicted.peak_memory_bytes"] = predicted.memory.peak_bytes
+    return row
+
+
+def join(counts: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
+    """Put the measured row of each schedule beside its counts; ``ttft_error`` is relative."""
+    by_schedule = {row["schedule"]: row for row in measured}
+    rows = []
+    for count in counts:
+        row = {**by_schedule[count["schedule"]], **count}
+        clock = row.get("ttft_s")
+        row["ttft_error"] = None if clock is None else row["predicted.ttft_s"] / clock - 1
+        rows.append(row)
+    return rows
+
+
+def summary(rows: Sequence[Row]) -> Row:
+    """Whether the run passes, and how far the times are off.
+
+    ``mape``: mean absolute relative error of TTFT; ``bias``: its signed mean, negative where the
+    prediction is too fast; ``kendall_tau``: does the model order the schedules as the clock does?
+    A run passes when every trace and every FLOP is equal and no row failed; times are reported.
+    """
+    timed = [row for row in rows if row["ttft_error"] is not None]
+    pairs = [(row["predicted.ttft_s"], row["ttft_s"]) for row in timed]
+    return {
+        "traces_equal": all(row["traces_equal"] for row in rows),
+        "flops_equal": all(row["flops_equal"] for row in rows),
+        "failed_rows": sum(bool(row.get("error")) for row in rows),
+        "passed": all(
+            row["traces_equal"] and row["flops_equal"] and not row.get("error") for row in rows
+        ),
+        "mape": fmean(abs(row["ttft_error"]) for row in timed) if timed else None,
+        "bias": fmean(row["ttft_error"] for row in timed) if timed else None,
+        "kendall_tau": _kendall_tau(pairs),
+    }
+
+
+def _kendall_tau(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Concordant minus discordant pairs over all pairs (tau-a); None for fewer than two rows."""
+    signs = [(a[0] - b[0]) * (a[1] - b[1]) for i, a in enumerate(pairs) for b in pairs[:i]]
+    if not signs:
+        return None
+    return sum((s > 0) - (s < 0) for s in signs) / len(signs)

@@ -1,0 +1,156 @@
+"""Decoding under a schedule: every step against the mask-based reference."""
+
+import pytest
+import torch
+
+from aim_cost.merge import Merge
+from aim_cost.prune import Prune
+from aim_cost.schedule import Schedule
+from aim_runtime import PatchError, patched
+from aim_runtime.reference import Reference
+from tests.runtime.reference import embedded_video, language_model
+from tests.runtime.support import video_inputs
+
+BOTH = Schedule(Merge(passes=(5, 3)), Prune(linear=(1, 4)))
+
+
+@pytest.fixture
+def teacher(llava):
+    """Logits [steps, V] of the reference that precede each of ``new`` tokens of a prompt."""
+    reference = Reference(language_model(llava))
+
+    def logits(inputs, trace, row, new):
+        embeds, visual = embedded_video(llava, inputs, trace.tokens.merge_tokens)
+        kept = reference.kept(embeds[row], visual[row], trace.tokens.attention_tokens)
+        x = torch.cat([embeds[row], llava.get_input_embeddings()(new[:-1])])
+        kept = [torch.cat([mask, mask.new_ones(len(new) - 1)]) for mask in kept]
+        return reference.logits(x, kept)[-len(new) :]
+
+    return logits
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_sampling_sees_the_reference_logits_at_every_step(llava, teacher, attention):
+    llava.set_attn_implementation(attention)
+    inputs = video_inputs(batch=2)
+    torch.manual_seed(3)
+    with patched(llava, BOTH) as trace:
+        output = llava.generate(
+            **inputs,
+            max_new_tokens=6,
+            do_sample=True,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    prompt = inputs["input_ids"].shape[1]
+    assert torch.equal(output.sequences[:, :prompt], inputs["input_ids"])
+    new, seen = output.sequences[:, prompt:], torch.stack(output.logits, dim=1)
+    assert not torch.equal(new, seen.argmax(-1)), "sampled nothing but the best"
+    for row in range(2):
+        expected = teacher(inputs, trace, row, new[row])
+        torch.testing.assert_close(seen[row], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_several_sequences_of_each_prompt(llava):
+    inputs = video_inputs(batch=2)
+    with patched(llava, BOTH) as trace:
+        output = llava.generate(**inputs, max_new_tokens=3, do_sample=True, num_return_sequences=3)
+    prompt = inputs["input_ids"].shape[1]
+    assert output.shape == (6, prompt + 3)
+    assert torch.equal(output[:, :prompt], inputs["input_ids"].repeat_interleave(3, dim=0))
+    assert trace.tokens.batch == 6
+
+
+def test_sequences_of_prompts_with_videos_at_different_places(llava):
+    first, second = video_inputs(before=3, after=7), video_inputs(before=6, after=4, seed=5)
+    both = {name: torch.cat([first[name], second[name]]) for name in first}
+    options = {"max_new_tokens": 3, "do_sample": True, "num_return_sequences": 2, "top_k": 1}
+    with patched(llava, BOTH):
+        together = llava.generate(**both, **options)
+        alone = [llava.generate(**inputs, **options) for inputs in (first, second)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_beam_search_scores_are_those_of_the_reference(llava, teacher):
+    inputs = video_inputs()
+    with patched(llava, BOTH) as trace:
+        output = llava.generate(
+            **inputs,
+            max_new_tokens=4,
+            num_beams=3,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+    new = output.sequences[0, inputs["input_ids"].shape[1] :]
+    log_probabilities = teacher(inputs, trace, 0, new).log_softmax(-1)
+    score = log_probabilities.gather(1, new[:, None]).mean()
+    torch.testing.assert_close(output.sequences_scores[0], score, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_loop_by_hand_equals_generate(llava, attention):
+    llava.set_attn_implementation(attention)
+    inputs = video_inputs(batch=2)
+    with patched(llava, BOTH) as trace:
+        generated = llava.generate(**inputs, max_new_tokens=5, do_sample=False)
+        output, mask, tokens = llava(**inputs), inputs["attention_mask"], []
+        for _ in range(5):
+            tokens.append(output.logits[:, -1:].argmax(-1))
+            mask = torch.cat([mask, mask[:, :1]], dim=1)  # of the caller's full prompt
+            output = llava(
+                input_ids=tokens[-1], attention_mask=mask, past_key_values=output.past_key_values
+            )
+        lengths = [output.past_key_values.get_seq_length(layer) for layer in range(6)]
+    assert torch.equal(torch.cat(tokens, dim=1), generated[:, -5:])
+    assert lengths == [tokens + 5 for tokens in trace.cache_tokens]
+
+
+def test_the_trace_is_of_the_prefill_not_of_the_steps(llava):
+    with patched(llava, BOTH) as trace:
+        llava.generate(**video_inputs(), max_new_tokens=5)
+    assert trace.tokens.prompt_tokens == 25
+    assert trace.cache_tokens == trace.tokens.attention_tokens
+
+
+def test_positional_ids_and_keywords_are_the_same(llava):
+    inputs = video_inputs()
+    rest = {name: value for name, value in inputs.items() if name != "input_ids"}
+    with patched(llava, BOTH):
+        one = llava.generate(inputs["input_ids"], **rest, max_new_tokens=3, do_sample=False)
+        other = llava.generate(**inputs, max_new_tokens=3, do_sample=False)
+        named = llava.generate(
+            inputs=inputs["input_ids"], **rest, max_new_tokens=3, do_sample=False
+        )
+    assert torch.equal(one, other)
+    assert torch.equal(named, other)
+
+
+def test_embeddings_generate_new_tokens_only(llava):
+    mask = torch.zeros(1, 20, dtype=torch.bool)
+    mask[:, 3:15] = True
+    with patched(llava, Schedule(prune=Prune(linear=(1, 4))), visual_mask=mask):
+        new = llava.generate(inputs_embeds=torch.randn(1, 20, 64), max_new_tokens=3)
+    assert new.shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"max_length": 99}, "max_new_tokens"),
+        ({"min_length": 9, "max_new_tokens": 9}, "min_new_tokens"),
+        ({"use_cache": False, "max_new_tokens": 2}, "use_cache"),
+        ({"prompt_lookup_num_tokens": 2, "max_new_tokens": 6}, "cach"),
+    ],
+)
+def test_refuses_what_would_not_mean_the_same(llava, options, match):
+    with patched(llava, BOTH), pytest.raises(PatchError, match=match):
+        llava.generate(**video_inputs(), **options)
+
+
+def test_refuses_to_continue_from_a_cache(llava):
+    inputs = video_inputs()
+    with patched(llava, BOTH):
+        cache = llava(**inputs).past_key_values
+        with pytest.raises(PatchError, match="25 cached"):
+            llava.generate(**inputs, past_key_values=cache, max_new_tokens=2)

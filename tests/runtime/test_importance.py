@@ -1,0 +1,103 @@
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from aim_runtime.importance import pagerank_importance
+from aim_runtime.prune import select_tokens, take_tokens
+from tests.runtime.reference import full_importance
+from tests.runtime.support import shared_golden
+
+
+def random_heads(batch=2, heads=6, kv_heads=2, tokens=19, dim=8, seed=0, **kwargs):
+    torch.manual_seed(seed)
+    return (
+        torch.randn(batch, heads, tokens, dim, **kwargs),
+        torch.randn(batch, kv_heads, tokens, dim, **kwargs),
+    )
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_equals_the_recorded_scores(name):
+    recorded = load_file(shared_golden("importance.safetensors"))
+    query = recorded[f"{name}.query"]
+    scores = pagerank_importance(query, recorded[f"{name}.key"], scaling=query.shape[-1] ** -0.5)
+    torch.testing.assert_close(scores, recorded[f"{name}.importance"], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(6, 6), (6, 2), (4, 1)])
+def test_equals_all_heads_at_once(heads, kv_heads):
+    query, key = random_heads(heads=heads, kv_heads=kv_heads)
+    expected = full_importance(query.double(), key.double(), 0.3)
+    torch.testing.assert_close(
+        pagerank_importance(query, key, scaling=0.3), expected.float(), rtol=1e-4, atol=1e-7
+    )
+
+
+def test_the_total_rank_of_one_head_stays_one():
+    query, key = random_heads(heads=1, kv_heads=1)
+    assert torch.allclose(pagerank_importance(query, key, scaling=0.3).sum(1), torch.ones(2))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flops_and_no_tensor_of_all_heads(device, dtype):
+    query, key = random_heads(device=device, dtype=dtype)
+    batch, heads, tokens, dim = query.shape
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    with FlopCounterMode(display=False) as counter:
+        scores = pagerank_importance(query, key, scaling=0.3)
+    with Watch():
+        pagerank_importance(query, key, scaling=0.3)
+    assert counter.get_total_flops() == batch * heads * tokens**2 * (2 * dim + 2 * 5)
+    assert batch * tokens**2 <= largest <= max(batch * tokens**2, query.numel())
+    assert scores.shape == (batch, tokens)
+    assert scores.dtype == torch.float32
+
+
+def test_bfloat16_is_close_and_leaves_its_inputs_alone():
+    query, key = random_heads()
+    low = query.bfloat16(), key.bfloat16()
+    before = low[0].clone(), low[1].clone()
+    scores = pagerank_importance(*low, scaling=0.1)
+    expected = full_importance(low[0].double(), low[1].double(), 0.1).float()
+    torch.testing.assert_close(scores, expected, rtol=0.05, atol=1e-3)
+    assert all(torch.equal(a, b) for a, b in zip(low, before, strict=True))
+
+
+def test_selection_protects_text_and_keeps_order():
+    visual = torch.tensor([[False, True, True, True, False], [True, True, False, True, False]])
+    scores = torch.tensor([[0.0, 0.1, 0.5, 0.3, 0.0], [0.2, 0.9, 0.0, 0.4, 0.0]])
+    assert select_tokens(visual, 4, scores).tolist() == [[0, 2, 3, 4], [1, 2, 3, 4]]
+    assert select_tokens(visual, 2).tolist() == [[0, 4], [2, 4]]
+
+
+def test_ties_favour_the_earlier_token():
+    visual = torch.tensor([[False] + [True] * 40 + [False]])
+    scores = torch.zeros(1, 42)
+    scores[0, 30] = 1.0
+    assert select_tokens(visual, 6, scores).tolist() == [[0, 1, 2, 3, 30, 41]]
+
+
+def test_selection_needs_no_values_on_the_host():
+    visual = torch.zeros(2, 9, dtype=torch.bool, device="meta")
+    index = select_tokens(visual, 4, torch.zeros(2, 9, device="meta"))
+    assert take_tokens(torch.zeros(1, 9, 3, device="meta"), index).shape == (2, 4, 3)
+
+
+def test_taking_tokens_broadcasts_the_batch():
+    x = torch.arange(12.0).view(1, 4, 3)
+    index = torch.tensor([[0, 2], [1, 3]])
+    assert torch.equal(take_tokens(x, index), torch.stack([x[0, [0, 2]], x[0, [1, 3]]]))
+    positions = torch.arange(4)[None]
+    assert take_tokens(positions, index).tolist() == [[0, 2], [1, 3]]

@@ -1,0 +1,387 @@
+"""Patching changes what it must, refuses what it cannot serve, and leaves nothing behind."""
+
+import contextlib
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
+
+from aim_cost.errors import AimError, ScheduleError
+from aim_cost.merge import Merge
+from aim_cost.prune import Prune
+from aim_cost.schedule import Schedule
+from aim_runtime import PatchError, patch, patched, unpatch
+from tests.runtime.support import VIDEO_TOKEN, tiny_llava, tiny_qwen2, video_inputs
+
+PRUNE = Schedule(prune=Prune(linear=(1, 4)))
+BOTH = Schedule(Merge(passes=(5, 3)), Prune(linear=(1, 4)))
+
+
+def mask_of(tokens: int = 20, start: int = 3, end: int = 15, batch: int = 1) -> torch.Tensor:
+    mask = torch.zeros(batch, tokens, dtype=torch.bool)
+    mask[:, start:end] = True
+    return mask
+
+
+def state(model: nn.Module) -> list[object]:
+    """Everything a patch could leave behind."""
+    return [
+        (
+            name,
+            len(module._forward_hooks),
+            len(module._forward_pre_hooks),
+            sorted(vars(module)),
+            getattr(getattr(module, "config", None), "_attn_implementation", None),
+        )
+        for name, module in model.named_modules()
+    ]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_empty_schedule_changes_no_bit(llava, qwen2, attention):
+    llava.set_attn_implementation(attention)
+    qwen2.set_attn_implementation(attention)
+    inputs, embeds = video_inputs(batch=2), torch.randn(1, 20, 64)
+    expected = llava(**inputs).logits, qwen2(inputs_embeds=embeds).logits
+    generated = llava.generate(**inputs, max_new_tokens=4, do_sample=False)
+    with patched(llava, Schedule()) as trace:
+        assert torch.equal(llava(**inputs).logits, expected[0])
+        again = llava.generate(**inputs, max_new_tokens=4, do_sample=False)
+        assert torch.equal(again, generated)
+    assert not trace.tokens.reduces
+    with patched(qwen2, Schedule(), visual_mask=mask_of()):
+        assert torch.equal(qwen2(inputs_embeds=embeds).logits, expected[1])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_unpatching_restores_everything(llava, attention):
+    llava.set_attn_implementation(attention)
+    inputs = video_inputs()
+    expected = llava(**inputs).logits
+    before = state(llava)
+    for _ in range(3):
+        with patched(llava, BOTH):
+            assert not torch.equal(llava(**inputs).logits, expected[:, -12:])
+            assert state(llava) != before
+        assert state(llava) == before
+    assert torch.equal(llava(**inputs).logits, expected)
+
+
+def test_an_exception_restores_everything(llava):
+    inputs = video_inputs()
+    expected = llava(**inputs).logits
+    before = state(llava)
+    with contextlib.suppress(ZeroDivisionError), patched(llava, BOTH):
+        llava(**inputs)
+        1 / 0  # noqa: B018
+    assert state(llava) == before
+    assert torch.equal(llava(**inputs).logits, expected)
+
+
+def test_a_failed_run_does_not_disturb_the_next(llava):
+    inputs = video_inputs()
+    with patched(llava, BOTH) as trace:
+        expected = llava(**inputs).logits
+        handle = llava.model.language_model.layers[3].register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            llava(**inputs)
+        handle.remove()
+        assert torch.equal(llava(**inputs).logits, expected)
+    assert trace.tokens.scored_layers
+
+
+def test_a_failure_while_patching_restores_everything(llava, monkeypatch):
+    before = state(llava)
+    last = llava.model.language_model.layers[-1].mlp
+    monkeypatch.setattr(type(last), "register_forward_pre_hook", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        patch(llava, BOTH)
+    assert state(llava) == before
+
+
+def test_a_replaced_generate_is_put_back(llava):
+    llava.generate = mine = lambda *_, **__: "mine"
+    with patched(llava, BOTH):
+        assert llava.generate is not mine
+    assert llava.generate is mine
+
+
+def test_patch_and_unpatch_are_the_same_by_hand(qwen2):
+    embeds, mask = torch.randn(1, 20, 64), mask_of()
+    with patched(qwen2, PRUNE, visual_mask=mask):
+        expected = qwen2(inputs_embeds=embeds).logits
+    trace = patch(qwen2, PRUNE, visual_mask=mask)
+    assert torch.equal(qwen2(inputs_embeds=embeds).logits, expected)
+    unpatch(qwen2)
+    assert trace.tokens.attention_tokens == (20, 20, 16, 12, 8, 8)
+    with pytest.raises(PatchError, match="not"):
+        unpatch(qwen2)
+
+
+def test_a_patched_model_can_be_freed():
+    model = tiny_qwen2()
+    with patched(model, PRUNE, visual_mask=mask_of()):
+        model(inputs_embeds=torch.randn(1, 20, 64))
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_models_that_share_a_config_do_not_disturb_each_other():
+    first = tiny_qwen2(seed=1)
+    second = type(first)(first.config).eval()
+    embeds = torch.randn(1, 20, 64)
+    expected = second(inputs_embeds=embeds).logits
+    with patched(first, PRUNE, visual_mask=mask_of()):
+        assert torch.equal(second(inputs_embeds=embeds).logits, expected)
+
+
+def test_a_changed_attention_implementation_is_noticed(qwen2):
+    with patched(qwen2, PRUNE, visual_mask=mask_of()):
+        qwen2.set_attn_implementation("eager")
+        with pytest.raises(PatchError, match="attention implementation"):
+            qwen2(inputs_embeds=torch.randn(1, 20, 64))
+
+
+def test_hidden_states_can_still_be_asked_for(qwen2):
+    with patched(qwen2, PRUNE, visual_mask=mask_of()) as trace:
+        output = qwen2(inputs_embeds=torch.randn(1, 20, 64), output_hidden_states=True)
+    assert output.hidden_states[0].shape[1] == 20
+    assert output.hidden_states[-1].shape[1] == trace.tokens.attention_tokens[-1]
+
+
+def test_without_a_cache_the_trace_says_so(qwen2):
+    with patched(qwen2, PRUNE, visual_mask=mask_of()) as trace:
+        qwen2(inputs_embeds=torch.randn(1, 20, 64), use_cache=False)
+    assert trace.cache_tokens == ()
+    assert trace.tokens.scored_layers == (1, 2)
+
+
+def test_input_ids_of_a_bare_model_work_too(qwen2):
+    ids = torch.randint(0, 200, (1, 20))
+    with patched(qwen2, PRUNE, visual_mask=mask_of()):
+        by_ids = qwen2(ids).logits
+        by_embeds = qwen2(inputs_embeds=qwen2.get_input_embeddings()(ids)).logits
+        generated = qwen2.generate(ids, max_new_tokens=3, do_sample=False)
+    assert torch.equal(by_ids, by_embeds)
+    assert torch.equal(generated[:, :20], ids)
+
+
+def test_one_mask_serves_a_whole_batch(qwen2):
+    embeds = torch.randn(3, 20, 64)
+    with patched(qwen2, PRUNE, visual_mask=mask_of()) as trace:
+        together = qwen2(inputs_embeds=embeds).logits
+        assert trace.tokens.batch == 3
+        alone = [qwen2(inputs_embeds=row[None]).logits for row in embeds]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+def test_the_trace_is_empty_before_the_first_run(qwen2):
+    with (
+        patched(qwen2, PRUNE, visual_mask=mask_of()) as trace,
+        pytest.raises(PatchError, match="Run the model"),
+    ):
+        _ = trace.tokens
+
+
+def refused(match: str) -> contextlib.AbstractContextManager[object]:
+    return pytest.raises(PatchError, match=match)
+
+
+def test_refuses_models_it_does_not_know(qwen2):
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    llama = LlamaForCausalLM(LlamaConfig(vocab_size=64, num_attention_heads=2, **sizes))
+    for model in (llama, qwen2.model, nn.Linear(2, 2), None):
+        with refused("LlavaOnevisionForConditionalGeneration, Qwen2ForCausalLM"):
+            patch(model, PRUNE, visual_mask=mask_of())
+    with pytest.raises(AimError, match="Llama"):
+        unpatch(llama)
+
+
+def test_refuses_a_second_patch_and_keeps_the_first(llava):
+    inputs = video_inputs()
+    with patched(llava, BOTH):
+        expected = llava(**inputs).logits
+        with refused("already|not patched"):
+            patch(llava, Schedule())
+        assert torch.equal(llava(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "match"),
+    [
+        (Schedule(prune=Prune(linear=(9, 12))), "l1 below 6"),
+        (Schedule(prune=Prune(ratios=(0.5,) * 7)), "at most 6"),
+        (Schedule(Merge(tokens_per_frame=10)), "1 to 9"),
+    ],
+)
+def test_refuses_schedules_that_do_not_fit(llava, schedule, match):
+    before = state(llava)
+    with pytest.raises(ScheduleError, match=match):
+        patch(llava, schedule)
+    assert state(llava) == before
+
+
+def test_refuses_sliding_windows():
+    model = tiny_qwen2(use_sliding_window=True, sliding_window=8, max_window_layers=2)
+    with refused("sliding_attention"):
+        patch(model, PRUNE, visual_mask=mask_of())
+
+
+def test_refuses_other_attention_implementations(qwen2):
+    qwen2.config._attn_implementation = "flex_attention"
+    with refused("sdpa, eager.*flex_attention"):
+        patch(qwen2, PRUNE, visual_mask=mask_of())
+
+
+def test_refuses_a_bare_model_without_a_mask(qwen2):
+    with refused("visual_mask"):
+        patch(qwen2, PRUNE)
+
+
+def test_refuses_merging_what_is_embedded_already(qwen2, llava):
+    for model in (qwen2, llava):
+        with refused("merge"):
+            patch(model, BOTH, visual_mask=mask_of())
+
+
+@pytest.mark.parametrize(
+    ("mask", "match"),
+    [
+        (mask_of().int(), "bool"),
+        (mask_of()[0], "bool tensor"),
+        (mask_of().to("meta"), "CPU"),
+        ([[True]], "bool tensor"),
+        (mask_of(start=3, end=3), "visual tokens in every prompt"),
+        (mask_of(start=3, end=20), "text token at the end"),
+        (torch.cat([mask_of(end=9), mask_of(end=8)]), r"\[6, 5\]"),
+    ],
+)
+def test_refuses_masks_that_make_no_prompt(qwen2, mask, match):
+    with refused(match):
+        patch(qwen2, PRUNE, visual_mask=mask)
+
+
+def test_refuses_a_mask_of_another_shape(qwen2):
+    with patched(qwen2, PRUNE, visual_mask=mask_of()), refused(r"\[1, 20\].*\[1, 19\]"):
+        qwen2(inputs_embeds=torch.randn(1, 19, 64))
+
+
+def test_refuses_padding(qwen2, llava):
+    attention_mask = torch.ones(1, 20, dtype=torch.long)
+    attention_mask[:, 0] = 0
+    with patched(qwen2, PRUNE, visual_mask=mask_of()), refused("padding"):
+        qwen2(inputs_embeds=torch.randn(1, 20, 64), attention_mask=attention_mask)
+    with patched(qwen2, PRUNE, visual_mask=mask_of()), refused("attention_mask"):
+        qwen2(inputs_embeds=torch.randn(1, 20, 64), attention_mask=torch.zeros(1, 1, 20, 20))
+    inputs = video_inputs()
+    inputs["attention_mask"][:, 0] = 0
+    with patched(llava, BOTH):
+        with refused("padding"):
+            llava(**inputs)
+        with refused("padding"):
+            llava.generate(**inputs, max_new_tokens=2)
+
+
+def test_refuses_static_caches(qwen2, llava):
+    cache = StaticCache(config=qwen2.config, max_cache_len=64)
+    with patched(qwen2, PRUNE, visual_mask=mask_of()), refused("StaticCache"):
+        qwen2(inputs_embeds=torch.randn(1, 20, 64), past_key_values=cache)
+    with patched(llava, BOTH), refused("StaticCache"):
+        llava.generate(**video_inputs(), max_new_tokens=2, cache_implementation="static")
+
+
+def test_refuses_prefill_in_chunks(qwen2):
+    mask, embeds = mask_of(), torch.randn(1, 20, 64)
+    cache = DynamicCache(config=qwen2.config)
+    with patched(qwen2, PRUNE, visual_mask=mask):
+        with refused("one prefill"):
+            qwen2(inputs_embeds=embeds[:, :10], past_key_values=cache)
+        qwen2(inputs_embeds=embeds, past_key_values=cache)
+        with refused("20 cached"):
+            qwen2(inputs_embeds=embeds, past_key_values=cache)
+        with refused("one prefill"):
+            ids = torch.randint(0, 200, (1, 20))
+            qwen2.generate(ids, max_new_tokens=2, prefill_chunk_size=8)
+
+
+def test_refuses_prompts_without_video(llava):
+    text = {"input_ids": torch.randint(0, 200, (1, 9))}
+    with patched(llava, BOTH):
+        for call in (llava, llava.generate):
+            with refused("a schedule reduces visual tokens"):
+                call(**text)
+        ids = torch.randint(0, 200, (1, 9))
+        with refused("visual tokens in every prompt"):
+            llava(ids, pixel_values_videos=video_inputs()["pixel_values_videos"])
+
+
+def test_refuses_images(llava):
+    inputs = video_inputs() | {"pixel_values": torch.randn(1, 2, 3, 75, 75)}
+    with patched(llava, BOTH):
+        for call in (llava, llava.generate):
+            with refused("Images are not supported"):
+                call(**inputs)
+
+
+def test_refuses_embeddings_without_a_mask(llava):
+    with patched(llava, PRUNE), refused("visual_mask"):
+        llava(inputs_embeds=torch.randn(1, 20, 64))
+
+
+def test_embeddings_with_a_mask_equal_the_language_model(llava):
+    embeds = torch.randn(1, 20, 64)
+    with patched(llava, PRUNE, visual_mask=mask_of()) as trace:
+        output = llava(inputs_embeds=embeds)
+        with refused("inputs_embeds, which it describes"):
+            llava(**video_inputs())
+    assert output.logits.shape == (1, 8, 256)
+    assert (trace.tokens.groups, trace.tokens.merge_tokens) == (1, (12,))
+
+
+def test_refuses_unequal_videos_in_a_batch(llava):
+    inputs = video_inputs(batch=2)
+    inputs["input_ids"][1, 6] = 3
+    with patched(llava, PRUNE), refused("as many visual tokens"):
+        llava(**inputs)
+
+
+def test_refuses_two_videos_in_a_prompt(llava):
+    inputs = video_inputs(frames=4)
+    pixels = inputs["pixel_values_videos"].view(2, 2, 3, 75, 75)
+    with patched(llava, PRUNE), refused("one video for each of 1 prompts"):
+        llava(**inputs | {"pixel_values_videos": pixels})
+
+
+def test_refuses_placeholders_that_do_not_fit(llava):
+    inputs = video_inputs(frames=4)
+    fewer = inputs["pixel_values_videos"][:, :3]
+    with patched(llava, BOTH), refused(r"28 video placeholders for 3 frames \(10 when already"):
+        llava(**inputs | {"pixel_values_videos": fewer})
+
+
+def test_refuses_text_inside_a_video_that_is_merged(llava):
+    inputs = video_inputs(frames=2)
+    ids = inputs["input_ids"]
+    ids[0, 4], ids[0, 12] = VIDEO_TOKEN, 7  # same count, with a hole
+    with patched(llava, BOTH), refused("in one run"):
+        llava(**inputs)
+
+
+def test_refuses_positions_of_the_full_prompt(llava):
+    inputs = video_inputs()
+    positions = torch.arange(inputs["input_ids"].shape[1])[None]
+    with patched(llava, BOTH), refused("position_ids"):
+        llava(**inputs, position_ids=positions)
+
+
+def test_every_check_comes_before_any_change():
+    model = tiny_llava()
+    before = state(model)
+    with refused("merge"):
+        patch(model, BOTH, visual_mask=mask_of())
+    assert state(model) == before
