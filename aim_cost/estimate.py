@@ -78,6 +78,7 @@ class Estimate:
             "kind": "estimate",
             "model": self.model.name,
             "layers": self.model.text.num_hidden_layers,
+            "vision_layers": self.model.vision.num_hidden_layers,
             "hardware": self.hardware.name,
             "dtype": self.execution.dtype,
             "attention": self.execution.attention,

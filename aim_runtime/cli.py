@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 app = new_app("Run LLaVA-OneVision under a token-reduction schedule, and hold predictions to it.")
 
 LayersOption = Annotated[
-    int | None, typer.Option("--layers", help="Only the first N decoder layers (random weights).")
+    int | None,
+    typer.Option("--layers", help="Only N layers of decoder and vision tower (random weights)."),
 ]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cuda or cpu; by default cuda where there is one.")

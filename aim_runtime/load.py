@@ -61,7 +61,8 @@ def load(
         device: default ``cuda`` where there is one; ``meta`` gives shapes without data.
         random_weights: normal(0, 0.02) matrices, norms 1, biases 0, from a generator with ``seed``
             on the device, in place: no copy passes through the host.
-        layers: keep only the first ``layers`` decoder layers; random weights only.
+        layers: keep only the first ``layers`` layers of the decoder, and no more of the vision
+            tower, so that their shares stay about the same; random weights only.
     Checkpoints are read from safetensors and never run code of their own.
     Raises: LoadError, or SpecError for a config that is incomplete or of another kind.
     """
@@ -129,7 +130,7 @@ def _cut(fields: dict[str, Any], layers: int, random_weights: bool) -> dict[str,
         )
     text = dict(fields.get("text_config") or {})
     whole(layers, "layers", LoadError)
-    available = text.get("num_hidden_layers", layers)
+    available = whole(text.get("num_hidden_layers"), "text_config.num_hidden_layers", LoadError)
     if layers > available:
         raise LoadError(
             "layers",
@@ -139,7 +140,9 @@ def _cut(fields: dict[str, Any], layers: int, random_weights: bool) -> dict[str,
         )
     text["num_hidden_layers"] = layers
     text.pop("layer_types", None)  # one entry a layer; the class fills it in again
-    return {**fields, "text_config": text}
+    vision = dict(fields.get("vision_config") or {})
+    vision["num_hidden_layers"] = min(layers, vision.get("num_hidden_layers", layers))
+    return {**fields, "text_config": text, "vision_config": vision}
 
 
 def _random_model(

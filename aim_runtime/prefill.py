@@ -36,9 +36,8 @@ class Prefill:
     ) -> None:
         self._plan, self._prompt, self._merge_tokens = plan, prompt, merge_tokens
         self._recorder = recorder
-        self._visual = prompt.visual_mask.to(
-            device, non_blocking=True
-        )  # no wait for the vision tower
+        # non-blocking: the vision tower may still be running
+        self._visual = prompt.visual_mask.to(device, non_blocking=True)
         everything = torch.arange(prompt.tokens, device=device)
         self._kept = [everything.expand(self._visual.shape[0], -1)]
         self._next: Tensor | None = None

@@ -5,16 +5,20 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+from rich.progress import track
+
 from aim_cost.estimate import Estimate, estimate
 from aim_cost.graph.op import PHASES
 from aim_cost.hardware import HardwareProfile, load_hardware, to_row
+from aim_cost.report import console
 from aim_cost.schedule import Schedule
 from aim_cost.units import show
 from aim_cost.workload import Execution, Workload
 from aim_runtime.count import count_flops
 from aim_runtime.device import present_hardware
 from aim_runtime.environment import environment
-from aim_runtime.inputs import random_inputs
+from aim_runtime.inputs import sized_inputs
 from aim_runtime.load import Loaded
 from aim_runtime.measure import measure
 
@@ -68,20 +72,21 @@ def validate(
     schedules: Sequence[Schedule],
     hardware: str | None = None,
     repeats: int = 5,
+    video: np.ndarray | None = None,
 ) -> Validation:
     """Predict, count and time every schedule on the device that holds the model.
 
     Args:
         hardware: a profile's name or file; by default the one of this device, or measured ceilings.
-        repeats: timed runs of each schedule; medians are compared.
+        repeats: timed runs of each schedule, after one to warm up; medians are compared.
+        video: uint8 [frames, H, W, 3] instead of random pixels.
     """
-    profile = (
-        load_hardware(hardware) if hardware else present_hardware(loaded.device, loaded.dtype)
-    )
-    counts = check_counts(loaded, workload, schedules, profile)
-    measured = measure(loaded, workload, schedules, repeats=repeats)
+    profile = load_hardware(hardware) if hardware else present_hardware(loaded.device, loaded.dtype)
+    counts = check_counts(loaded, workload, schedules, profile, video)
+    measured = measure(loaded, workload, schedules, repeats=repeats, warmup=1, video=video)
     title = (
-        f"{loaded.spec.name}, {loaded.spec.text.num_hidden_layers} decoder layers, "
+        f"{loaded.spec.name}, {loaded.spec.text.num_hidden_layers} decoder and "
+        f"{loaded.spec.vision.num_hidden_layers} vision layers, "
         f"{workload.frames} frames + {workload.text_tokens} text tokens, {loaded.dtype}"
     )
     return Validation(title, profile, join(counts, measured), environment())
@@ -92,15 +97,16 @@ def check_counts(
     workload: Workload,
     schedules: Sequence[Schedule],
     hardware: HardwareProfile,
+    video: np.ndarray | None = None,
 ) -> list[Row]:
     """Run each schedule once and compare its token trace and FLOPs, phase by phase, with estimate.
 
     Returns: a row per schedule: ``schedule``, ``traces_equal``, ``flops_equal``, ``counted.*``
     and ``predicted.*`` FLOPs, ``predicted.*.time_s``, and ``differences`` in words.
     """
-    inputs = random_inputs(loaded, workload, seed=0)
+    inputs = sized_inputs(loaded, workload, video=video)
     rows = []
-    for schedule in schedules:
+    for schedule in track(schedules, "counting", console=console(error=True), transient=True):
         predicted = estimate(
             loaded.spec, workload, schedule, hardware, Execution(dtype=loaded.dtype)
         )

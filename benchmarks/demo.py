@@ -34,7 +34,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def demo(
-    video: Annotated[Path | None, typer.Option(help="A clip of yours instead of the made one.")] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="A clip of yours instead of the made one.")
+    ] = None,
 ) -> None:
     """Reproduce, run, compare."""
     screen, start = console(), time.monotonic()
@@ -71,9 +73,7 @@ def demo(
     write_atomically(OUT / "validation.json", json.dumps(result.to_dict(), indent=2).encode())
     write_atomically(OUT / "validation.csv", to_csv(result.rows).encode())
     validation_plot(result.rows, OUT / "validation.png", result.title)
-    screen.print(
-        f"Wrote {OUT}/validation.png, .json and .csv in {time.monotonic() - start:.0f} s."
-    )
+    screen.print(f"Wrote {OUT}/validation.png, .json and .csv in {time.monotonic() - start:.0f} s.")
     raise typer.Exit(0 if result.summary["passed"] and check["passed"] else 1)
 
 

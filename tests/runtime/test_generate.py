@@ -71,6 +71,19 @@ def test_sequences_of_prompts_with_videos_at_different_places(llava):
     assert torch.equal(together, torch.cat(alone))
 
 
+def test_sequences_of_embedded_prompts_with_their_own_masks(llava):
+    mask = torch.zeros(2, 20, dtype=torch.bool)
+    mask[0, 3:15] = mask[1, 6:18] = True
+    embeds, schedule = torch.randn(2, 20, 64), Schedule(prune=Prune(linear=(1, 4)))
+    options = {"max_new_tokens": 3, "do_sample": True, "num_return_sequences": 2, "top_k": 1}
+    with patched(llava, schedule, visual_mask=mask):
+        together = llava.generate(inputs_embeds=embeds, **options)
+    for row in range(2):
+        with patched(llava, schedule, visual_mask=mask[row : row + 1]):
+            alone = llava.generate(inputs_embeds=embeds[row : row + 1], **options)
+        assert torch.equal(together[2 * row : 2 * row + 2], alone)
+
+
 def test_beam_search_scores_are_those_of_the_reference(llava, teacher):
     inputs = video_inputs()
     with patched(llava, BOTH) as trace:
@@ -154,3 +167,6 @@ def test_refuses_to_continue_from_a_cache(llava):
         cache = llava(**inputs).past_key_values
         with pytest.raises(PatchError, match="25 cached"):
             llava.generate(**inputs, past_key_values=cache, max_new_tokens=2)
+        follow_up = torch.cat([inputs["input_ids"], torch.tensor([[1, 2, 3]])], dim=1)
+        with pytest.raises(PatchError, match="25 cached"):
+            llava.generate(follow_up, past_key_values=cache, max_new_tokens=2)

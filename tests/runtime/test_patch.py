@@ -93,6 +93,18 @@ def test_a_failed_run_does_not_disturb_the_next(llava):
     assert trace.tokens.scored_layers
 
 
+def test_a_prompt_that_failed_in_the_vision_tower_is_forgotten(llava):
+    inputs = video_inputs()
+    tokens = inputs["input_ids"].shape[1] - 4 * (9 - 3)
+    with patched(llava, BOTH):
+        handle = llava.model.vision_tower.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            llava(**inputs)
+        handle.remove()
+        with refused("Patch with visual_mask"):
+            llava(inputs_embeds=torch.randn(1, tokens, 64))
+
+
 def test_a_failure_while_patching_restores_everything(llava, monkeypatch):
     before = state(llava)
     last = llava.model.language_model.layers[-1].mlp

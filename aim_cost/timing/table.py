@@ -1,0 +1,145 @@
+"""KernelTable: measured kernel times, read from Parquet or CSV."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from aim_cost.errors import ProfileError
+from aim_cost.timing.form import Array, Form, Index, Mask
+from aim_cost.timing.forms import FORMS
+
+_COLUMN_OF = {
+    "tokens": "sequence_length",
+    "batch": "batch_size",
+    "heads": "num_heads",
+    "key_value_heads": "num_key_value_heads",
+}
+_PREFIX_OF = {"a100-sxm4-80gb": "a100_sxm"}
+_SUFFIX_OF = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+
+@dataclass(frozen=True)
+class KernelTable:
+    """Measured kernels of one kind: sizes, [N] each in the order of ``form.dims``, and seconds."""
+
+    form: Form
+    dims: tuple[Array, ...]
+    time_s: Array
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.time_s)
+
+    def rows(self, keep: Mask | Index) -> "KernelTable":
+        """The rows where ``keep`` (a mask or indices) points."""
+        dims = tuple(size[keep] for size in self.dims)
+        return KernelTable(self.form, dims, self.time_s[keep], self.source)
+
+    def shapes(self) -> Index:
+        """What folds are cut by, one number a row: (n, k) of a GEMM, the heads of attention."""
+        fixed = self.dims[1:] if self.form.op == "gemm" else self.dims[2:]
+        kinds: Index = np.unique(np.stack(fixed), axis=1, return_inverse=True)[1].ravel()
+        return kinds
+
+
+def table_path(folder: str | Path, gpu: str, op: str, dtype: str = "bfloat16") -> Path | None:
+    """The file of one kind of kernel, e.g. ``h100_sxm_gemm_bf16.parquet`` (or .csv), if there."""
+    prefix = _PREFIX_OF.get(gpu, gpu.replace("-", "_"))
+    stem = f"{prefix}_{op}_{_SUFFIX_OF[dtype]}"
+    for ending in (".parquet", ".csv"):
+        path = Path(folder) / (stem + ending)
+        if path.is_file():
+            return path
+    return None
+
+
+def load_kernels(folder: str | Path, gpu: str, dtype: str = "bfloat16") -> dict[str, KernelTable]:
+    """The tables of ``gpu`` in a folder, by op.
+
+    Raises: ProfileError when there is none, or one is malformed.
+    """
+    paths = {op: table_path(folder, gpu, op, dtype) for op in FORMS}
+    tables = {op: load_table(path, op) for op, path in paths.items() if path is not None}
+    if not tables:
+        prefix = _PREFIX_OF.get(gpu, gpu.replace("-", "_"))
+        raise ProfileError(
+            f"{folder}",
+            expected=f"tables such as {prefix}_gemm_{_SUFFIX_OF[dtype]}.parquet",
+            got="none of them",
+            fix="Give the folder of the tables (--kernels DIR) and the name of the device.",
+        )
+    return tables
+
+
+def load_table(path: str | Path, op: str) -> KernelTable:
+    """Read one table: the size columns of ``op`` and ``latency_ms``; other columns are ignored.
+
+    Raises: ProfileError for an unreadable file, a missing column, or a value that is not positive.
+    """
+    form, where = FORMS[op], str(path)
+    frame = _frame(Path(path), where)
+    names = [_COLUMN_OF.get(name, name) for name in form.dims]
+    if op == "encoder_attention" and "num_key_value_heads" not in frame:
+        frame = frame.assign(num_key_value_heads=frame.get("num_heads"))
+    wanted = [*names, "latency_ms"]
+    if missing := [name for name in wanted if name not in frame]:
+        raise ProfileError(
+            where,
+            expected=f"the columns {', '.join(wanted)}",
+            got=f"no {', '.join(missing)}",
+            fix="Use the columns that aim-runtime microbench writes.",
+        )
+    if frame.empty:
+        raise ProfileError(where, expected="at least one row", got="none", fix="Measure again.")
+    columns = {name: _column(frame, name, where) for name in wanted}
+    for name in names:
+        if (odd := columns[name] != np.round(columns[name])).any():
+            row = int(np.argmax(odd))
+            raise ProfileError(
+                f"{where}: {name}, row {row}",
+                expected="a whole number",
+                got=float(columns[name][row]),
+                fix="Correct the table.",
+            )
+    dims = tuple(columns[name] for name in names)
+    return KernelTable(form, dims, columns["latency_ms"] / 1e3, Path(path).name)
+
+
+def _frame(path: Path, where: str) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except ImportError as error:
+        raise ProfileError(
+            where,
+            expected="pyarrow, which reads Parquet",
+            got="no pyarrow",
+            fix="Install pyarrow, or convert the table to CSV with the same columns.",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ProfileError(
+            where,
+            expected="a readable Parquet or CSV table",
+            got=" ".join(str(error).split()),
+            fix="Check the path and the file.",
+        ) from error
+
+
+def _column(frame: pd.DataFrame, name: str, where: str) -> Array:
+    try:
+        values = frame[name].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ProfileError(
+            f"{where}: {name}", expected="numbers", got=str(error), fix="Correct the table."
+        ) from error
+    wrong = ~(np.isfinite(values) & (values > 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ProfileError(
+            f"{where}: {name}, row {row}",
+            expected="a finite number above zero",
+            got=float(values[row]),
+            fix="Remove or measure again what is not a time or a size.",
+        )
+    return values

@@ -1,0 +1,101 @@
+"""Prompts for LLaVA-OneVision: of a given size for measurements, or a question about a video."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from aim_cost.workload import Workload
+from aim_runtime.errors import InputError
+from aim_runtime.load import Loaded
+from aim_runtime.video import pixel_values
+
+Inputs = dict[str, Any]
+
+_MEAN_STD = (0.5, 0.5, 0.5)  # SigLIP's preprocessing
+
+
+def sized_inputs(
+    loaded: Loaded, workload: Workload, *, video: np.ndarray | None = None, seed: int = 0
+) -> Inputs:
+    """Inputs for ``model(**inputs)`` with exactly the tokens of ``workload``.
+
+    Args:
+        video: uint8 [frames, H, W, 3] for all prompts; random pixels without it, never zeros.
+        seed: of the random text and pixels.
+    Returns: ``input_ids`` [batch, n] with the video's placeholders in the middle of random text,
+        ``attention_mask``, and ``pixel_values_videos`` [batch, frames, 3, size, size].
+    Raises: InputError when ``video`` has other than ``workload.frames`` frames.
+    """
+    if workload.frames is None:
+        raise InputError(
+            "workload", expected="a video", got="an image", fix="Give frames, not image_tokens."
+        )
+    device, dtype = loaded.device, getattr(torch, loaded.dtype)
+    generator = torch.Generator().manual_seed(seed)
+    size, batch = loaded.spec.vision.image_size, workload.batch
+    if video is None:
+        pixels = torch.randn(batch, workload.frames, 3, size, size, generator=generator)
+    elif len(video) != workload.frames:
+        raise InputError(
+            "video",
+            expected=f"{workload.frames} frames",
+            got=len(video),
+            fix="Sample as many frames as the workload has.",
+        )
+    else:
+        pixels = pixel_values(video, size, _MEAN_STD, _MEAN_STD).expand(batch, -1, -1, -1, -1)
+    placeholder = loaded.config.video_token_id
+    # ids below the special tokens, which stand at the end of the vocabulary
+    vocabulary = min(placeholder, loaded.config.image_token_id, loaded.spec.text.vocab_size)
+    text = torch.randint(0, vocabulary, (batch, workload.text_tokens), generator=generator)
+    visual = workload.visual_input(loaded.spec)
+    tokens = visual.groups * visual.group_tokens + visual.newline_tokens
+    middle = torch.full((batch, tokens), placeholder)
+    before = workload.text_tokens // 2
+    ids = torch.cat([text[:, :before], middle, text[:, before:]], dim=1).to(device)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values_videos": pixels.to(device, dtype),
+    }
+
+
+def question_inputs(loaded: Loaded, video: np.ndarray, question: str) -> tuple[Inputs, Any]:
+    """Inputs for a question about ``video`` (uint8 [frames, H, W, 3]), and the tokenizer.
+
+    The prompt is the one-turn form of LLaVA-OneVision's chat template; mean and deviation of the
+    pixels are those of the checkpoint. Raises: InputError when tokenizer or preprocessor lack.
+    """
+    tokenizer, mean, std = _tokenizer_and_normalisation(loaded)
+    visual = Workload(text_tokens=1, frames=len(video)).visual_input(loaded.spec)
+    placeholders = visual.groups * visual.group_tokens + visual.newline_tokens
+    before, after = (
+        tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+        for text in ("<|im_start|>user ", f"\n{question}<|im_end|><|im_start|>assistant\n")
+    )
+    middle = torch.full((1, placeholders), loaded.config.video_token_id)
+    ids = torch.cat([before, middle, after], dim=1).to(loaded.device)
+    pixels = pixel_values(video, loaded.spec.vision.image_size, mean, std)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values_videos": pixels.to(loaded.device, getattr(torch, loaded.dtype)),
+    }, tokenizer
+
+
+def _tokenizer_and_normalisation(loaded: Loaded) -> tuple[Any, list[float], list[float]]:
+    from transformers import AutoTokenizer
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(loaded.source, trust_remote_code=False)
+        processor = SiglipImageProcessorPil.from_pretrained(loaded.source)
+    except Exception as error:  # transformers raises OSError, ValueError, TypeError and its own
+        raise InputError(
+            f"checkpoint {loaded.source}",
+            expected="a tokenizer and a preprocessor_config.json beside the weights",
+            got=" ".join(str(error).split())[:200],
+            fix="Give a complete checkpoint folder or hub name as --model.",
+        ) from error
+    return tokenizer, processor.image_mean, processor.image_std

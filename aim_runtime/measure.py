@@ -1,0 +1,230 @@
+"""Timed prefills: every schedule in turn, over and over, so that drift hits all of them alike."""
+
+import json
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from aim_cost.checks import whole
+from aim_cost.files import write_atomically
+from aim_cost.report import console, to_csv
+from aim_cost.schedule import Schedule
+from aim_cost.workload import Workload
+from aim_runtime.environment import environment
+from aim_runtime.errors import MeasurementError
+from aim_runtime.inputs import Inputs, sized_inputs
+from aim_runtime.load import Loaded
+from aim_runtime.patch import patched
+from aim_runtime.timer import phase_hooks, recorder_for
+
+Row = dict[str, Any]
+
+PHASES = ("vision.tower", "vision.projector", "vision.pooling", "merge", "llm.layers", "llm.head")
+_KEY = (
+    *("model", "layers", "vision_layers", "hardware", "dtype"),
+    *("frames", "text_tokens", "batch", "schedule"),
+)
+
+
+def measure(
+    loaded: Loaded,
+    workload: Workload,
+    schedules: Sequence[Schedule],
+    *,
+    repeats: int = 10,
+    warmup: int = 2,
+    video: np.ndarray | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    seed: int = 0,
+) -> list[Row]:
+    """Time the prefill of each schedule, phase by phase.
+
+    Clock: CUDA events on a GPU, the monotonic clock on a CPU. ``warmup`` untimed rounds, then
+    ``repeats`` rounds; each runs every schedule once, in an order shuffled anew. Statistic: the
+    median; ``ttft_low_s`` and ``ttft_high_s`` are the quartiles. The unreduced model runs through
+    the same patch as the others. Inputs are random, or ``video`` (uint8 [frames, H, W, 3]).
+
+    A schedule that fails becomes a row with its ``error``; the others go on. With ``out`` the rows
+    so far are on disk after every round; ``resume`` keeps those that are complete there. Ctrl-C
+    returns what there is.
+    Returns: rows in the order of ``schedules``, with the keys of estimates.
+    Raises: MeasurementError for a file that cannot be continued; SpecError.
+    """
+    whole(repeats, "repeats", MeasurementError)
+    whole(warmup, "warmup", MeasurementError, at_least=0)
+    inputs = sized_inputs(loaded, workload, video=video, seed=seed)
+    runs = [_Run(loaded, workload, schedule) for schedule in schedules]
+    earlier = read_rows(out) if out and resume else []
+    done = {_key(row): row for row in earlier if not row["error"] and row["repeats"] >= repeats}
+    todo = [run for run in runs if _key(run.row()) not in done]
+    mine = {_key(run.row()) for run in runs}
+    others = [row for row in earlier if _key(row) not in mine]
+
+    def rows() -> list[Row]:
+        return [done.get(_key(row), row) for row in (run.row() for run in runs)]
+
+    def save() -> None:
+        if out is not None:
+            write_rows(out, [*others, *rows()])
+
+    order = random.Random(seed)
+    try:
+        with _progress() as progress:
+            task = progress.add_task("measuring", total=len(todo) * (warmup + repeats))
+            for round_ in range(warmup + repeats):
+                order.shuffle(todo)
+                for run in todo:
+                    run(inputs, timed=round_ >= warmup)
+                    progress.advance(task)
+                save()
+    except KeyboardInterrupt:
+        print("interrupted: rows hold the rounds that were finished", file=sys.stderr)
+    save()
+    return rows()
+
+
+class _Run:
+    """One schedule: its samples so far, or how it failed."""
+
+    def __init__(self, loaded: Loaded, workload: Workload, schedule: Schedule) -> None:
+        self._loaded, self._workload, self._schedule = loaded, workload, schedule
+        self._samples: list[dict[str, float]] = []
+        self._tokens: list[int] | None = None
+        self._peak_bytes: int | None = None
+        self._error: str | None = None
+
+    def __call__(self, inputs: Inputs, *, timed: bool) -> None:
+        if self._error:
+            return
+        try:
+            sample = self._forward(inputs)
+        except (RuntimeError, MemoryError) as error:  # torch's out-of-memory is a RuntimeError
+            self._error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            if self._loaded.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return
+        if timed:
+            self._samples.append(sample)
+
+    def _forward(self, inputs: Inputs) -> dict[str, float]:
+        model, device = self._loaded.model, self._loaded.device
+        cuda = device.type == "cuda"
+        recorder = recorder_for(device)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+        with (
+            torch.inference_mode(),
+            patched(model, self._schedule, recorder=recorder) as trace,
+            phase_hooks(model, recorder),
+            recorder.span("other"),
+        ):
+            logits = model(**inputs, use_cache=True, logits_to_keep=1).logits
+            logits[:, -1].argmax(dim=-1)
+        seconds = recorder.seconds()
+        self._tokens = list(trace.tokens.attention_tokens)
+        if cuda:
+            self._peak_bytes = torch.cuda.max_memory_allocated(device)
+        return seconds
+
+    def row(self) -> Row:
+        """The row as of now; times are None before the first timed run and after a failure."""
+        spec, samples = self._loaded.spec, [] if self._error else self._samples
+        ttft = [sum(sample.values()) for sample in samples]
+
+        def middle(*names: str) -> float | None:
+            return median(sum(s.get(n, 0.0) for n in names) for s in samples) if samples else None
+
+        low, high = _quartiles(ttft)
+        return {
+            "kind": "measurement",
+            "model": spec.name,
+            "layers": spec.text.num_hidden_layers,
+            "vision_layers": spec.vision.num_hidden_layers,
+            "hardware": device_name(self._loaded.device),
+            "dtype": self._loaded.dtype,
+            "frames": self._workload.frames,
+            "text_tokens": self._workload.text_tokens,
+            "batch": self._workload.batch,
+            "schedule": self._schedule.label(),
+            **{f"{name}.time_s": middle(name) for name in PHASES},
+            "vision.time_s": middle("vision.tower", "vision.projector", "vision.pooling"),
+            "llm.time_s": middle("llm.layers", "llm.head"),
+            "importance.time_s": middle("importance"),
+            "other.time_s": middle("other"),
+            "ttft_s": median(ttft) if ttft else None,
+            "ttft_low_s": low,
+            "ttft_high_s": high,
+            "peak_memory_bytes": self._peak_bytes,
+            "tokens_per_layer": self._tokens,
+            "repeats": len(samples),
+            "error": self._error,
+        }
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float | None, float | None]:
+    if len(values) < 2:
+        return (values[0], values[0]) if values else (None, None)
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+def device_name(device: torch.device) -> str:
+    """What the driver calls a GPU; ``cpu`` for a CPU, which the environment describes."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows atomically: CSV where the name ends so, else JSON with the environment."""
+    if path.suffix == ".csv":
+        write_atomically(path, (to_csv(rows) + "\n").encode())
+    else:
+        content = {"environment": environment(), "rows": list(rows)}
+        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a JSON file that ``write_rows`` wrote; none when there is no file.
+
+    Raises: MeasurementError for a file of another kind.
+    """
+    if not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        if all({*_KEY, "repeats", "error"} <= {*row} for row in rows):
+            return list(rows)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _not_rows(path, " ".join(str(error).split())) from error
+    raise _not_rows(path, "other rows")
+
+
+def _not_rows(path: Path, got: str) -> MeasurementError:
+    return MeasurementError(
+        f"{path}",
+        expected="JSON rows that measure wrote",
+        got=got,
+        fix="Give another --out, or leave --resume out.",
+    )
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _KEY)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console(error=True),
+        transient=True,
+    )
