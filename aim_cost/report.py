@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -71,7 +72,17 @@ def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = ""
 ) -> Table:
     """A rich table that fits 80 columns: the first column is text, the others are figures."""
-    result = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
+    result = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption=note or None,
+        caption_justify="left",
+        caption_style="",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        expand=False,
+    )
     for index, name in enumerate(columns):
         result.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:

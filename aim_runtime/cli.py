@@ -142,7 +142,10 @@ def measure(
 
 
 def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{milli(seconds):.1f}"
+    if seconds is None:
+        return "-"
+    value = milli(seconds)
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
 @app.command()

@@ -70,7 +70,14 @@ def load(
     place = torch.device(device or default_device())
     fields, name, source = _resolve(name_or_path_or_config)
     if layers is not None:
-        fields = _cut(fields, layers, random_weights)
+        if not random_weights:
+            raise LoadError(
+                "layers",
+                expected="random weights when layers are cut off",
+                got=layers,
+                fix="Add random_weights (--random-weights), or run all layers.",
+            )
+        fields = cut_layers(fields, layers)
     spec = ModelSpec.from_hf_config(fields, name=name)
     if spec.model_type != "llava_onevision":
         raise LoadError(
@@ -120,14 +127,11 @@ def _hub_config(source: str) -> dict[str, Any]:
         raise _unreadable(source, error) from error
 
 
-def _cut(fields: dict[str, Any], layers: int, random_weights: bool) -> dict[str, Any]:
-    if not random_weights:
-        raise LoadError(
-            "layers",
-            expected="random weights when layers are cut off",
-            got=layers,
-            fix="Add random_weights (--random-weights), or run all layers.",
-        )
+def cut_layers(fields: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """The config with ``layers`` decoder layers and at most as many vision layers.
+
+    Raises: LoadError when the decoder has fewer.
+    """
     text = dict(fields.get("text_config") or {})
     whole(layers, "layers", LoadError)
     available = whole(text.get("num_hidden_layers"), "text_config.num_hidden_layers", LoadError)

@@ -78,12 +78,13 @@ def validate(
 
     Args:
         hardware: a profile's name or file; by default the one of this device, or measured ceilings.
-        repeats: timed runs of each schedule, after one to warm up; medians are compared.
+        repeats: timed runs of each schedule; the counting run before them warms up. Medians are
+            compared.
         video: uint8 [frames, H, W, 3] instead of random pixels.
     """
     profile = load_hardware(hardware) if hardware else present_hardware(loaded.device, loaded.dtype)
     counts = check_counts(loaded, workload, schedules, profile, video)
-    measured = measure(loaded, workload, schedules, repeats=repeats, warmup=1, video=video)
+    measured = measure(loaded, workload, schedules, repeats=repeats, warmup=0, video=video)
     title = (
         f"{loaded.spec.name}, {loaded.spec.text.num_hidden_layers} decoder and "
         f"{loaded.spec.vision.num_hidden_layers} vision layers, "

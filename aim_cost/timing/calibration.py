@@ -20,7 +20,7 @@ from aim_cost.timing.forms import FORMS
 from aim_cost.timing.kernel_model import Band, KernelModel
 from aim_cost.timing.surface import Surface
 
-_ERRORS = ("mape", "median", "p90", "bias", "n", "coverage")
+_RATIOS = ("mape", "median", "p90", "bias", "coverage")
 _REFIT = "Fit it again with aim-cost calibrate."
 
 
@@ -176,7 +176,7 @@ def _kernels(op: str, tree: object, at: str) -> FittedKernels:
     surface = mapping(
         root.get("surface"), f"{at}.surface", ProfileError, keys=("log2_knots", "log_ratio")
     )
-    held_out = mapping(root.get("held_out"), f"{at}.held_out", ProfileError, keys=_ERRORS)
+    held_out = mapping(root.get("held_out"), f"{at}.held_out", ProfileError, keys=("n", *_RATIOS))
     axes = surface.get("log2_knots")
     if not isinstance(axes, list) or len(axes) != len(form.knots):
         raise _wrong(f"{at}.surface.log2_knots", f"{len(form.knots)} lists", axes)
@@ -203,7 +203,10 @@ def _kernels(op: str, tree: object, at: str) -> FittedKernels:
         ),
         rows=whole(root.get("rows"), f"{at}.rows", ProfileError),
         table=_text(root, "table", f"{at}."),
-        held_out={key: X for key in _ERRORS},
+        held_out={
+            "n": whole(held_out.get("n"), f"{at}.held_out.n", ProfileError),
+            **{key: _number(held_out.get(key), f"{at}.held_out.{key}") for key in _RATIOS},
+        },
     )
 
 
@@ -217,6 +220,10 @@ def _numbers(value: object, where: str) -> Array:
         return np.array(value, dtype=np.float64)
     except ValueError as error:
         raise _wrong(where, "rows of one length", "rows of different lengths") from error
+
+
+def _number(value: object, where: str) -> float:
+    return float(_numbers([value], where)[0])
 
 
 def _ascending(value: object, where: str) -> Array:

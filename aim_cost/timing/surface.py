@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+
 from aim_cost.timing.form import Array, Ceilings, Form, Index
 
 
@@ -87,9 +88,9 @@ def ridge(
 ) -> Array:
     """Fit the values at the knots to log residuals by reweighted, smoothed least squares.
 
-    Args: cells, the corners of each row with weights; smoothness, the price of a squared slope along each
-    axis; shrinkage, the price of a squared value; robust_at, the log residual beyond which a row
-    counts by its absolute error.
+    Args: cells, the corners of each row with weights; smoothness, the price of a squared slope
+    along each axis; shrinkage, the price of a squared value; robust_at, the log residual beyond
+    which a row counts by its absolute error.
     """
     shape = [len(axis) for axis in knots]
     count = int(np.prod(shape))
@@ -100,7 +101,7 @@ def ridge(
         parts[place] = slope.T @ slope
         term: Array = np.ones((1, 1))
         for part in parts:
-            term = np.kron(term, part)
+            term = np.asarray(np.kron(term, part), dtype=np.float64)
         prior += smoothness * term
     importance: Array = np.ones(len(residual))
     values: Array = np.zeros(count)
@@ -112,7 +113,7 @@ def ridge(
             normal += pair.reshape(count, count)
         for i, a in cells:
             right += np.bincount(i, a * importance * residual, count)
-        values = np.linalg.solve(normal, right)
+        values = np.asarray(np.linalg.solve(normal, right), dtype=np.float64)
         fitted = sum((weight * values[index] for index, weight in cells), np.zeros(len(residual)))
         importance = robust_at / np.maximum(np.abs(fitted - residual), robust_at)
     return values.reshape(shape)
