@@ -8,6 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from aim_cost.graph.op import PHASES
 from aim_cost.schedule import Schedule
 from aim_cost.trace import TokenTrace
 from aim_runtime.load import Loaded
@@ -42,7 +43,7 @@ def count_flops(
 ) -> tuple[dict[str, int], TokenTrace]:
     """Run ``forward()`` once under ``schedule``.
 
-    Returns: FLOPs per phase of the cost model, as torch.utils.flop_counter counts them, and the
+    Returns: FLOPs of each phase of the cost model, as torch.utils.flop_counter counts them, and the
     trace that the run recorded. The counter takes fused attention on a CPU for nothing, so there
     the unfused kernel runs.
     """
@@ -57,7 +58,7 @@ def count_flops(
         counter,
     ):
         forward()
-    return dict(recorder.flops), trace.tokens
+    return {name: n for name, n in recorder.flops.items() if name in PHASES}, trace.tokens
 
 
 _FUSED = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)

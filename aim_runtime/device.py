@@ -48,7 +48,7 @@ _PROFILES = (
 
 
 def profile_name(device_name: str) -> str | None:
-    """The shipped profile of a device as CUDA or ROCm names it; None for one that we do not know."""
+    """The shipped profile of a device as CUDA or ROCm names it; None for an unknown one."""
     for pattern, name in _PROFILES:
         if re.search(pattern, device_name):
             return name

@@ -27,7 +27,9 @@ def environment() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "uncommitted_changes": None
+        if (changes := _git("status", "--porcelain")) is None
+        else changes != "",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -52,13 +54,18 @@ def _run(*command: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    return _run("git", *arguments)
+    """What git says of our own checkout; None when we are installed, maybe inside another one."""
+    root = _run("git", "rev-parse", "--show-toplevel")
+    if root is None or Path(root).resolve() != Path(__file__).resolve().parents[1]:
+        return None
+    return _run("git", "--no-optional-locks", *arguments)
 
 
 def _gpu_state() -> dict[str, str | None]:
     query = f"--query-gpu={','.join(_GPU_FIELDS)}"
-    index = str(torch.cuda.current_device())
-    output = _run("nvidia-smi", query, "--format=csv,noheader,nounits", "-i", index)
+    # torch counts only the visible devices, nvidia-smi all of them
+    uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+    output = _run("nvidia-smi", query, "--format=csv,noheader,nounits", "-i", uuid)
     values = output.split(", ") if output else [None] * len(_GPU_FIELDS)
     return dict(zip(_GPU_FIELDS.values(), values, strict=True))
 

@@ -67,7 +67,7 @@ def load(
     Raises: LoadError, or SpecError for a config that is incomplete or of another kind.
     """
     dtype_bytes(dtype)
-    place = torch.device(device or default_device())
+    place = _device(device or default_device())
     fields, name, source = _resolve(name_or_path_or_config)
     if layers is not None:
         if not random_weights:
@@ -86,12 +86,42 @@ def load(
             got=f"model_type {spec.model_type!r}",
             fix="Only aim_cost knows the other kinds so far.",
         )
-    config = LlavaOnevisionConfig(**{k: v for k, v in fields.items() if k != "aim_cost"})
     if random_weights:
-        model = _random_model(config, place, getattr(torch, dtype), seed)
+        model = _random_model(_config(fields, spec.name), place, getattr(torch, dtype), seed)
     else:
         model = _pretrained(source, spec.name, getattr(torch, dtype)).to(place)
     return Loaded(model.eval(), spec, model.config, place, dtype, source)
+
+
+def _device(given: str | torch.device) -> torch.device:
+    """The device, if this machine has it. Raises: LoadError."""
+    try:
+        device = torch.device(given)
+    except RuntimeError:  # what torch says of a name that it does not know
+        device = None
+    if device is not None and (
+        device.type in ("cpu", "meta")
+        or (device.type == "cuda" and (device.index or 0) < torch.cuda.device_count())
+    ):
+        return device
+    raise LoadError(
+        "device",
+        expected=f"cpu, meta, or one of the {torch.cuda.device_count()} CUDA devices here",
+        got=str(given),
+        fix="Choose one of them, or leave it out: cuda is taken where there is one.",
+    )
+
+
+def _config(fields: Mapping[str, Any], name: str) -> LlavaOnevisionConfig:
+    try:
+        return LlavaOnevisionConfig(**{k: v for k, v in fields.items() if k != "aim_cost"})
+    except Exception as error:  # the class has errors of its own for each kind of wrong field
+        raise LoadError(
+            f"config of {name}",
+            expected="fields that transformers accepts",
+            got=" ".join(str(error).split()),
+            fix="Correct the field.",
+        ) from error
 
 
 def _resolve(

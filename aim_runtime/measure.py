@@ -26,7 +26,14 @@ from aim_runtime.timer import phase_hooks, recorder_for
 
 Row = dict[str, Any]
 
-PHASES = ("vision.tower", "vision.projector", "vision.pooling", "merge", "llm.layers", "llm.head")
+# what each figure of a row sums up, by the names that the recorders give to spans
+_VISION = ("vision.tower", "vision.projector", "vision.pooling")
+_LAYERS = ("llm.layers", "llm.rotary")
+_FIGURES = {name: (name,) for name in (*_VISION, "merge", "llm.head", "importance", "other")} | {
+    "vision": _VISION,
+    "llm.layers": _LAYERS,
+    "llm": (*_LAYERS, "llm.head"),
+}
 _KEY = (
     *("model", "layers", "vision_layers", "hardware", "dtype"),
     *("frames", "text_tokens", "batch", "schedule"),
@@ -154,11 +161,7 @@ class _Run:
             "text_tokens": self._workload.text_tokens,
             "batch": self._workload.batch,
             "schedule": self._schedule.label(),
-            **{f"{name}.time_s": middle(name) for name in PHASES},
-            "vision.time_s": middle("vision.tower", "vision.projector", "vision.pooling"),
-            "llm.time_s": middle("llm.layers", "llm.head"),
-            "importance.time_s": middle("importance"),
-            "other.time_s": middle("other"),
+            **{f"{name}.time_s": middle(*spans) for name, spans in _FIGURES.items()},
             "ttft_s": median(ttft) if ttft else None,
             "ttft_low_s": low,
             "ttft_high_s": high,

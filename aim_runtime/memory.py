@@ -9,6 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
 
 @dataclass(frozen=True)
 class PeakMemory:
@@ -53,11 +55,11 @@ class _Tracker(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        # under inference_mode composite operations arrive whole; their parts allocate
-        with self:
-            outputs = func.decompose(*args, **kwargs)
-        if outputs is not NotImplemented:
-            return outputs
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
+            # under inference_mode composite operations arrive whole, and their parts allocate;
+            # not func.decompose, which may choose a Python decomposition that does not run here
+            with self:
+                return func._op_dk(_COMPOSITE, *args, **kwargs)
         outputs = func(*args, **kwargs)
         given = {id(storage) for storage in _storages((args, kwargs))}
         for storage in _storages(outputs):

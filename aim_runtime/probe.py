@@ -1,71 +1,76 @@
 """The two ceilings of a device without a datasheet, measured."""
 
+import os
 import time
+from collections.abc import Callable
 from statistics import median
 
 import torch
 
 from aim_cost.hardware import HardwareProfile, Peak, Quantity
+from aim_runtime.timer import recorder_for
 
-GEMM_SIZE = 2048
-COPY_BYTES = 256 * 2**20
+# large enough to fill the device and to hide the launch, small enough for a few seconds in all
+GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
+COPY_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}
 REPEATS = 7
+WARMUP = 2
 
 
 def probe(device: torch.device, dtype: str) -> HardwareProfile:
     """Measure the rate of a large GEMM and of a device copy: medians, random data, after a warm-up.
 
     Returns: a profile called ``measured`` whose sources say how each number came about.
+    Raises: MeasurementError for a device that is neither CUDA nor a CPU.
     """
-    year = time.gmtime().tm_year
-    flops_per_s = _gemm_flops_per_s(device, getattr(torch, dtype))
-    bytes_per_s = _copy_bytes_per_s(device)
+    recorder_for(device)  # refuses a device that cannot be timed
     how = f"median of {REPEATS} on this device, random data"
+    gemm_size, copy_bytes = GEMM_SIZE[device.type], COPY_BYTES[device.type]
     return HardwareProfile(
         name="measured",
         title=f"This {device.type}, measured",
         architecture=device.type,
-        release_year=Quantity(year, "year", "year of the measurement"),
+        release_year=Quantity(time.gmtime().tm_year, "year", "year of the measurement"),
         peak=Peak(
             flops_per_s={
                 dtype: Quantity(
-                    flops_per_s, "FLOP/s", f"measured: {GEMM_SIZE}^3 {dtype} GEMM, {how}"
+                    _gemm_flops_per_s(device, getattr(torch, dtype), gemm_size),
+                    "FLOP/s",
+                    f"measured: {gemm_size}^3 {dtype} GEMM, {how}",
                 )
             },
             memory_bytes=Quantity(_memory_bytes(device), "B", "as the system reports it"),
             memory_bandwidth_bytes_per_s=Quantity(
-                bytes_per_s, "B/s", f"measured: copy of {COPY_BYTES // 2**20} MiB, {how}"
+                _copy_bytes_per_s(device, copy_bytes),
+                "B/s",
+                f"measured: copy of {copy_bytes // 2**20} MiB, read and written, {how}",
             ),
         ),
     )
 
 
-def _gemm_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=dtype) for _ in range(2))
-    return 2 * GEMM_SIZE**3 / _seconds(device, lambda: torch.mm(a, b))
+def _gemm_flops_per_s(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / _seconds(device, lambda: torch.mm(a, b))
 
 
-def _copy_bytes_per_s(device: torch.device) -> float:
-    source = torch.randn(COPY_BYTES // 4, device=device)
+def _copy_bytes_per_s(device: torch.device, size_bytes: int) -> float:
+    source = torch.randn(size_bytes // 4, device=device)
     target = torch.empty_like(source)
-    return 2 * COPY_BYTES / _seconds(device, lambda: target.copy_(source))  # read and written
+    return 2 * size_bytes / _seconds(device, lambda: target.copy_(source))  # read and written
 
 
-def _seconds(device: torch.device, work: object) -> float:
-    from aim_runtime.timer import recorder_for
-
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
     times = []
-    for _ in range(REPEATS + 2):
+    for _ in range(WARMUP + REPEATS):
         recorder = recorder_for(device)
         with recorder.span("work"):
-            work()  # type: ignore[operator]
+            work()
         times.append(recorder.seconds()["work"])
-    return median(times[2:])
+    return median(times[WARMUP:])
 
 
 def _memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    import os
-
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

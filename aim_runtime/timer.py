@@ -93,8 +93,10 @@ def phase_hooks(
     """Record the phases of the cost model while the body runs ``model``.
 
     Spans: ``vision.tower``, ``vision.projector``, ``vision.pooling``, ``llm.layers`` (decoder
-    layers and final norm) and ``llm.head``. Enter it inside ``patched``, whose spans then lie
-    within these: ``merge`` in the pooling, ``importance`` in the layers.
+    layers and final norm), ``llm.head``; and within the layers ``llm.rotary``, the angles, which
+    the cost model does not count: a matmul in transformers 5.17, none in later ones. Enter it
+    inside ``patched``, whose spans then lie within these: ``merge`` in the pooling,
+    ``importance`` in the layers.
     """
     core = model.model
     phases: tuple[tuple[Any, str, str], ...] = (
@@ -102,6 +104,7 @@ def phase_hooks(
         (core.multi_modal_projector, "forward", "vision.projector"),
         (core, "apply_pooling", "vision.pooling"),
         (core.language_model, "forward", "llm.layers"),
+        (core.language_model.rotary_emb, "forward", "llm.rotary"),
         (model.lm_head, "forward", "llm.head"),
     )
     with ExitStack() as stack:

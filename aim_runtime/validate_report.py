@@ -34,15 +34,16 @@ def validation_table(result: Validation) -> RenderableType:
             (
                 row["schedule"],
                 f"{tera(row['counted.total.flops']):.3f}",
-                "=" if equal else "DIFFER",
+                "yes" if equal else "NO",
                 f"{milli(row['predicted.ttft_s']):.0f}",
                 "failed" if clock is None else f"{milli(clock):.0f}",
                 "-" if error is None else f"{100 * error:+.0f} %",
                 "-" if not (clock and baseline) else f"{baseline / clock:.2f}x",
             )
         )
-    columns = ("schedule", "TFLOPs", "count", "pred.", "meas.", "error", "speedup")
-    note = "Times in ms. count: token traces and FLOPs, predicted against run. " + result.ceilings
+    columns = ("schedule", "TFLOPs", "=", "pred.", "meas.", "error", "gain")
+    note = "TTFT in ms, predicted and measured; gain: over the first row. =: traces and FLOPs "
+    note += "predicted equal those that ran. " + result.ceilings
     return Group(table(result.title, columns, lines, note), "", *verdict(rows, result.summary))
 
 
@@ -98,7 +99,7 @@ def validation_plot(rows: Sequence[Row], path: Path, title: str) -> None:
     )
     left.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
     left.set(xlabel="measured TTFT (ms)", ylabel="predicted TTFT (ms), roofline")
-    left.legend(frameon=False, loc="upper left")
+    left.legend(frameon=False, loc="lower right")
     positions = range(len(rows))
     for sign, prefix, alpha in ((-1, "", 1.0), (1, "predicted.", 0.45)):
         start = [0.0] * len(rows)
@@ -120,7 +121,10 @@ def validation_plot(rows: Sequence[Row], path: Path, title: str) -> None:
     right.set_yticks(list(positions), [row["schedule"] for row in rows])
     right.invert_yaxis()
     right.set_xlabel("ms; upper bar measured, lower and paler bar predicted")
-    right.legend(frameon=False, fontsize="small", loc="lower right")
+    right.margins(x=0.03)
+    right.legend(
+        frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3
+    )
     figure.suptitle(title, fontsize="medium")
     _save(figure, path)
 

@@ -134,7 +134,7 @@ class OpTimeModel:
         if self.execution != "eager":
             return 0.0
         per_kernel = self.calibration.dispatch.host_s_per_kernel.value
-        return 0 * sum(self.kernels(op) for op in ops)
+        return per_kernel * sum(self.kernels(op) for op in ops)
 
     def _price(
         self, kind: str, batched: bool, moved_bytes: Array, dims: tuple[Array, ...]

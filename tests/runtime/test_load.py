@@ -1,0 +1,177 @@
+"""From a name, a folder or a config to a model: weights, layers, and what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from aim_cost.errors import SpecError
+from aim_cost.model import preset_config
+from aim_runtime.errors import LoadError
+from aim_runtime.load import WEIGHT_STD, LlavaOnevisionForConditionalGeneration, load
+from tests.runtime.support import tiny_llava, video_inputs
+
+PRESET = "llava-onevision-qwen2-0.5b"
+
+
+@pytest.fixture(scope="module")
+def config() -> dict:
+    return tiny_llava().config.to_dict()
+
+
+def random_tiny(config, **options):
+    return load(config, **{"device": "cpu", "dtype": "float32", "random_weights": True} | options)
+
+
+def test_random_weights_have_the_stated_distribution(config):
+    parameters = dict(random_tiny(config).model.named_parameters())
+    for name, parameter in parameters.items():
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+        elif parameter.ndim == 1 and name.endswith("weight"):
+            assert (parameter == 1).all(), name
+    matrices = torch.cat([p.flatten() for p in parameters.values() if p.ndim > 1])
+    assert matrices.std().item() == pytest.approx(WEIGHT_STD, rel=0.02)
+    assert abs(matrices.mean().item()) < 1e-3
+    assert parameters["model.image_newline"].std() > 0
+
+
+def test_the_seed_decides_the_weights(config):
+    def weights(seed):
+        return random_tiny(config, seed=seed).model.state_dict()
+
+    first, again, other = weights(3), weights(3), weights(4)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
+
+
+def test_skipping_the_initialisation_leaves_no_buffer_unset(config):
+    ours = dict(random_tiny(config).model.named_buffers())
+    theirs = dict(tiny_llava().named_buffers())
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_random_model_runs_and_says_what_it_is(config, dtype):
+    loaded = random_tiny(config, dtype=dtype)
+    inputs = video_inputs(frames=2)
+    inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(getattr(torch, dtype))
+    logits = loaded.model(**inputs).logits
+    assert logits.dtype == getattr(torch, dtype)
+    assert logits.isfinite().all()
+    assert logits.std() > 0
+    assert not loaded.model.training
+    assert (loaded.dtype, loaded.device.type, loaded.source) == (dtype, "cpu", None)
+
+
+def test_a_preset_on_the_meta_device_has_the_real_dims_and_no_data():
+    loaded = load(PRESET, device="meta", random_weights=True)
+    model, text = loaded.model, preset_config(PRESET)["text_config"]
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert len(model.model.language_model.layers) == text["num_hidden_layers"]
+    assert model.lm_head.weight.shape == (text["vocab_size"], text["hidden_size"])
+    assert model.lm_head.weight is model.model.language_model.embed_tokens.weight  # tied
+    assert model.dtype == torch.bfloat16
+    assert loaded.source == preset_config(PRESET)["_name_or_path"]
+
+
+def test_layers_are_cut_in_model_and_spec_alike():
+    loaded = load(PRESET, device="meta", random_weights=True, layers=3)
+    core = loaded.model.model
+    assert loaded.spec.text.num_hidden_layers == len(core.language_model.layers) == 3
+    assert loaded.spec.vision.num_hidden_layers == len(core.vision_tower.encoder.layers)
+    assert len(loaded.config.text_config.layer_types) == 3
+    assert loaded.spec.text.hidden_size == 896
+
+
+@pytest.mark.parametrize(("layers", "expected"), [(25, "at most 24"), (0, "at least 1")])
+def test_layers_that_do_not_exist(layers, expected):
+    with pytest.raises(LoadError, match=expected):
+        load(PRESET, device="meta", random_weights=True, layers=layers)
+
+
+def test_layers_of_a_checkpoint_are_not_cut():
+    with pytest.raises(LoadError, match="random_weights"):
+        load(PRESET, device="meta", layers=3)
+
+
+def test_a_local_checkpoint_keeps_its_weights(tmp_path):
+    original = tiny_llava(seed=5)
+    original.save_pretrained(tmp_path / "mine")
+    loaded = load(tmp_path / "mine", device="cpu", dtype="float32")
+    ours, theirs = loaded.model.state_dict(), original.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (loaded.spec.name, loaded.source) == ("mine", str(tmp_path / "mine"))
+    assert loaded.spec.text.num_hidden_layers == 6
+
+
+def test_weights_that_are_not_safetensors_are_refused(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    torch.save(tiny_llava().state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(LoadError, match="safetensors"):
+        load(tmp_path, device="cpu", dtype="float32")
+
+
+def test_a_config_file_is_enough_for_random_weights_but_not_without(tmp_path, config):
+    path = tmp_path / "some-model.json"
+    path.write_text(json.dumps(config))
+    assert load(path, device="meta", random_weights=True).spec.name == "some-model"
+    with pytest.raises(LoadError, match="--random-weights"):
+        load(path, device="cpu")
+
+
+def test_a_preset_without_random_weights_is_its_hub_checkpoint(monkeypatch):
+    asked = {}
+
+    def offline(source, **options):
+        asked.update(source=source, **options)
+        raise OSError("We couldn't connect to the hub.\nand much more")
+
+    monkeypatch.setattr(LlavaOnevisionForConditionalGeneration, "from_pretrained", offline)
+    with pytest.raises(LoadError, match=r"local copy.*--random-weights") as caught:
+        load(PRESET, device="cpu")
+    assert "couldn't connect" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert asked["source"] == "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+    assert asked["use_safetensors"] is True
+    assert asked["trust_remote_code"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "expected"),
+    [
+        ({"name_or_path_or_config": "llava-twovision"}, SpecError, PRESET),
+        ({"name_or_path_or_config": "llava-1.5-7b"}, LoadError, "LLaVA-OneVision model"),
+        ({"dtype": "int4"}, SpecError, "bfloat16"),
+        ({"device": "warp"}, LoadError, "cpu, meta"),
+        ({"device": "cuda:99"}, LoadError, "CUDA devices here"),
+    ],
+)
+def test_what_cannot_be_loaded(arguments, error, expected):
+    with pytest.raises(error, match=expected):
+        load(
+            **{"name_or_path_or_config": PRESET, "device": "meta", "random_weights": True}
+            | arguments
+        )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("projector_hidden_act", 5, LoadError),
+        ("vision_config", None, SpecError),
+        ("vision_feature_select_strategy", "some", SpecError),
+    ],
+)
+def test_a_wrong_field_is_named(config, field, value, error):
+    with pytest.raises(error, match=field):
+        random_tiny({**config, field: value})
+
+
+def test_a_folder_or_file_that_is_no_model(tmp_path):
+    with pytest.raises(LoadError, match="checkpoint"):
+        load(tmp_path, device="cpu")
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(LoadError, match=r"config\.json"):
+        load(tmp_path / "config.json", device="cpu", random_weights=True)

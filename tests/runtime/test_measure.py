@@ -1,0 +1,197 @@
+"""Measured rows: complete, in turn, and safe from what goes wrong on the way."""
+
+import json
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from aim_cost.estimate import estimate
+from aim_cost.hardware import load_hardware
+from aim_cost.schedule import Schedule
+from aim_cost.workload import Workload
+from aim_runtime import measure as module
+from aim_runtime.errors import InputError, MeasurementError
+from aim_runtime.inputs import sized_inputs
+from aim_runtime.load import load
+from aim_runtime.measure import measure, read_rows
+from tests.runtime.support import FRAME_TOKENS, VIDEO_TOKEN, tiny_llava
+
+WORKLOAD = Workload(text_tokens=11, frames=3, batch=2)
+NONE, MERGE, BOTH = (
+    Schedule(),
+    Schedule.parse("tokens:5", None),
+    Schedule.parse("tokens:5", "linear:1:4"),
+)
+ALL = [NONE, MERGE, BOTH]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load(tiny_llava().config.to_dict(), "cpu", "float32", random_weights=True)
+
+
+@pytest.fixture
+def order(monkeypatch):
+    """The labels of the schedules as they are run; ``order.fail[label]`` is raised instead."""
+
+    class Order(list):
+        fail: dict[str, BaseException] = {}  # noqa: RUF012
+
+    order, patched = Order(), module.patched
+    order.fail = {}
+
+    @contextmanager
+    def observed(model, schedule, **options):
+        order.append(schedule.label())
+        if schedule.label() in order.fail:
+            raise order.fail[schedule.label()]
+        with patched(model, schedule, **options) as trace:
+            yield trace
+
+    monkeypatch.setattr(module, "patched", observed)
+    return order
+
+
+def test_a_row_holds_what_was_asked_and_what_was_measured(loaded):
+    rows = measure(loaded, WORKLOAD, ALL, repeats=3, warmup=0)
+    assert [row["schedule"] for row in rows] == [schedule.label() for schedule in ALL]
+    for row, schedule in zip(rows, ALL, strict=True):
+        trace = schedule.resolve(loaded.spec, WORKLOAD)
+        assert row["tokens_per_layer"] == list(trace.attention_tokens)
+        facts = ("frames", "text_tokens", "batch", "dtype", "layers", "repeats", "error")
+        assert [row[fact] for fact in facts] == [3, 11, 2, "float32", 6, 3, None]
+        assert row["kind"] == "measurement"
+        assert 0 < row["ttft_low_s"] <= row["ttft_s"] <= row["ttft_high_s"]
+        assert row["peak_memory_bytes"] is None
+        assert row["vision.time_s"] < row["ttft_s"]
+        assert (row["merge.time_s"] > 0) == (schedule is not NONE)
+        assert (row["importance.time_s"] > 0) == (schedule is BOTH)
+
+
+def test_one_run_adds_up(loaded):
+    (row,) = measure(loaded, WORKLOAD, [BOTH], repeats=1, warmup=0)
+    parts = ("vision", "merge", "llm", "importance", "other")
+    assert sum(row[f"{part}.time_s"] for part in parts) == pytest.approx(row["ttft_s"])
+    assert row["ttft_low_s"] == row["ttft_high_s"] == row["ttft_s"]
+    assert row["llm.time_s"] == pytest.approx(row["llm.layers.time_s"] + row["llm.head.time_s"])
+
+
+def test_measured_and_estimated_rows_share_their_keys(loaded):
+    (row,) = measure(loaded, WORKLOAD, [NONE], repeats=1, warmup=0)
+    predicted = estimate(loaded.spec, WORKLOAD, NONE, load_hardware("a100-sxm4-80gb")).to_row()
+    of_measuring = {"vision_layers", "other.time_s", "ttft_low_s", "ttft_high_s"}
+    assert row.keys() - predicted.keys() <= of_measuring | {"repeats", "error"}
+    times = {key for key in predicted if key.endswith(".time_s") and not key.startswith("total")}
+    assert times <= row.keys()
+
+
+def test_schedules_take_turns_in_changing_order(loaded, order):
+    measure(loaded, WORKLOAD, ALL, repeats=6, warmup=2)
+    rounds = [tuple(order[i : i + 3]) for i in range(0, len(order), 3)]
+    assert len(rounds) == 8
+    assert all(set(turn) == {schedule.label() for schedule in ALL} for turn in rounds)
+    assert len(set(rounds)) > 1
+    again = list(order)
+    order.clear()
+    measure(loaded, WORKLOAD, ALL, repeats=6, warmup=2)
+    assert order == again
+
+
+def test_a_schedule_that_runs_out_of_memory_is_a_row_and_the_others_go_on(loaded, order):
+    order.fail[MERGE.label()] = torch.OutOfMemoryError("CUDA out of\nmemory. Tried to allocate")
+    rows = measure(loaded, WORKLOAD, ALL, repeats=2, warmup=1)
+    assert [row["repeats"] for row in rows] == [2, 0, 2]
+    assert rows[1]["error"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate"
+    assert rows[1]["ttft_s"] is rows[1]["llm.time_s"] is None
+    assert rows[0].keys() == rows[1].keys()
+    assert order.count(MERGE.label()) == 1
+
+
+def test_ctrl_c_loses_no_finished_round(loaded, monkeypatch, tmp_path, capsys):
+    calls = 0
+    original = module._Run._forward
+
+    def interrupted(self, inputs):
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # in the middle of the second round
+            raise KeyboardInterrupt
+        return original(self, inputs)
+
+    monkeypatch.setattr(module._Run, "_forward", interrupted)
+    path = tmp_path / "rows.json"
+    rows = measure(loaded, WORKLOAD, ALL, repeats=5, warmup=0, out=path)
+    assert sorted(row["repeats"] for row in rows) == [1, 2, 2]
+    assert all(row["ttft_s"] > 0 for row in rows)
+    assert read_rows(path) == rows
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_resume_keeps_what_is_complete_and_does_the_rest(loaded, order, tmp_path):
+    path = tmp_path / "rows.json"
+    order.fail[BOTH.label()] = RuntimeError("broken")
+    first = measure(loaded, WORKLOAD, [NONE, BOTH], repeats=2, warmup=0, out=path)
+    other = Workload(text_tokens=12, frames=2)
+    order.fail.clear()
+    measure(loaded, other, [NONE], repeats=1, warmup=0, out=path, resume=True)
+    order.clear()
+    second = measure(loaded, WORKLOAD, ALL, repeats=2, warmup=0, out=path, resume=True)
+    assert NONE.label() not in order
+    assert sorted(order) == sorted([MERGE.label(), BOTH.label()] * 2)
+    assert second[0] == first[0]
+    assert [row["error"] for row in second] == [None] * 3
+    assert len(read_rows(path)) == 4
+    measure(loaded, WORKLOAD, [NONE], repeats=3, warmup=0, out=path, resume=True)
+    assert order.count(NONE.label()) == 3  # two repeats are not three
+    measure(loaded, WORKLOAD, [NONE], repeats=1, warmup=0, out=path)
+    assert len(read_rows(path)) == 1  # without resume the file starts anew
+
+
+def test_files_say_where_they_were_measured(loaded, tmp_path):
+    for name in ("rows.json", "rows.csv"):
+        measure(loaded, WORKLOAD, [NONE, BOTH], repeats=1, warmup=0, out=tmp_path / name)
+    content = json.loads((tmp_path / "rows.json").read_text())
+    assert content["environment"]["torch"] == torch.__version__
+    header, *lines = (tmp_path / "rows.csv").read_text().splitlines()
+    assert set(content["rows"][0]) <= set(header.split(","))
+    assert len(lines) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.json", "rows.csv"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"rows": [1]}', '{"rows": [{"model": "m"}]}'])
+def test_another_file_is_not_continued(loaded, tmp_path, content):
+    path = tmp_path / "rows.json"
+    path.write_text(content)
+    with pytest.raises(MeasurementError, match="rows that measure wrote"):
+        measure(loaded, WORKLOAD, [NONE], repeats=1, out=path, resume=True)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize(("repeats", "warmup"), [(0, 1), (1, -1), (1.5, 0)])
+def test_counts_that_are_none(loaded, repeats, warmup):
+    with pytest.raises(MeasurementError, match="whole number"):
+        measure(loaded, WORKLOAD, [NONE], repeats=repeats, warmup=warmup)
+
+
+def test_inputs_have_exactly_the_tokens_of_the_workload(loaded):
+    inputs = sized_inputs(loaded, WORKLOAD, seed=4)
+    ids, pixels = inputs["input_ids"], inputs["pixel_values_videos"]
+    visual = ids == VIDEO_TOKEN
+    assert ids.shape == inputs["attention_mask"].shape == (2, 3 * FRAME_TOKENS + 1 + 11)
+    assert (visual.sum(1) == 3 * FRAME_TOKENS + 1).all()
+    assert not visual[:, 0].any()
+    assert not visual[:, -1].any()
+    assert not (ids == loaded.config.image_token_id).any()
+    assert ids[~visual].unique().numel() > 10
+    assert pixels.shape == (2, 3, 3, 75, 75)
+    assert pixels.std().item() == pytest.approx(1, rel=0.05)
+    assert not torch.equal(pixels[0], pixels[1])
+    again, other = sized_inputs(loaded, WORKLOAD, seed=4), sized_inputs(loaded, WORKLOAD, seed=5)
+    assert all(torch.equal(inputs[name], again[name]) for name in inputs)
+    assert not torch.equal(ids, other["input_ids"])
+
+
+def test_an_image_is_not_a_video(loaded):
+    with pytest.raises(InputError, match="Give frames"):
+        sized_inputs(loaded, Workload(text_tokens=5, image_tokens=9))
