@@ -59,10 +59,11 @@ def counted(loaded, schedule, workload):
         phase_hooks(model, recorder),
         counter,
     ):
-        features = model.model.get_video_features(
+        model.model.get_video_features(
             pixels, vision_feature_layer=-1, vision_feature_select_strategy="full"
         )
-    visual = features.pooler_output.shape[1]
+    # transformers 5.17 appends the newline after this call, 5.23 in it
+    visual = schedule.resolve(loaded.spec, workload).visual_tokens
     prompt = visual + workload.text_tokens
     embeds = torch.empty(
         workload.batch, prompt, config.text_config.hidden_size, device="meta", dtype=torch.bfloat16
