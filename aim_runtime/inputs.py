@@ -44,7 +44,7 @@ def sized_inputs(
             fix="Sample as many frames as the workload has.",
         )
     else:
-        pixels = pixel_values(video, size, _MEAN_STD, _MEAN_STD).expand(batch, -1, -1, -1, -1)
+        pixels = pixel_values(video, size, _MEAN_STD, _MEAN_STD).repeat(batch, 1, 1, 1, 1)
     placeholder = loaded.config.video_token_id
     # ids below the special tokens, which stand at the end of the vocabulary
     vocabulary = min(placeholder, loaded.config.image_token_id, loaded.spec.text.vocab_size)

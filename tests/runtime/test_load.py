@@ -85,6 +85,13 @@ def test_layers_are_cut_in_model_and_spec_alike():
     assert loaded.spec.text.hidden_size == 896
 
 
+def test_a_config_that_lists_its_layers_is_cut_too(config):
+    assert len(config["text_config"]["layer_types"]) == 6
+    loaded = random_tiny(config, layers=2)
+    assert len(loaded.config.text_config.layer_types) == 2
+    assert loaded.model(**video_inputs(frames=2)).logits.isfinite().all()
+
+
 @pytest.mark.parametrize(("layers", "expected"), [(25, "at most 24"), (0, "at least 1")])
 def test_layers_that_do_not_exist(layers, expected):
     with pytest.raises(LoadError, match=expected):

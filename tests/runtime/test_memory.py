@@ -72,6 +72,17 @@ def test_composite_operations_count_what_their_parts_allocate(device, mode):
     assert memory.final_bytes == 8 * BYTES
 
 
+@DEVICES
+def test_composite_operations_count_the_same_under_inference_mode(device):
+    a, b = torch.ones(N, N, device=device), torch.ones(N, N, device=device)
+    counts = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            counts.append(track_peak_bytes(lambda: functional.cosine_similarity(a, b)))
+    assert counts[0] == counts[1]
+    assert counts[0].peak_bytes > BYTES > counts[0].final_bytes
+
+
 def test_the_count_is_the_same_in_every_run_and_reads_storage_once():
     a = torch.ones(N, N)
 

@@ -1,0 +1,78 @@
+"""A question about a video, as a checkpoint's tokenizer and preprocessing write it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
+
+from aim_cost.schedule import Schedule
+from aim_cost.workload import Workload
+from aim_runtime import patched
+from aim_runtime.errors import InputError
+from aim_runtime.inputs import question_inputs, sized_inputs
+from aim_runtime.load import load
+from aim_runtime.video import pixel_values
+from tests.runtime.support import FRAME_TOKENS, VIDEO_TOKEN, tiny_llava
+
+WORDS = ("[UNK]", "user", "assistant", "what", "moves", "here?", "<|im_start|>", "<|im_end|>")
+MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_llava().save_pretrained(folder)
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = WhitespaceSplit()
+    special = {"additional_special_tokens": list(WORDS[-2:])}
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", **special).save_pretrained(
+        folder
+    )
+    preprocessing = {"image_mean": MEAN, "image_std": STD}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    return folder
+
+
+@pytest.fixture
+def video():
+    return np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), np.uint8)
+
+
+def test_a_question_surrounds_the_video_in_the_chat_form(checkpoint, video):
+    loaded = load(checkpoint, "cpu", "float32")
+    inputs, tokenizer = question_inputs(loaded, video, "what moves here?")
+    ids = inputs["input_ids"][0]
+    visual = ids == VIDEO_TOKEN
+    assert visual.sum() == 3 * FRAME_TOKENS + 1
+    first, last = visual.nonzero()[[0, -1], 0].tolist()
+    assert last - first + 1 == visual.sum()
+    texts = (tokenizer.decode(part) for part in (ids[:first], ids[last + 1 :]))
+    before, after = (" ".join(text.split()) for text in texts)
+    assert before == "<|im_start|> user"
+    assert after == "what moves here? <|im_end|> <|im_start|> assistant"
+    expected = pixel_values(video, 75, MEAN, STD)
+    torch.testing.assert_close(inputs["pixel_values_videos"], expected)
+    with patched(loaded.model, Schedule.parse("tokens:5", "linear:1:4")) as trace:
+        new = loaded.model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert new.shape[1] == len(ids) + 3
+    assert trace.tokens.text_tokens == len(ids) - int(visual.sum())
+
+
+def test_a_checkpoint_without_a_tokenizer(tmp_path, video):
+    tiny_llava().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="tokenizer and a preprocessor_config"):
+        question_inputs(load(tmp_path, "cpu", "float32"), video, "what?")
+
+
+def test_a_video_of_another_length(checkpoint, video):
+    loaded = load(checkpoint, "cpu", "float32")
+    with pytest.raises(InputError, match="4 frames"):
+        sized_inputs(loaded, Workload(text_tokens=5, frames=4), video=video)
+    inputs = sized_inputs(loaded, Workload(text_tokens=5, frames=3, batch=2), video=video)
+    assert inputs["pixel_values_videos"].shape == (2, 3, 3, 75, 75)
+    assert loaded.model(**inputs).logits.isfinite().all()

@@ -1,0 +1,158 @@
+"""Validation: equality is judged, and a difference is seen."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from aim_cost.model import preset_config
+from aim_cost.schedule import Schedule
+from aim_cost.workload import Workload
+from aim_runtime import validate as module
+from aim_runtime.device import profile_name
+from aim_runtime.load import load
+from aim_runtime.suite import default_schedules
+from aim_runtime.validate import summary, validate
+from aim_runtime.validate_report import validation_plot, verdict
+
+
+def tiny_config(layers=4):
+    """A LLaVA-OneVision of the real class with 5 x 5 patches, pooled to 3 x 3 tokens a frame."""
+    config = preset_config("llava-onevision-qwen2-0.5b")
+    config["vision_config"] |= {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 70,
+    }
+    config["text_config"] |= {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 256,
+    }
+    return config | {"image_token_index": 250, "video_token_index": 251}
+
+
+@pytest.fixture(scope="module")
+def result():
+    loaded = load(tiny_config(), "cpu", "float32", random_weights=True)
+    schedules = [
+        *default_schedules(4),
+        Schedule.parse("passes:5,3,2", "ratios:0.9,0.7,0.4"),
+    ]
+    workload = Workload(text_tokens=9, frames=5)
+    return validate(loaded, workload, schedules, hardware="cpu-generic", repeats=2)
+
+
+def test_a_real_run_agrees_with_the_prediction(result):
+    totals = result.summary
+    assert totals["passed"]
+    assert totals["traces_equal"]
+    assert totals["flops_equal"]
+    assert len(result.rows) == 7
+    row = result.rows[-1]
+    assert row["schedule"] == "merge passes:5,3,2, prune ratios:0.9,0.7,0.4"
+    assert row["tokens_per_layer"] == [20, 18, 16, 13]  # 5 * 2 + 1 newline + 9; int(11 r + 9)
+    assert row["counted.total.flops"] == row["predicted.total.flops"] > 0
+    assert row["counted.importance.flops"] > 0
+    assert row["ttft_error"] == row["predicted.ttft_s"] / row["ttft_s"] - 1
+
+
+def test_a_wrong_prediction_is_seen(monkeypatch):
+    """If the runtime counted one merge pass differently, validation would fail."""
+    loaded = load(tiny_config(), "cpu", "float32", random_weights=True)
+    real = module.count_flops
+
+    def off(*args):
+        counted, tokens = real(*args)
+        counted["llm.layers"] += 2
+        return counted, dataclasses.replace(tokens, text_tokens=tokens.text_tokens + 1)
+
+    monkeypatch.setattr(module, "count_flops", off)
+    workload = Workload(text_tokens=9, frames=2)
+    result = validate(loaded, workload, [Schedule()], hardware="cpu-generic", repeats=1)
+    assert not result.summary["passed"]
+    assert not result.summary["traces_equal"]
+    assert not result.summary["flops_equal"]
+    text = "\n".join(verdict(result.rows, result.summary))
+    assert "DIFFER" in text
+    assert "llm.layers: predicted" in text
+
+
+def row(predicted, measured, **changes):
+    error = None if measured is None else predicted / measured - 1
+    return {
+        "schedule": "s",
+        "predicted.ttft_s": predicted,
+        "ttft_s": measured,
+        "ttft_error": error,
+        "traces_equal": True,
+        "flops_equal": True,
+        "differences": [],
+        "error": None,
+    } | changes
+
+
+def test_errors_and_order():
+    totals = summary([row(1.0, 2.0), row(3.0, 2.5), row(4.0, 5.0)])
+    assert totals["mape"] == pytest.approx((0.5 + 0.2 + 0.2) / 3)
+    assert totals["bias"] == pytest.approx((-0.5 + 0.2 - 0.2) / 3)
+    assert totals["kendall_tau"] == 1.0
+    assert summary([row(1.0, 2.0), row(2.0, 1.0)])["kendall_tau"] == -1.0
+    assert summary([row(1.0, 2.0)])["kendall_tau"] is None
+
+
+def test_a_failed_row_fails_the_run_and_is_named():
+    rows = [row(1.0, 2.0), row(1.0, None, error="OutOfMemoryError: too big")]
+    totals = summary(rows)
+    assert not totals["passed"]
+    assert totals["failed_rows"] == 1
+    assert any("OutOfMemoryError" in line for line in verdict(rows, totals))
+
+
+def test_a_schedule_that_does_not_pay_is_said_not_to_pay():
+    rows = [row(1.0, 1.0, schedule="none"), row(0.5, 1.5, schedule="slow")]
+    assert any("Does not pay here: slow" in line for line in verdict(rows, summary(rows)))
+
+
+def test_the_picture_is_written(result, tmp_path):
+    path = tmp_path / "validation.png"
+    validation_plot(result.rows, path, result.title)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("device", "profile"),
+    [
+        ("NVIDIA H200", "h200-sxm"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm4-80gb"),
+        ("NVIDIA A100-SXM4-40GB", "a100-sxm4-40gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-pcie-80gb"),
+        ("NVIDIA A100-PCIE-40GB", "a100-pcie-40gb"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA A10G", "a10g"),
+        ("Tesla T4", "t4"),
+        ("Tesla V100-SXM2-16GB", "v100-sxm2-16gb"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("AMD Instinct MI300X", "mi300x"),
+        ("Some new device", None),
+    ],
+)
+def test_devices_find_their_profile(device, profile):
+    assert profile_name(device) == profile
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_on_cuda_agrees_too():
+    loaded = load("llava-onevision-qwen2-0.5b", "cuda", random_weights=True, layers=4)
+    workload = Workload(text_tokens=20, frames=2)
+    assert validate(loaded, workload, default_schedules(4), repeats=2).summary["passed"]
