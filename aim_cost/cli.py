@@ -1,6 +1,8 @@
-"""aim-cost: models, hardware, predict, table."""
+"""aim-cost: predict, models, hardware, table, calibrate, evaluate."""
 
+import json
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +31,8 @@ from aim_cost.predict_table import predict_table
 from aim_cost.published import published_rows
 from aim_cost.report import Format, console, print_object, print_rows, table
 from aim_cost.schedule import Schedule
-from aim_cost.units import show, tera
+from aim_cost.timing import load_calibration
+from aim_cost.units import milli, show, tera
 from aim_cost.workload import Execution, Workload
 
 app = new_app("FLOPs, memory and prefill time of multimodal LLMs under visual-token reduction.")
@@ -56,9 +59,15 @@ def predict(
     ] = "executed",
     dtype: DtypeOption = "bfloat16",
     attention: Annotated[str, typer.Option(help="Attention of the LLM: sdpa or eager.")] = "sdpa",
+    execution: Annotated[
+        str, typer.Option(help="eager (transformers as it is), cuda-graph, or ideal (roofline).")
+    ] = "eager",
+    calibration: Annotated[
+        Path | None, typer.Option(help="A calibration of your own (aim-cost calibrate).")
+    ] = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Price one prefill: FLOPs, traffic, roofline time and memory, phase by phase.
+    """Price one prefill: FLOPs, traffic, time with its band, and memory, phase by phase.
 
     Without --frames and --image-tokens it is a video of 32 frames.
     """
@@ -69,8 +78,9 @@ def predict(
         load_model_spec(model),
         Workload(text_tokens=text_tokens, frames=frames, image_tokens=image_tokens, batch=batch),
         hardware=load_hardware(hardware),
-        execution=Execution(dtype, attention),
+        execution=Execution(dtype, attention, execution),
         convention=get_convention(convention),
+        calibration=load_calibration(calibration) if calibration else None,
     )
     result = price(schedule_from(merge, tokens_per_frame, prune, schedule))
     if form is not Format.table:
@@ -144,6 +154,100 @@ def hardware(form: FormatOption = Format.table) -> None:
     note = "Dense datasheet peaks in TFLOP/s, bandwidth in GB/s, memory in GB. ?: unsure."
     columns = ("profile", "bf16", "fp16", "fp32", "bandwidth", "memory")
     console().print(table("Hardware profiles", columns, lines, note))
+
+
+@app.command()
+def calibrate(
+    kernels: Annotated[Path, typer.Option(help="A folder of kernel tables.")],
+    hardware: Annotated[str, typer.Option(help="The profile of the device they were measured on.")],
+    out: Annotated[Path, typer.Option(help="The calibration to write, a .yaml.")],
+    dtype: DtypeOption = "bfloat16",
+    source: Annotated[str, typer.Option(help="Who measured, where and how.")] = "",
+) -> None:
+    """Fit a calibration to measured kernels, with errors on shapes that the fit never saw."""
+    from aim_cost.timing.calibrate import fit_calibration
+
+    with console(error=True).status("fitting"):
+        fitted = fit_calibration(kernels, hardware, dtype, source=source)
+    fitted.save(out)
+    lines = [
+        (
+            name.replace("_", " "),
+            str(kernel.rows),
+            *(f"{100 * kernel.held_out[key]:.1f}" for key in _ERRORS),
+        )
+        for name, kernel in fitted.kernels.items()
+    ]
+    columns = ("kernels", "rows", *_ERRORS.values())
+    note = f"Percent, on shapes left out of the fit. Wrote {out}."
+    console().print(table(f"Calibration of {fitted.hardware}", columns, lines, note))
+
+
+@app.command()
+def evaluate(
+    kernels: Annotated[Path, typer.Option(help="A folder of kernel tables of several GPUs.")],
+    form: FormatOption = Format.table,
+) -> None:
+    """Errors of the time models on shapes they never saw, beside the roofline; five folds.
+
+    Then whole prefills measured by others, priced with the shipped A100 calibration.
+    """
+    from aim_cost.timing.evaluate import evaluate as run_evaluation
+    from aim_cost.timing.prefill_check import mean_error, published_prefills
+
+    with console(error=True).status("fitting five folds of each table"):
+        result = run_evaluation(kernels)
+    prefills = published_prefills(load_calibration("a100-sxm4-80gb"))
+    if form is Format.json:
+        rows = [{**vars(row), "error": row.error} for row in prefills]
+        print(json.dumps({**result, "prefills": rows}, indent=2))
+        return
+    flat = [
+        {"model": model, "gpu": gpu, "op": op, **errors}
+        for model, gpus in result.items()
+        for gpu, ops in gpus.items()
+        for op, errors in ops.items()
+    ]
+    if form is Format.csv:
+        print_rows(flat, form)
+        return
+    columns = ("GPU, kernels", "rows", *_ERRORS.values(), "roofline", "3-const.")
+    lines = [
+        (
+            f"{gpu.partition('-')[0].upper()} {op.replace('_attention', ' att.')}",
+            str(errors["n"]),
+            *(f"{100 * errors[key]:.1f}" for key in _ERRORS),
+            *(f"{100 * result[m][gpu][op]['mape']:.0f}" for m in ("roofline", "three_constants")),
+        )
+        for gpu, ops in result["held_out"].items()
+        for op, errors in ops.items()
+    ]
+    note = (
+        "Percent; in band: inside the 90 % band. Beside it the mean errors of the roofline on "
+        "datasheet peaks and of a model of three constants."
+    )
+    console().print(table("Held-out errors, five folds by shape", columns, lines, note))
+    lines = [
+        (
+            f"{row.model.removeprefix('llama-2-').upper()}, {row.runtime.replace('flash attention', 'FA')}",
+            f"{row.batch}x{row.tokens // row.batch}",
+            f"{milli(row.measured_s):.1f}",
+            f"{milli(row.predicted_s):.1f}",
+            f"{100 * row.error:+.0f} %",
+        )
+        for row in prefills
+    ]
+    note = (
+        f"Milliseconds. Mean error {100 * mean_error(prefills):.1f} %. No number was fitted to "
+        "these rows, but how unfused kernels are counted was chosen with them in view "
+        "(docs/decisions/0006)."
+    )
+    columns = ("prefill on an A100", "tokens", "measured", "pred.", "error")
+    console().print(table("Whole prefills measured by others", columns, lines, note))
+
+
+# keys of an evaluation, and the headings of their columns
+_ERRORS = {"mape": "mean", "median": "median", "p90": "p90", "coverage": "in band"}
 
 
 @app.command("table")

@@ -24,6 +24,7 @@ class Convention:
         rule: how a schedule becomes token counts.
         build: the ops it counts.
         not_counted: what it leaves out, shown beside its numbers.
+        ideal_time: its time is the roofline's, whatever the execution.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Convention:
     rule: TokenRule
     build: Callable[[ModelSpec, Workload, TokenTrace, Execution], OpGraph]
     not_counted: tuple[str, ...]
+    ideal_time: bool = False
 
 
 EXECUTED = Convention(
@@ -47,6 +49,7 @@ LLM_VIEWER = Convention(
     rule=TokenRule(counts_newline=False, layer_delay=0),
     build=build_llm_viewer,
     not_counted=("vision tower", "merging", "importance", "newline", "padded vocabulary"),
+    ideal_time=True,
 )
 
 CONVENTIONS = {convention.name: convention for convention in (EXECUTED, LLM_VIEWER)}

@@ -5,12 +5,13 @@ from functools import cached_property
 from typing import Any
 
 from aim_cost.conventions import EXECUTED, Convention
-from aim_cost.graph.op import PHASES, OpGraph
+from aim_cost.graph.op import PHASES, OpGraph, in_phase
 from aim_cost.hardware import HardwareProfile
 from aim_cost.memory import Memory, prefill_memory
 from aim_cost.model import ModelSpec
-from aim_cost.roofline import Roofline
+from aim_cost.phase_time import PhaseTime, TimeModel, combine, time_model
 from aim_cost.schedule import Schedule
+from aim_cost.timing import Calibration
 from aim_cost.trace import TokenTrace
 from aim_cost.workload import Execution, Workload
 
@@ -20,13 +21,16 @@ GROUPS = ("vision", "merge", "llm", "importance")
 
 @dataclass(frozen=True)
 class PhaseEstimate:
-    """Sums over the ops of a phase. ``time_s`` is the roofline time, a lower bound."""
+    """Sums over the ops of a phase; times, band, bound and source as in PhaseTime."""
 
     flops: int
     read_bytes: int
     write_bytes: int
     time_s: float
+    time_low_s: float
+    time_high_s: float | None
     bound: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -41,20 +45,29 @@ class Estimate:
     convention: Convention
     trace: TokenTrace
     graph: OpGraph
+    time_model: TimeModel
 
     @cached_property
-    def roofline(self) -> Roofline:
-        return Roofline.of(self.hardware, self.execution.dtype)
+    def _times(self) -> dict[str, PhaseTime]:
+        return self.time_model.phases(self.graph)
+
+    def time(self, name: str) -> PhaseTime:
+        """The time of a phase (``llm.head``) or a group of phases (``llm``)."""
+        parts = [t for phase, t in self._times.items() if in_phase(phase, name)]
+        return combine(parts)
 
     def phase(self, name: str) -> PhaseEstimate:
         """Sums of a phase (``llm.head``) or a group of phases (``llm``)."""
-        graph = self.graph.phase(name)
+        graph, time = self.graph.phase(name), self.time(name)
         return PhaseEstimate(
             graph.flops,
             graph.read_bytes,
             graph.write_bytes,
-            self.roofline.time_s(graph),
-            self.roofline.bound(graph),
+            time.time_s,
+            time.low_s,
+            time.high_s,
+            time.bound,
+            time.source,
         )
 
     @property
@@ -63,9 +76,14 @@ class Estimate:
         return int(self.graph.flops)
 
     @cached_property
+    def ttft(self) -> PhaseTime:
+        """Vision, merging, prefill with scoring, and the first token's logits."""
+        return combine(list(self._times.values()))
+
+    @property
     def ttft_s(self) -> float:
-        """Vision, merging, prefill with scoring, and the first token's logits: roofline seconds."""
-        return self.roofline.time_s(self.graph)
+        """Time to first token, seconds."""
+        return self.ttft.time_s
 
     @cached_property
     def memory(self) -> Memory:
@@ -82,6 +100,7 @@ class Estimate:
             "hardware": self.hardware.name,
             "dtype": self.execution.dtype,
             "attention": self.execution.attention,
+            "execution": "ideal" if self.convention.ideal_time else self.execution.mode,
             "convention": self.convention.name,
             "frames": self.workload.frames,
             "image_tokens": self.workload.image_tokens,
@@ -89,12 +108,15 @@ class Estimate:
             "batch": self.workload.batch,
             "schedule": self.schedule.label(),
         }
-        for name in (*GROUPS, *PHASES):
-            if name in GROUPS or name.partition(".")[0] in GROUPS:
-                row |= {f"{name}.{key}": value for key, value in vars(self.phase(name)).items()}
+        for name in dict.fromkeys((*GROUPS, *PHASES)):
+            row |= {f"{name}.{key}": value for key, value in vars(self.phase(name)).items()}
         return row | {
             "total.flops": self.flops,
-            "ttft_s": self.ttft_s,
+            "ttft_s": self.ttft.time_s,
+            "ttft_low_s": self.ttft.low_s,
+            "ttft_high_s": self.ttft.high_s,
+            "bound": self.ttft.bound,
+            "source": self.ttft.source,
             "weights_bytes": self.memory.weights_bytes,
             "kv_cache_bytes": self.memory.kv_cache_bytes,
             "peak_memory_bytes": self.memory.peak_bytes,
@@ -110,15 +132,18 @@ def estimate(
     hardware: HardwareProfile,
     execution: Execution | None = None,
     convention: Convention = EXECUTED,
+    calibration: Calibration | None = None,
 ) -> Estimate:
-    """Price one prefill: resolve the schedule, build the graph, sum it on the roofline.
+    """Price one prefill: resolve the schedule, build the graph, sum it up.
 
     Args:
-        execution: dtype and attention; bfloat16 and sdpa by default.
+        execution: bfloat16, sdpa and eager by default.
         convention: how FLOPs are counted.
+        calibration: of ``hardware``; by default the shipped one that is nearest.
     Raises: SpecError, ScheduleError or ProfileError where the inputs do not fit together.
     """
     execution = execution or Execution()
     trace = schedule.resolve(model, workload, convention.rule)
     graph = convention.build(model, workload, trace, execution)
-    return Estimate(model, workload, schedule, hardware, execution, convention, trace, graph)
+    times = time_model(hardware, execution, calibration, ideal=convention.ideal_time)
+    return Estimate(model, workload, schedule, hardware, execution, convention, trace, graph, times)

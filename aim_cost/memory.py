@@ -56,11 +56,13 @@ def prefill_memory(
     pooled = images * trace.merge_tokens[0] * model.text.hidden_size
     pooling = pooled if workload.frames is not None else 0
     vision_peak = max(pixels + 4 * states + feed_forward, encoded + 2 * projected + pooling)
+    # text and placeholders are embedded before the video is encoded
+    prompt = trace.batch * trace.prompt_tokens * model.text.hidden_size
     features = trace.batch * trace.visual_tokens * model.text.hidden_size
     return Memory(
         weights_bytes=width * model_parameters(model),
         kv_cache_bytes=kv_cache_bytes(model, trace, width),
-        vision_activation_bytes=width * vision_peak,
+        vision_activation_bytes=width * (vision_peak + prompt),
         llm_activation_bytes=width * (encoded + features) + _decoder_peak(model, trace, execution),
     )
 

@@ -4,7 +4,7 @@ from rich.console import Group, RenderableType
 
 from aim_cost.estimate import GROUPS, Estimate
 from aim_cost.report import table
-from aim_cost.units import show, show_time
+from aim_cost.units import giga, milli, show, show_time, tera
 
 
 def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
@@ -15,12 +15,13 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
         if phase.flops == 0 and phase.time_s == 0:
             continue
         share = f"{100 * phase.time_s / result.ttft_s:.0f} %"
-        traffic = show(phase.read_bytes + phase.write_bytes, "B")
-        figures = (show(phase.flops, "FLOPs"), traffic, show_time(phase.time_s), share)
-        rows.append((name, *figures, phase.bound))
-    total = result.graph
-    traffic = show(total.read_bytes + total.write_bytes, "B")
-    rows.append(("TTFT", show(result.flops, "FLOPs"), traffic, show_time(result.ttft_s), "", ""))
+        traffic = phase.read_bytes + phase.write_bytes
+        figures = (_tera(phase.flops), _giga(traffic), _milli(phase.time_s))
+        band = _band(phase.time_low_s, phase.time_high_s)
+        rows.append((name, *figures, band, share, phase.bound))
+    ttft, traffic = result.ttft, result.graph.read_bytes + result.graph.write_bytes
+    figures = (_tera(result.flops), _giga(traffic), _milli(ttft.time_s))
+    rows.append(("TTFT", *figures, _band(ttft.low_s, ttft.high_s), "", ttft.bound))
     workload, execution = result.workload, result.execution
     visual = (
         f"{workload.frames} frames"
@@ -29,15 +30,15 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
     )
     title = (
         f"{result.model.name} on {result.hardware.name}, {execution.dtype}\n"
-        f"{visual} + {workload.text_tokens} text tokens, batch {workload.batch}; "
+        f"{visual} + {workload.text_tokens} text tokens, batch {workload.batch}, "
+        f"execution {'ideal' if result.convention.ideal_time else execution.mode}; "
         f"schedule: {result.schedule.label()}"
     )
     note = (
         f"Convention {result.convention.name}: {result.convention.summary}. FLOPs not counted: "
-        f"{', '.join(result.convention.not_counted)}. Times are a roofline on datasheet peaks: "
-        "a lower bound that no clock has seen."
+        f"{', '.join(result.convention.not_counted)}. {_TIME_NOTES[ttft.source]}"
     )
-    columns = ("phase", "FLOPs", "traffic", "time", "share", "bound")
+    columns = ("phase", "TFLOPs", "GB moved", "ms", "90 % band", "share", "bound")
     return Group(
         table(title, columns, rows, note),
         "",
@@ -45,6 +46,31 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
         _memory(result),
         *_verdict(result, baseline),
     )
+
+
+_TIME_NOTES = {
+    "datasheet": "Times are a roofline on datasheet peaks: a lower bound that no clock has seen.",
+    "measured": "Times are a roofline on measured ceilings: a lower bound.",
+    "calibrated": "Times come from a calibration of this device (aim-cost evaluate).",
+    "inherited": "Times come from the calibration of another device or width, hence the band.",
+}
+
+
+def _band(low_s: float, high_s: float | None) -> str:
+    """The band in milliseconds; an open one where the time is a lower bound."""
+    return f"{_milli(low_s)} - {_milli(high_s)}" if high_s is not None else f"over {_milli(low_s)}"
+
+
+def _milli(seconds: float) -> str:
+    return f"{milli(seconds):.1f}"
+
+
+def _tera(count: int) -> str:
+    return f"{tera(count):.3f}"
+
+
+def _giga(count: int) -> str:
+    return f"{giga(count):.2f}"
 
 
 def _tokens(result: Estimate) -> str:

@@ -26,12 +26,12 @@ class Roofline:
         """The sum over ops: nothing overlaps, nothing is launched. Seconds."""
         return sum(self.op_time_s(op) for op in graph)
 
+    def is_compute_bound(self, op: Op) -> bool:
+        """Whether FLOP/s limit the op rather than memory bytes/s."""
+        return bool(op.flops / self.flops_per_s >= op.bytes / self.bytes_per_s)
+
     def bound(self, graph: OpGraph) -> str:
         """``compute`` if ops bound by FLOP/s take most of the time, ``memory`` if not; ``none``."""
         total = self.time_s(graph)
-        compute = sum(
-            time
-            for op in graph
-            if (time := op.flops / self.flops_per_s) >= op.bytes / self.bytes_per_s
-        )
+        compute = sum(self.op_time_s(op) for op in graph if self.is_compute_bound(op))
         return "none" if total == 0 else "compute" if 2 * compute >= total else "memory"

@@ -31,6 +31,11 @@ def tera(value: float) -> float:
     return value / 1e12
 
 
+def giga(value: float) -> float:
+    """Return ``value`` in units of 10**9."""
+    return value / 1e9
+
+
 def milli(seconds: float) -> float:
     """Return seconds in units of 10**-3."""
     return seconds * 1e3

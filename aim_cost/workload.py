@@ -8,6 +8,7 @@ from aim_cost.model import ModelSpec
 from aim_cost.units import dtype_bytes
 
 ATTENTION_KINDS = ("sdpa", "eager")
+MODES = ("eager", "cuda-graph", "ideal")
 
 
 @dataclass(frozen=True)
@@ -78,17 +79,24 @@ class Workload:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the model is run: ``dtype`` of weights and activations, ``attention`` of the LLM.
+    """How the model is run.
 
-    ``sdpa`` never writes the score matrix; ``eager`` writes and reads it. Raises: SpecError.
+    Args:
+        dtype: of weights and activations.
+        attention: of the LLM; ``sdpa`` never writes the score matrix, ``eager`` does.
+        mode: ``eager``, transformers as it is, the host starts each kernel; ``cuda-graph``, the
+            same kernels started by the device; ``ideal``, the roofline.
+    Raises: SpecError.
     """
 
     dtype: str = "bfloat16"
     attention: str = "sdpa"
+    mode: str = "eager"
 
     def __post_init__(self) -> None:
         dtype_bytes(self.dtype)
         one_of(self.attention, ATTENTION_KINDS, "attention", SpecError)
+        one_of(self.mode, MODES, "execution", SpecError)
 
     @property
     def element_bytes(self) -> int:

@@ -13,6 +13,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aim_cost.checks import whole
+from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
 from aim_cost.report import console, to_csv
 from aim_cost.schedule import Schedule
@@ -70,6 +71,8 @@ def measure(
     inputs = sized_inputs(loaded, workload, video=video, seed=seed)
     runs = [_Run(loaded, workload, schedule) for schedule in schedules]
     earlier = read_rows(out) if out and resume else []
+    if earlier and out:
+        _require_same_software(out)
     done = {_key(row): row for row in earlier if not row["error"] and row["repeats"] >= repeats}
     todo = [run for run in runs if _key(run.row()) not in done]
     mine = {_key(run.row()) for run in runs}
@@ -113,13 +116,15 @@ class _Run:
             return
         try:
             sample = self._forward(inputs)
-        except (RuntimeError, MemoryError) as error:  # torch's out-of-memory is a RuntimeError
+            if timed:
+                self._samples.append(sample)
+        except AimError:  # asked for something impossible: that is for the user to correct
+            raise
+        except Exception as error:  # whatever torch or transformers raise, memory above all
             self._error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            if self._loaded.device.type == "cuda":
-                torch.cuda.empty_cache()
-            return
-        if timed:
-            self._samples.append(sample)
+        # only now: until here the traceback held the tensors of the run
+        if self._error and self._loaded.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _forward(self, inputs: Inputs) -> dict[str, float]:
         model, device = self._loaded.model, self._loaded.device
@@ -207,6 +212,19 @@ def read_rows(path: Path) -> list[Row]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise _not_rows(path, " ".join(str(error).split())) from error
     raise _not_rows(path, "other rows")
+
+
+def _require_same_software(path: Path) -> None:
+    """A file has one environment: rows of another device or version would be told as ours."""
+    then, now = json.loads(path.read_text(encoding="utf-8"))["environment"], environment()
+    for name in ("torch", "transformers", "cuda", "gpu", "cpu"):
+        if then.get(name) != now[name]:
+            raise MeasurementError(
+                f"{path}: environment.{name}",
+                expected=f"{now[name]}, as here",
+                got=then.get(name),
+                fix="Give another --out.",
+            )
 
 
 def _not_rows(path: Path, got: str) -> MeasurementError:

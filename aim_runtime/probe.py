@@ -45,6 +45,7 @@ def probe(device: torch.device, dtype: str) -> HardwareProfile:
                 "B/s",
                 f"measured: copy of {copy_bytes // 2**20} MiB, read and written, {how}",
             ),
+            multiprocessors=_multiprocessors(device),
         ),
     )
 
@@ -68,6 +69,13 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
             work()
         times.append(recorder.seconds()["work"])
     return median(times[WARMUP:])
+
+
+def _multiprocessors(device: torch.device) -> Quantity:
+    if device.type == "cuda":
+        count = torch.cuda.get_device_properties(device).multi_processor_count
+        return Quantity(count, "count", "as the driver reports it")
+    return Quantity(torch.get_num_threads(), "count", "threads that torch computes with")
 
 
 def _memory_bytes(device: torch.device) -> int:

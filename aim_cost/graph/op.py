@@ -46,6 +46,11 @@ class Op:
         return self.read_bytes + self.write_bytes
 
 
+def in_phase(phase: str, prefix: str) -> bool:
+    """Whether ``phase`` is ``prefix`` or a part of it: ``llm.head`` is part of ``llm``."""
+    return phase == prefix or phase.startswith(prefix + ".")
+
+
 @dataclass(frozen=True)
 class OpGraph:
     """The ops of one prefill, in order."""
@@ -57,9 +62,7 @@ class OpGraph:
 
     def phase(self, prefix: str) -> "OpGraph":
         """The ops of a phase or of a group of phases: ``vision`` holds ``vision.tower``."""
-        return OpGraph(
-            tuple(op for op in self.ops if op.phase == prefix or op.phase.startswith(prefix + "."))
-        )
+        return OpGraph(tuple(op for op in self.ops if in_phase(op.phase, prefix)))
 
     @property
     def flops(self) -> Count:

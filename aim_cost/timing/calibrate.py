@@ -9,7 +9,7 @@ import numpy as np
 from aim_cost.hardware import HardwareProfile, load_hardware
 from aim_cost.timing.band import band_of, errors_of
 from aim_cost.timing.calibration import Calibration, FittedKernels
-from aim_cost.timing.eager import default_eager
+from aim_cost.timing.eager_fit import fit_eager
 from aim_cost.timing.evaluate import bar_rows, cross_coverage, held_out, surface_model
 from aim_cost.timing.fit import fit_kernel_model
 from aim_cost.timing.form import Array, Ceilings
@@ -28,13 +28,15 @@ def fit_calibration(
     """Fit every table of a device in a folder; errors and bands are held out by shape.
 
     Args: hardware, a profile or its name; source, who measured and where (the folder by default).
-    Returns: the calibration; its elementwise and dispatch figures are the defaults.
+    Returns: the calibration; elementwise and dispatch figures without a table are the defaults.
     Raises: ProfileError for missing or malformed tables, or a profile that lacks a peak.
     """
     profile = load_hardware(hardware) if isinstance(hardware, str) else hardware
     ceilings = Ceilings.of(profile, dtype)
     tables = load_kernels(kernels, profile.name, dtype)
-    elementwise, dispatch = default_eager()
+    elementwise, dispatch = fit_eager(
+        kernels, profile.name, float(profile.memory_bandwidth_bytes_per_s), dtype
+    )
     return Calibration(
         hardware=profile.name,
         dtype=dtype,

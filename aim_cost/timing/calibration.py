@@ -64,7 +64,7 @@ class Calibration:
             key = next((k for k, text in sources.items() if text == tree["source"]), None)
             key = key or f"s{len(sources) + 1}"
             sources[key] = tree["source"]
-            return {**tree, "source": key}
+            return {k: v for k, v in {**tree, "source": key}.items() if v is not None}
 
         tree = {
             "hardware": self.hardware,

@@ -9,6 +9,7 @@ import yaml
 
 from aim_cost.checks import mapping, whole
 from aim_cost.errors import ProfileError
+from aim_cost.graph.op import Count, Op
 
 _KIND_OF = {
     "input_norm": "rms_norm",
@@ -26,16 +27,49 @@ _KIND_OF = {
     "mlp_add": "add",
     "position_embedding": "add",
     "softmax": "softmax",
-    "importance": "reduction",
+    "importance": "importance",
     "normalise": "reduction",
     "best": "reduction",
     "average": "reduction",
+    "tower_add": "add",
 }
+
+# kinds of ops that a measurement tells apart from the others of their kind
+_OWN_KINDS = (
+    *("silu", "gate_mul", "activation", "gelu", "position_embedding"),
+    *("embed_tokens", "scatter_visual", "cache_append", "gather", "bilinear"),
+    *("importance", "normalise", "best", "average", "tower_add"),
+)
 
 
 def elementwise_kind(name: str) -> str:
     """The kind that prices an op of this name; what is in no list is a ``copy``."""
-    return _KIND_OF.get(name) or _KIND_OF.get(name.rstrip("_0123456789"), "copy")
+    return _KIND_OF.get(name) or _KIND_OF.get(_base(name), "copy")
+
+
+def measured_kind(op: Op) -> str:
+    """The kind under which an op is measured: finer, where ops of a kind are other kernels.
+
+    The hidden states of a vision tower lie channel by channel, as its convolution leaves them.
+    """
+    base, kind = _base(op.name), elementwise_kind(op.name)
+    if kind == "add" and op.phase == "vision.tower" and base not in _OWN_KINDS:
+        return "tower_add"
+    return base if base in _OWN_KINDS else kind
+
+
+def general_kind(kind: str) -> str:
+    """The kind whose figures hold for a finer one that was not measured."""
+    return kind if kind in KINDS else _KIND_OF.get(kind, "copy")
+
+
+def op_parts(op: Op) -> Count:
+    """How often the kernels of an op run: the importance score takes head by head."""
+    return op.shape["heads"] if op.name == "importance" else 1
+
+
+def _base(name: str) -> str:
+    return name.rstrip("_0123456789")
 
 
 @dataclass(frozen=True)
@@ -53,7 +87,8 @@ class Elementwise:
     """Memory-bound kernels of one kind.
 
     Args: kernels launched for one op; traffic, bytes they move over the least bytes of the op;
-    efficiency, low, high: share of the datasheet bandwidth they reach; source, text.
+    efficiency, low, high: share of the datasheet bandwidth they reach; source, text; start_s,
+    seconds before the first byte of each part moves, None for those of starting its kernels.
     """
 
     kernels: int
@@ -62,6 +97,7 @@ class Elementwise:
     low: float
     high: float
     source: str
+    start_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,15 +110,16 @@ class Dispatch:
 
 
 KINDS = tuple(sorted({*_KIND_OF.values(), "copy"}))
+MEASURED_KINDS = tuple(sorted({*KINDS, *_OWN_KINDS}))
 
 
 def read_elementwise(
     tree: object, where: str, sources: Mapping[str, str]
 ) -> dict[str, Elementwise]:
     """Check the ``elementwise`` block: every kind, numbers above zero, sources that are known."""
-    block = mapping(tree, where, ProfileError, keys=KINDS)
+    block = mapping(tree, where, ProfileError, keys=MEASURED_KINDS)
     found = {}
-    for kind in KINDS:
+    for kind in (*KINDS, *(name for name in block if name not in KINDS)):
         at = f"{where}.{kind}"
         entry = mapping(
             block.get(kind), at, ProfileError, keys=[f.name for f in fields(Elementwise)]
@@ -96,6 +133,7 @@ def read_elementwise(
             low=low,
             high=high,
             source=_source(entry, at, sources),
+            start_s=positive(entry, "start_s", at) if "start_s" in entry else None,
         )
     return found
 

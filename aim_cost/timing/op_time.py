@@ -126,21 +126,23 @@ class OpTimeModel:
         return KernelTimes(parts[0], parts[1], parts[2], extrapolated)
 
     def kernels(self, op: Op) -> int:
-        """Kernels that are launched for one op."""
-        return self._kernels_of(_sizes(op)[0])
+        """Kernels that are launched for one op; the importance score runs head by head."""
+        kind, dims = _sizes(op)
+        return self._kernels_of(kind) * (int(dims[0]) if kind == "importance" else 1)
 
-    def host_s(self, ops: Sequence[Op]) -> float:
-        """Seconds the host needs to start the kernels of ``ops`` one by one; 0 unless eager."""
-        if self.execution != "eager":
-            return 0.0
-        per_kernel = self.calibration.dispatch.host_s_per_kernel.value
-        return per_kernel * sum(self.kernels(op) for op in ops)
+    def host_s(self, ops: Sequence[Op]) -> Array:
+        """Seconds the host needs to start the kernels of each op, [len(ops)]; 0 unless eager."""
+        each = self.calibration.dispatch.host_s_per_kernel.value
+        kernels = np.array([self.kernels(op) for op in ops], dtype=float)
+        return each * kernels if self.execution == "eager" else np.zeros(len(ops))
 
     def _price(
         self, kind: str, batched: bool, moved_bytes: Array, dims: tuple[Array, ...]
     ) -> KernelTimes:
         if kind in self.calibration.elementwise:
-            times = self._elementwise(self.calibration.elementwise[kind], moved_bytes)
+            heads = dims[0] if kind == "importance" else np.ones_like(moved_bytes)
+            entry = self.calibration.elementwise[kind]
+            times = self._elementwise(entry, moved_bytes, heads)
         elif kind == "gemm":
             times = self.calibration.kernels["gemm"].model.times(self.ceilings, dims)
             if batched:  # as one product with as many rows, but no faster than its own bytes
@@ -151,7 +153,8 @@ class OpTimeModel:
         else:
             times = self._other_attention(kind, dims)
         if self.execution == "eager":  # the tables were measured inside CUDA graphs
-            times = _delayed(times, self._kernels_of(kind) * self._launch_gap_s)
+            launches = self._kernels_of(kind) * (dims[0] if kind == "importance" else 1)
+            times = _delayed(times, launches * self._launch_gap_s)
         return _widened(times, self.widening) if self.widening else times
 
     @property
@@ -163,10 +166,10 @@ class OpTimeModel:
         entry = self.calibration.elementwise.get(kind)
         return entry.kernels if entry and self.execution != "fused" else 1
 
-    def _elementwise(self, entry: Elementwise, moved_bytes: Array) -> KernelTimes:
+    def _elementwise(self, entry: Elementwise, moved_bytes: Array, repeats: Array) -> KernelTimes:
         if self.execution == "fused":
             entry = self.calibration.elementwise["add"]
-        start_s = entry.kernels * self.calibration.dispatch.graph_launch_s.value
+        start_s = repeats * entry.kernels * self.calibration.dispatch.graph_launch_s.value
         least_s = entry.traffic * moved_bytes / self.bytes_per_s
         return KernelTimes(
             start_s + least_s / entry.efficiency,
@@ -206,7 +209,8 @@ def _sizes(op: Op) -> tuple[str, tuple[Any, ...]]:
         kind = "causal_attention" if op.phase.startswith("llm") else "encoder_attention"
         sizes = (shape["batch"], shape["heads"], shape["key_value_heads"])
         return kind, (tokens, *sizes, head_dim)
-    return elementwise_kind(op.name), ()
+    kind = elementwise_kind(op.name)
+    return kind, (shape["heads"],) if kind == "importance" else ()
 
 
 def _scaled(times: KernelTimes, ratio: Array) -> KernelTimes:
@@ -215,7 +219,7 @@ def _scaled(times: KernelTimes, ratio: Array) -> KernelTimes:
     )
 
 
-def _delayed(times: KernelTimes, delay_s: float) -> KernelTimes:
+def _delayed(times: KernelTimes, delay_s: float | Array) -> KernelTimes:
     return KernelTimes(
         times.time_s + delay_s, times.low_s + delay_s, times.high_s + delay_s, times.extrapolated
     )

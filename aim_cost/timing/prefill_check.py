@@ -54,7 +54,7 @@ def published_prefills(calibration: Calibration) -> list[PrefillRow]:
             total, low, high, host_bound = 0.0, 0.0, 0.0, False
             for count, ops in parts:
                 device = model.times(ops)
-                host = model.host_s(ops)
+                host = float(model.host_s(ops).sum())
                 host_bound |= count > 1 and host > device.time_s.sum()
                 total += count * max(float(device.time_s.sum()), host)
                 low += count * max(float(device.low_s.sum()), host)

@@ -1,12 +1,16 @@
 """KernelTable: measured kernel times, read from Parquet or CSV."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from aim_cost.checks import one_of
 from aim_cost.errors import ProfileError
+from aim_cost.timing.eager import MEASURED_KINDS, Dispatch
 from aim_cost.timing.form import Array, Form, Index, Mask
 from aim_cost.timing.forms import FORMS
 
@@ -44,10 +48,15 @@ class KernelTable:
         return kinds
 
 
+def table_name(gpu: str, op: str, dtype: str = "bfloat16") -> str:
+    """The name of a table's file without its ending, e.g. ``h100_sxm_gemm_bf16``."""
+    prefix = _PREFIX_OF.get(gpu, gpu.replace("-", "_"))
+    return f"{prefix}_{op}_{_SUFFIX_OF[dtype]}"
+
+
 def table_path(folder: str | Path, gpu: str, op: str, dtype: str = "bfloat16") -> Path | None:
     """The file of one kind of kernel, e.g. ``h100_sxm_gemm_bf16.parquet`` (or .csv), if there."""
-    prefix = _PREFIX_OF.get(gpu, gpu.replace("-", "_"))
-    stem = f"{prefix}_{op}_{_SUFFIX_OF[dtype]}"
+    stem = table_name(gpu, op, dtype)
     for ending in (".parquet", ".csv"):
         path = Path(folder) / (stem + ending)
         if path.is_file():
@@ -63,10 +72,9 @@ def load_kernels(folder: str | Path, gpu: str, dtype: str = "bfloat16") -> dict[
     paths = {op: table_path(folder, gpu, op, dtype) for op in FORMS}
     tables = {op: load_table(path, op) for op, path in paths.items() if path is not None}
     if not tables:
-        prefix = _PREFIX_OF.get(gpu, gpu.replace("-", "_"))
         raise ProfileError(
             f"{folder}",
-            expected=f"tables such as {prefix}_gemm_{_SUFFIX_OF[dtype]}.parquet",
+            expected=f"tables such as {table_name(gpu, 'gemm', dtype)}.parquet",
             got="none of them",
             fix="Give the folder of the tables (--kernels DIR) and the name of the device.",
         )
@@ -84,15 +92,7 @@ def load_table(path: str | Path, op: str) -> KernelTable:
     if op == "encoder_attention" and "num_key_value_heads" not in frame:
         frame = frame.assign(num_key_value_heads=frame.get("num_heads"))
     wanted = [*names, "latency_ms"]
-    if missing := [name for name in wanted if name not in frame]:
-        raise ProfileError(
-            where,
-            expected=f"the columns {', '.join(wanted)}",
-            got=f"no {', '.join(missing)}",
-            fix="Use the columns that aim-runtime microbench writes.",
-        )
-    if frame.empty:
-        raise ProfileError(where, expected="at least one row", got="none", fix="Measure again.")
+    _require(frame, wanted, where)
     columns = {name: _column(frame, name, where) for name in wanted}
     for name in names:
         if (odd := columns[name] != np.round(columns[name])).any():
@@ -105,6 +105,57 @@ def load_table(path: str | Path, op: str) -> KernelTable:
             )
     dims = tuple(columns[name] for name in names)
     return KernelTable(form, dims, columns["latency_ms"] / 1e3, Path(path).name)
+
+
+def load_elementwise(path: str | Path) -> dict[str, tuple[Array, Array, Array]]:
+    """Read ``kind``, ``bytes``, ``parts`` and ``latency_ms``: bytes, parts and seconds by kind.
+
+    Raises: ProfileError as ``load_table``, and for a kind that no op has.
+    """
+    columns, kinds = _measured(path, ("bytes", "parts", "latency_ms"), MEASURED_KINDS)
+    size, parts, time_s = columns["bytes"], columns["parts"], columns["latency_ms"] / 1e3
+    return {
+        kind: (size[kinds == kind], parts[kinds == kind], time_s[kinds == kind])
+        for kind in sorted(set(kinds))
+    }
+
+
+def load_dispatch(path: str | Path) -> dict[str, tuple[float, float, float]]:
+    """Read ``kind``, ``latency_ms``, ``low_ms`` and ``high_ms``: the three in seconds by kind.
+
+    Raises: ProfileError as ``load_table``, and for a kind that is no figure of Dispatch.
+    """
+    names = ("latency_ms", "low_ms", "high_ms")
+    columns, kinds = _measured(path, names, [f.name for f in fields(Dispatch)])
+    rows = zip(*(columns[name] / 1e3 for name in names), strict=True)
+    return {
+        kind: (float(value), float(low), float(high))
+        for kind, (value, low, high) in zip(kinds, rows, strict=True)
+    }
+
+
+def _measured(
+    path: str | Path, names: Iterable[str], known: Iterable[str]
+) -> tuple[dict[str, Array], NDArray[np.str_]]:
+    """Columns of numbers above zero, and the column ``kind``."""
+    where, frame = str(path), _frame(Path(path), str(path))
+    _require(frame, ["kind", *names], where)
+    kinds = frame["kind"].to_numpy(dtype=np.str_)
+    for kind in kinds:
+        one_of(str(kind), known, f"{where}: kind", ProfileError)
+    return {name: _column(frame, name, where) for name in names}, kinds
+
+
+def _require(frame: pd.DataFrame, wanted: list[str], where: str) -> None:
+    if missing := [name for name in wanted if name not in frame]:
+        raise ProfileError(
+            where,
+            expected=f"the columns {', '.join(wanted)}",
+            got=f"no {', '.join(missing)}",
+            fix="Use the columns that aim-runtime microbench writes.",
+        )
+    if frame.empty:
+        raise ProfileError(where, expected="at least one row", got="none", fix="Measure again.")
 
 
 def _frame(path: Path, where: str) -> pd.DataFrame:

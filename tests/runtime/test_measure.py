@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from aim_cost.errors import ScheduleError
 from aim_cost.estimate import estimate
 from aim_cost.hardware import load_hardware
 from aim_cost.schedule import Schedule
@@ -106,6 +107,14 @@ def test_a_schedule_that_runs_out_of_memory_is_a_row_and_the_others_go_on(loaded
     assert rows[1]["ttft_s"] is rows[1]["llm.time_s"] is None
     assert rows[0].keys() == rows[1].keys()
     assert order.count(MERGE.label()) == 1
+
+
+def test_any_other_failure_is_a_row_too_but_a_wrong_request_is_an_error(loaded, order):
+    order.fail[NONE.label()] = KeyError("odd")
+    rows = measure(loaded, WORKLOAD, [NONE, MERGE], repeats=1, warmup=0)
+    assert [row["error"] for row in rows] == ["KeyError: 'odd'", None]
+    with pytest.raises(ScheduleError, match="l1 below 6"):
+        measure(loaded, WORKLOAD, [MERGE, Schedule.parse(None, "linear:9:12")], warmup=0)
 
 
 def test_ctrl_c_loses_no_finished_round(loaded, monkeypatch, tmp_path, capsys):

@@ -1,0 +1,1 @@
+"""Kernels to measure, each as the model runs it."""

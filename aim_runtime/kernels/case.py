@@ -1,0 +1,88 @@
+"""Case: one kernel to time, and the data it works on."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ALIGNED = 128  # elements: every view starts at a line of the cache
+_TILE = 2**24  # elements drawn at random; more of them repeat these
+
+Work = Callable[[], object]
+
+
+class Pool:
+    """Random data that cases share: a cold part for weights, a warm part for activations.
+
+    Weights come from memory, as those of a layer do that ran a whole model ago; activations have
+    just been written by the kernel before.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, cold: int, warm: int) -> None:
+        self.device, self.dtype = device, dtype
+        self._cold, self._warm = (_random(size, device, dtype) for size in (cold, warm))
+        self._cold_at = self._warm_at = 0
+
+    def start(self) -> None:
+        """Begin another kernel: its activations may overwrite those of the last one."""
+        self._warm_at = 0
+
+    def weights(self, *shape: int) -> Tensor:
+        """The next stretch of the cold part: each call gives other memory until it wraps."""
+        size = math.prod(shape)
+        if self._cold_at + size > len(self._cold):
+            self._cold_at = 0
+        view = self._cold[self._cold_at : self._cold_at + size].view(shape)
+        self._cold_at += _aligned(size)
+        return view
+
+    def activations(self, *shape: int) -> Tensor:
+        """A stretch of the warm part, written just now, beside the others of this kernel."""
+        size = math.prod(shape)
+        view = self._warm[self._warm_at : self._warm_at + size].view(shape)
+        self._warm_at += _aligned(size)
+        return view.neg_()
+
+    def free_scratch(self, elements: int) -> None:
+        """Leave the allocator as a layer leaves it: so much memory was written and freed just now.
+
+        A CPU's allocator hands large free blocks back to the system, and whoever writes next pays
+        for the pages; a GPU's keeps them.
+        """
+        if self.device.type == "cpu":
+            scratch = [torch.empty(elements, dtype=self.dtype).zero_() for _ in range(2)]
+            scratch.clear()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a table.
+
+    Args:
+        table: gemm, causal_attention, encoder_attention or elementwise.
+        row: its columns, without the time.
+        flops, moved_bytes: of one run, to foresee how long it takes.
+        elements: the most elements that its activations, or its weights, take from a Pool.
+        scratch: elements of the widest activation of the layer around it.
+        make: takes inputs from a pool and returns the kernel to time.
+    """
+
+    table: str
+    row: dict[str, Any]
+    flops: float
+    moved_bytes: float
+    elements: int
+    scratch: int
+    make: Callable[[Pool], Work]
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
+
+
+def _random(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    tile = torch.randn(min(size, _TILE), device=device, dtype=dtype)
+    return tile.repeat(-(-size // len(tile)))

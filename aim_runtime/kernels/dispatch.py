@@ -1,0 +1,115 @@
+"""What it costs to start kernels: the host's time for each, and the device's least time."""
+
+import time
+from collections.abc import Callable
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from transformers import Qwen2Config
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+
+from aim_cost.graph import decoder
+from aim_cost.model import ModelSpec
+from aim_cost.timing.eager import default_eager, elementwise_kind
+
+_CALLS = 15  # layers started in a row: fewer kernels than a CUDA queue holds
+_KERNELS = 200
+_REPEATS = 20
+_SYNCHRONOUS_S = 1e-9  # a CPU computes in step: what starting costs is part of each kernel's time
+
+Row = dict[str, Any]
+
+
+def dispatch_rows(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[Row]:
+    """Seconds a kernel by ``kind``: host_s_per_kernel, launch_s, graph_launch_s.
+
+    Host: a decoder layer of one token is started again and again without waiting; its time is
+    divided by the kernels that the cost model counts. Launch: empty kernels queued one behind
+    another, by the stream and inside a CUDA graph. Medians and quartiles of 20.
+    """
+    if device.type == "cpu":
+        times = dict.fromkeys(("host_s_per_kernel", "launch_s", "graph_launch_s"), [_SYNCHRONOUS_S])
+    else:
+        times = {
+            "host_s_per_kernel": _host_s(spec, device, dtype),
+            "launch_s": _launch_s(device),
+            "graph_launch_s": _graph_launch_s(device),
+        }
+    return [{"kind": kind, **_spread(values)} for kind, values in times.items()]
+
+
+def _spread(values: list[float]) -> Row:
+    low, _, high = quantiles(values, n=4) if len(values) > 1 else values * 3
+    return {"latency_ms": median(values) * 1e3, "low_ms": low * 1e3, "high_ms": high * 1e3}
+
+
+def _host_s(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[float]:
+    text = spec.text
+    config = Qwen2Config(
+        hidden_size=text.hidden_size,
+        intermediate_size=text.intermediate_size,
+        num_attention_heads=text.num_attention_heads,
+        num_key_value_heads=text.num_key_value_heads,
+        num_hidden_layers=1,
+        attn_implementation="sdpa",
+    )
+    layer = Qwen2DecoderLayer(config, 0).to(device, dtype).eval()
+    x = torch.randn(1, 1, text.hidden_size, device=device, dtype=dtype)
+    angles = tuple(torch.randn(1, 1, text.head_dim, device=device, dtype=dtype) for _ in range(2))
+    elementwise, _ = default_eager()
+    kernels = sum(
+        1 if op.flops else elementwise[elementwise_kind(op.name)].kernels
+        for op in decoder.layer_ops(text, 1, 1, 1, "sdpa", 2)
+    )
+
+    def start() -> None:
+        for _ in range(_CALLS):
+            layer(x, position_embeddings=angles)
+
+    return [seconds / (_CALLS * kernels) for seconds in _started(start, device)]
+
+
+def _started(work: Callable[[], None], device: torch.device) -> list[float]:
+    times = []
+    for _ in range(_REPEATS + 1):
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    torch.cuda.synchronize(device)
+    return times[1:]
+
+
+def _launch_s(device: torch.device) -> list[float]:
+    cell = torch.zeros(1, device=device)
+    ahead = torch.randn(4096, 4096, device=device)
+
+    def work() -> None:
+        for _ in range(_KERNELS):
+            cell.add_(1)
+
+    times = []
+    for _ in range(_REPEATS + 1):
+        for _ in range(8):  # keeps the device busy until all is queued
+            ahead @ ahead
+        times.append(_elapsed_s(work) / _KERNELS)
+    return times[1:]
+
+
+def _graph_launch_s(device: torch.device) -> list[float]:
+    cell = torch.zeros(1, device=device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(_KERNELS):
+            cell.add_(1)
+    return [_elapsed_s(graph.replay) / _KERNELS for _ in range(_REPEATS + 1)][1:]
+
+
+def _elapsed_s(work: Callable[[], None]) -> float:
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    work()
+    stop.record()
+    stop.synchronize()
+    return float(start.elapsed_time(stop)) * 1e-3

@@ -1,0 +1,208 @@
+"""Kernel tables of the present device, in the columns that aim-cost calibrate reads."""
+
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from aim_cost.files import write_atomically
+from aim_cost.model import ModelSpec
+from aim_cost.report import console
+from aim_cost.timing.form import Ceilings
+from aim_cost.timing.table import table_name
+from aim_cost.units import dtype_bytes
+from aim_cost.workload import Workload
+from aim_runtime.device import present_hardware
+from aim_runtime.errors import MeasurementError
+from aim_runtime.kernels.case import Case, Pool
+from aim_runtime.kernels.dispatch import dispatch_rows
+from aim_runtime.kernels.elementwise import elementwise_cases
+from aim_runtime.kernels.products import attention_cases, gemm_cases
+from aim_runtime.kernels.sizes import Sizes
+from aim_runtime.profile_file import profile_yaml
+
+DEFAULT_SECONDS = {"cpu": 80.0, "cuda": 240.0}
+PROFILE_FILE = "hardware.yaml"
+_LEAST_ROUNDS = 5  # the first of them is a warm-up
+_EXPECTED_EFFICIENCY = 0.4
+_SMALL_S = 2e-3  # kernels shorter than this run several times a round
+_RUNS = 3
+_LAUNCHES = 10  # of a kernel in one CUDA graph
+_COLD_BYTES = 2**28  # several times any last-level cache
+
+Row = dict[str, Any]
+
+
+def microbench(
+    spec: ModelSpec,
+    workload: Workload,
+    folder: Path,
+    device: torch.device,
+    dtype: str = "bfloat16",
+    seconds: float | None = None,
+) -> list[Path]:
+    """Time the kernels of a prefill and write a table of each kind, and the profile, to ``folder``.
+
+    Sizes: geometric steps up to the unreduced prompt of ``workload``, at the model's dims and at
+    others around them. Clock: the monotonic one on a CPU; CUDA events around the replay of a graph
+    of ten launches on a GPU. Every round runs all cases once or, where they are short, three times,
+    in an order shuffled anew; rounds go on for ``seconds`` (80 on a CPU, 240 on a GPU). The first
+    warms up. Statistic: the median. Cases that would not fit into the time five times are left out,
+    the longest first. Ctrl-C writes what there is.
+
+    Returns: the files. Raises: MeasurementError for another device, or too short a time.
+    """
+    if device.type not in DEFAULT_SECONDS:
+        raise MeasurementError(
+            "device", expected="cuda or cpu", got=device.type, fix="Choose one of them."
+        )
+    start = time.perf_counter()
+    budget_s = DEFAULT_SECONDS[device.type] if seconds is None else seconds
+    profile = present_hardware(device, dtype)
+    ceilings, width = Ceilings.of(profile, dtype), dtype_bytes(dtype)
+    sizes = Sizes.of(spec, workload)
+    cases = gemm_cases(spec, sizes, width) + attention_cases(spec, sizes, width)
+    cases += elementwise_cases(spec, sizes, width)
+    cases = _affordable(cases, ceilings, width, budget_s / _LEAST_ROUNDS)
+    most = max(case.elements for case in cases)
+    kind = getattr(torch, dtype)
+    pool = Pool(device, kind, cold=max(2 * most, _COLD_BYTES // width), warm=2 * most)
+    sample = _clock_sampler(pool) if device.type == "cpu" else _graph_sampler(pool)
+    with torch.inference_mode():
+        rows = dispatch_rows(spec, device, kind)
+        samples = _rounds(cases, sample, start + budget_s)
+    tables = _tables(cases, samples)
+    tables["dispatch"] = rows
+    paths = [folder / PROFILE_FILE]
+    write_atomically(paths[0], profile_yaml(profile).encode())
+    return paths + [
+        _write(pd.DataFrame(table), folder / table_name(profile.name, op, dtype))
+        for op, table in tables.items()
+    ]
+
+
+def _affordable(
+    cases: Sequence[Case], ceilings: Ceilings, width: int, round_s: float
+) -> list[Case]:
+    """The cases that fit into a round, the shortest first."""
+    bytes_per_s = ceilings.elements_per_s * width
+
+    def expected_s(case: Case) -> float:
+        least_s = case.flops / ceilings.flops_per_s + case.moved_bytes / bytes_per_s
+        return least_s / _EXPECTED_EFFICIENCY
+
+    chosen, total_s = [], 0.0
+    for case in sorted(cases, key=expected_s):
+        total_s += expected_s(case)
+        if total_s > round_s:
+            break
+        chosen.append(case)
+    if {case.table for case in chosen} != {case.table for case in cases}:
+        raise MeasurementError(
+            "seconds",
+            expected="time for kernels of every kind",
+            got=f"{round_s * _LEAST_ROUNDS:.0f} s",
+            fix="Give more seconds, or fewer frames.",
+        )
+    return chosen
+
+
+def _rounds(
+    cases: list[Case], sample: Callable[[Case], float], until: float
+) -> dict[int, list[float]]:
+    """Samples of each case by its place in ``cases``, from rounds until the clock says ``until``.
+
+    A round that the clock would cut short is not begun, but for the second: without it there is
+    no measurement.
+    """
+    samples: dict[int, list[float]] = {place: [] for place in range(len(cases))}
+    warm: dict[int, float] = {}
+    order, shuffled = list(samples), random.Random(0)
+    begun = time.perf_counter()
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    try:
+        with Progress(*columns, console=console(error=True), transient=True) as progress:
+            task = progress.add_task(f"timing {len(cases)} kernels", total=until - begun)
+            longest = 0.0
+            while not all(samples.values()) or time.perf_counter() + longest < until:
+                round_start = time.perf_counter()
+                shuffled.shuffle(order)
+                for place in order:
+                    if place not in warm:
+                        warm[place] = sample(cases[place])
+                    else:
+                        runs = _RUNS if warm[place] < _SMALL_S else 1
+                        samples[place] += [sample(cases[place]) for _ in range(runs)]
+                    progress.update(task, completed=time.perf_counter() - begun)
+                longest = max(longest, time.perf_counter() - round_start)
+    except KeyboardInterrupt:
+        print("interrupted: the tables hold what was measured", file=sys.stderr)
+    return samples
+
+
+def _clock_sampler(pool: Pool) -> Callable[[Case], float]:
+    def sample(case: Case) -> float:
+        pool.start()
+        work = case.make(pool)
+        pool.free_scratch(case.scratch)
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return sample
+
+
+def _graph_sampler(pool: Pool) -> Callable[[Case], float]:
+    graphs: dict[int, torch.cuda.CUDAGraph] = {}
+    memory = torch.cuda.graph_pool_handle()
+
+    def graph_of(case: Case) -> torch.cuda.CUDAGraph:
+        works = []
+        for _ in range(_LAUNCHES):
+            pool.start()
+            works.append(case.make(pool))
+        works[0]()  # loads the kernel and fills caches of plans, which a capture must not do
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=memory):
+            for work in works:
+                work()
+        return graph
+
+    def sample(case: Case) -> float:
+        graph = graphs.get(id(case)) or graphs.setdefault(id(case), graph_of(case))
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        stop.record()
+        stop.synchronize()
+        return float(start.elapsed_time(stop)) * 1e-3 / _LAUNCHES
+
+    return sample
+
+
+def _tables(cases: Sequence[Case], samples: dict[int, list[float]]) -> dict[str, list[Row]]:
+    tables: dict[str, list[Row]] = {}
+    for place, times in samples.items():
+        if times:
+            row = {**cases[place].row, "latency_ms": median(times) * 1e3, "repeats": len(times)}
+            tables.setdefault(cases[place].table, []).append(row)
+    return tables
+
+
+def _write(frame: pd.DataFrame, stem: Path) -> Path:
+    """Parquet where pyarrow is installed, else CSV."""
+    try:
+        content, path = frame.to_parquet(index=False), stem.with_suffix(".parquet")
+    except ImportError:
+        content, path = frame.to_csv(index=False).encode(), stem.with_suffix(".csv")
+    stem.with_suffix(".parquet").unlink(missing_ok=True)
+    stem.with_suffix(".csv").unlink(missing_ok=True)
+    write_atomically(path, content)
+    return path
