@@ -7,13 +7,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+OLDEST := .venv-oldest/.ready
 export TORCH_INDEX_URL
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test test-oldest lint check clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 	@sed -n 's/^#   //p' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## the main job: published tables, a real run, predicted beside measured
@@ -23,16 +24,27 @@ test: export OMP_NUM_THREADS := 1
 test: $(READY)  ## pytest
 	$(BIN)/python -m pytest -n 2
 
-check: export OMP_NUM_THREADS := 1
-check: $(READY)  ## format, lint and types, then pytest
+test-oldest: export OMP_NUM_THREADS := 1
+test-oldest: $(OLDEST)  ## the runtime's tests with the oldest transformers we support
+	.venv-oldest/bin/python -m pytest -n 2 tests/runtime tests/contract/test_flops.py
+
+lint: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict aim_cost
-	$(BIN)/python -m pytest -n 2
+
+check: lint test  ## both
 
 clean:  ## remove what demo, tests and builds wrote; .venv stays
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name .venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+$(OLDEST): $(READY)
+	@rm -f $@
+	.venv-oldest/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python scripts/install_torch.py
+	.venv-oldest/bin/python -m pip install --quiet --editable ".[runtime,dev]" "transformers==5.17.*"
+	@touch $@
 
 # The stamp is written last: an installation that was interrupted is done again.
 $(READY): pyproject.toml scripts/install_torch.py

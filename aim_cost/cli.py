@@ -223,7 +223,7 @@ def evaluate(
         for op, errors in ops.items()
     ]
     note = (
-        "Percent; in band: inside the 90 % band. Beside it the mean errors of the roofline on "
+        "Percent; band: share of rows inside the 90 % band. Beside it the mean errors of the roofline on "
         "datasheet peaks and of a model of three constants."
     )
     console().print(table("Held-out errors, five folds by shape", columns, lines, note))
@@ -247,7 +247,7 @@ def evaluate(
 
 
 # keys of an evaluation, and the headings of their columns
-_ERRORS = {"mape": "mean", "median": "median", "p90": "p90", "coverage": "in band"}
+_ERRORS = {"mape": "mean", "median": "median", "p90": "p90", "coverage": "band"}
 
 
 @app.command("table")

@@ -1,9 +1,11 @@
 """Kernel tables of the present device, in the columns that aim-cost calibrate reads."""
 
 import random
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,6 +42,17 @@ _COLD_BYTES = 2**28  # several times any last-level cache
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of one run; disturbed, whether another process got one of our cores meanwhile."""
+
+    time_s: float
+    disturbed: bool
+
+
+Sampler = Callable[[Case], Sample]
+
+
 def microbench(
     spec: ModelSpec,
     workload: Workload,
@@ -54,7 +67,8 @@ def microbench(
     others around them. Clock: the monotonic one on a CPU; CUDA events around the replay of a graph
     of ten launches on a GPU. Every round runs all cases once or, where they are short, three times,
     in an order shuffled anew; rounds go on for ``seconds`` (80 on a CPU, 240 on a GPU). The first
-    warms up. Statistic: the median. Cases that would not fit into the time five times are left out,
+    warms up. Statistic: the median of the runs during which no other process took a core from us (of
+    all runs, where there is none). Cases that would not fit into the time five times are left out,
     the longest first. Ctrl-C writes what there is.
 
     Returns: the files. Raises: MeasurementError for another device, or too short a time.
@@ -114,15 +128,13 @@ def _affordable(
     return chosen
 
 
-def _rounds(
-    cases: list[Case], sample: Callable[[Case], float], until: float
-) -> dict[int, list[float]]:
+def _rounds(cases: list[Case], sample: Sampler, until: float) -> dict[int, list[Sample]]:
     """Samples of each case by its place in ``cases``, from rounds until the clock says ``until``.
 
     A round that the clock would cut short is not begun, but for the second: without it there is
     no measurement.
     """
-    samples: dict[int, list[float]] = {place: [] for place in range(len(cases))}
+    samples: dict[int, list[Sample]] = {place: [] for place in range(len(cases))}
     warm: dict[int, float] = {}
     order, shuffled = list(samples), random.Random(0)
     begun = time.perf_counter()
@@ -136,7 +148,7 @@ def _rounds(
                 shuffled.shuffle(order)
                 for place in order:
                     if place not in warm:
-                        warm[place] = sample(cases[place])
+                        warm[place] = sample(cases[place]).time_s
                     else:
                         runs = _RUNS if warm[place] < _SMALL_S else 1
                         samples[place] += [sample(cases[place]) for _ in range(runs)]
@@ -147,19 +159,26 @@ def _rounds(
     return samples
 
 
-def _clock_sampler(pool: Pool) -> Callable[[Case], float]:
-    def sample(case: Case) -> float:
+def _clock_sampler(pool: Pool) -> Sampler:
+    def sample(case: Case) -> Sample:
         pool.start()
         work = case.make(pool)
         pool.free_scratch(case.scratch)
+        before = _times_taken()
         start = time.perf_counter()
         work()
-        return time.perf_counter() - start
+        time_s = time.perf_counter() - start
+        return Sample(time_s, disturbed=_times_taken() > before)
 
     return sample
 
 
-def _graph_sampler(pool: Pool) -> Callable[[Case], float]:
+def _times_taken() -> int:
+    """How often the system took a core from one of our threads and gave it to someone else."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _graph_sampler(pool: Pool) -> Sampler:
     graphs: dict[int, torch.cuda.CUDAGraph] = {}
     memory = torch.cuda.graph_pool_handle()
 
@@ -175,21 +194,24 @@ def _graph_sampler(pool: Pool) -> Callable[[Case], float]:
                 work()
         return graph
 
-    def sample(case: Case) -> float:
+    def sample(case: Case) -> Sample:
         graph = graphs.get(id(case)) or graphs.setdefault(id(case), graph_of(case))
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         graph.replay()
         stop.record()
         stop.synchronize()
-        return float(start.elapsed_time(stop)) * 1e-3 / _LAUNCHES
+        return Sample(float(start.elapsed_time(stop)) * 1e-3 / _LAUNCHES, disturbed=False)
 
     return sample
 
 
-def _tables(cases: Sequence[Case], samples: dict[int, list[float]]) -> dict[str, list[Row]]:
+def _tables(cases: Sequence[Case], samples: dict[int, list[Sample]]) -> dict[str, list[Row]]:
+    """Medians of the samples that nobody disturbed, or of all where somebody always did."""
     tables: dict[str, list[Row]] = {}
-    for place, times in samples.items():
+    for place, taken in samples.items():
+        quiet = [sample.time_s for sample in taken if not sample.disturbed]
+        times = quiet or [sample.time_s for sample in taken]
         if times:
             row = {**cases[place].row, "latency_ms": median(times) * 1e3, "repeats": len(times)}
             tables.setdefault(cases[place].table, []).append(row)

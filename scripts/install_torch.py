@@ -15,7 +15,6 @@ from pathlib import Path
 
 TORCH = "torch==2.13.0"
 OLDEST = (2, 11)
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PIP = [sys.executable, "-m", "pip", "install", "--force-reinstall"]  # repairs a broken torch too
 
 
@@ -51,8 +50,8 @@ def main() -> int:
         if cuda:
             print(
                 f"No GPU was found (nvidia-smi), and pip would install {TORCH} with "
-                f"{len(cuda)} CUDA packages, several gigabytes. Name an index that serves a CPU "
-                f"build:\n    export TORCH_INDEX_URL={CPU_INDEX}\nand run make again.",
+                f"{len(cuda)} CUDA packages, several gigabytes. Set TORCH_INDEX_URL to the package "
+                "index of CPU builds that torch's own install page names, and run make again.",
                 file=sys.stderr,
             )
             return 1

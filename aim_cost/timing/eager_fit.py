@@ -57,9 +57,7 @@ def _fitted(
 
     typical = float(np.median(moved_bytes / time_s)) / bytes_per_s
     start = np.log([_START_S, typical])
-    best = robust_fit(
-        lambda x: np.log(seconds(x)), start, np.log(time_s), np.full(2, _HELD)
-    )
+    best = robust_fit(lambda x: np.log(seconds(x)), start, np.log(time_s), np.full(2, _HELD))
     ratio = time_s / seconds(best)
     efficiency = float(np.exp(best[1]))
     return Elementwise(

@@ -11,7 +11,13 @@ from aim_cost.errors import ProfileError, SpecError
 from aim_cost.graph.op import Op
 from aim_cost.hardware import HardwareProfile, load_hardware
 from aim_cost.timing.calibration import Calibration
-from aim_cost.timing.eager import Elementwise, elementwise_kind
+from aim_cost.timing.eager import (
+    MEASURED_KINDS,
+    Elementwise,
+    general_kind,
+    measured_kind,
+    op_parts,
+)
 from aim_cost.timing.form import Array, Ceilings, Mask
 from aim_cost.timing.kernel_model import KernelTimes
 from aim_cost.units import dtype_bytes
@@ -127,8 +133,7 @@ class OpTimeModel:
 
     def kernels(self, op: Op) -> int:
         """Kernels that are launched for one op; the importance score runs head by head."""
-        kind, dims = _sizes(op)
-        return self._kernels_of(kind) * (int(dims[0]) if kind == "importance" else 1)
+        return self._kernels_of(_sizes(op)[0]) * int(op_parts(op))
 
     def host_s(self, ops: Sequence[Op]) -> Array:
         """Seconds the host needs to start the kernels of each op, [len(ops)]; 0 unless eager."""
@@ -139,10 +144,8 @@ class OpTimeModel:
     def _price(
         self, kind: str, batched: bool, moved_bytes: Array, dims: tuple[Array, ...]
     ) -> KernelTimes:
-        if kind in self.calibration.elementwise:
-            heads = dims[0] if kind == "importance" else np.ones_like(moved_bytes)
-            entry = self.calibration.elementwise[kind]
-            times = self._elementwise(entry, moved_bytes, heads)
+        if kind in MEASURED_KINDS:
+            times = self._elementwise(self._entry(kind), moved_bytes, dims[0])
         elif kind == "gemm":
             times = self.calibration.kernels["gemm"].model.times(self.ceilings, dims)
             if batched:  # as one product with as many rows, but no faster than its own bytes
@@ -153,7 +156,7 @@ class OpTimeModel:
         else:
             times = self._other_attention(kind, dims)
         if self.execution == "eager":  # the tables were measured inside CUDA graphs
-            launches = self._kernels_of(kind) * (dims[0] if kind == "importance" else 1)
+            launches = self._kernels_of(kind) * (dims[0] if kind in MEASURED_KINDS else 1)
             times = _delayed(times, launches * self._launch_gap_s)
         return _widened(times, self.widening) if self.widening else times
 
@@ -163,13 +166,18 @@ class OpTimeModel:
         return max(0.0, dispatch.launch_s.value - dispatch.graph_launch_s.value)
 
     def _kernels_of(self, kind: str) -> int:
-        entry = self.calibration.elementwise.get(kind)
-        return entry.kernels if entry and self.execution != "fused" else 1
+        single = self.execution == "fused" or kind not in MEASURED_KINDS
+        return 1 if single else self._entry(kind).kernels
 
-    def _elementwise(self, entry: Elementwise, moved_bytes: Array, repeats: Array) -> KernelTimes:
+    def _entry(self, kind: str) -> Elementwise:
+        known = self.calibration.elementwise
+        return known[kind] if kind in known else known[general_kind(kind)]
+
+    def _elementwise(self, entry: Elementwise, moved_bytes: Array, parts: Array) -> KernelTimes:
         if self.execution == "fused":
             entry = self.calibration.elementwise["add"]
-        start_s = repeats * entry.kernels * self.calibration.dispatch.graph_launch_s.value
+        launches_s = entry.kernels * self.calibration.dispatch.graph_launch_s.value
+        start_s = parts * (launches_s if entry.start_s is None else entry.start_s)
         least_s = entry.traffic * moved_bytes / self.bytes_per_s
         return KernelTimes(
             start_s + least_s / entry.efficiency,
@@ -209,8 +217,7 @@ def _sizes(op: Op) -> tuple[str, tuple[Any, ...]]:
         kind = "causal_attention" if op.phase.startswith("llm") else "encoder_attention"
         sizes = (shape["batch"], shape["heads"], shape["key_value_heads"])
         return kind, (tokens, *sizes, head_dim)
-    kind = elementwise_kind(op.name)
-    return kind, (shape["heads"],) if kind == "importance" else ()
+    return measured_kind(op), (op_parts(op),)
 
 
 def _scaled(times: KernelTimes, ratio: Array) -> KernelTimes:

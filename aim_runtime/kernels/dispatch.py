@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from statistics import median, quantiles
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from aim_cost.graph import decoder
 from aim_cost.model import ModelSpec
-from aim_cost.timing.eager import default_eager, elementwise_kind
+from aim_cost.timing.eager import Dispatch, default_eager, elementwise_kind
 
 _CALLS = 15  # layers started in a row: fewer kernels than a CUDA queue holds
 _KERNELS = 200
@@ -29,7 +30,7 @@ def dispatch_rows(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> 
     another, by the stream and inside a CUDA graph. Medians and quartiles of 20.
     """
     if device.type == "cpu":
-        times = dict.fromkeys(("host_s_per_kernel", "launch_s", "graph_launch_s"), [_SYNCHRONOUS_S])
+        times = {field.name: [_SYNCHRONOUS_S] for field in fields(Dispatch)}
     else:
         times = {
             "host_s_per_kernel": _host_s(spec, device, dtype),

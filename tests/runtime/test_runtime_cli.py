@@ -6,18 +6,32 @@ import sys
 
 import pytest
 
+from aim_runtime.cli import main
 from tests.runtime.support import shared_golden
 from tests.runtime.test_validate import tiny_config
 
 
-def run(*arguments, status=0):
-    result = subprocess.run(
-        [sys.executable, "-m", "aim_runtime.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Call the entry point in this process (torch takes seconds to import in a new one)."""
+
+    def call(*arguments, status=0):
+        monkeypatch.setattr(sys, "argv", ["aim-runtime", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capfd.readouterr()
+        assert (end.value.code or 0) == status, printed.err
+        return printed.err if status == 2 else printed.out
+
+    return call
+
+
+def test_the_module_runs_as_a_command():
+    help_text = subprocess.run(
+        [sys.executable, "-m", "aim_runtime.cli", "--help"], capture_output=True, text=True
     )
-    assert result.returncode == status, result.stderr
-    return result.stderr if status == 2 else result.stdout
+    assert help_text.returncode == 0
+    assert all(name in help_text.stdout for name in ("measure", "validate", "selfcheck"))
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +41,7 @@ def config(tmp_path_factory):
     return path
 
 
-def test_validate_json(config, tmp_path):
+def test_validate_json(run, config, tmp_path):
     answer = json.loads(
         run(
             *("validate", "--model", config, "--layers", 3, "--frames", 4, "--repeats", 2),
@@ -44,7 +58,7 @@ def test_validate_json(config, tmp_path):
     assert (tmp_path / "v.png").exists()
 
 
-def test_measure_writes_rows_and_resumes(config, tmp_path):
+def test_measure_writes_rows_and_resumes(run, config, tmp_path):
     out = tmp_path / "rows.json"
     arguments = (
         *("measure", "--model", config, "--frames", 2, "--repeats", 2, "--warmup", 0),
@@ -58,7 +72,7 @@ def test_measure_writes_rows_and_resumes(config, tmp_path):
     assert json.loads(run(*arguments)) == first  # nothing was measured again
 
 
-def test_selfcheck_on_recorded_vectors():
+def test_selfcheck_on_recorded_vectors(run):
     vectors = shared_golden("prefill_prune_std0.1.safetensors")
     answer = json.loads(
         run("selfcheck", "--vectors", vectors, "--device", "cpu", "--format", "json")
@@ -81,7 +95,68 @@ def test_selfcheck_on_recorded_vectors():
         (("measure", "--schedule", "/nowhere.yaml"), "/nowhere.yaml"),
     ],
 )
-def test_bad_input_is_one_clear_error(arguments, named):
+def test_bad_input_is_one_clear_error(run, arguments, named):
     message = run(*arguments, status=2)
     assert named in message
     assert "Traceback" not in message
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A folder as the hub has it: config, safetensors, tokenizer, preprocessor."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from aim_runtime.load import load
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    loaded = load(tiny_config(), "cpu", "float32", random_weights=True)
+    loaded.model.save_pretrained(folder)
+    words = ["<unk>", "what", "moves", "?", "user", "assistant", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {word: i for i, word in enumerate([*words, *(f"w{i}" for i in range(200))])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    tokenizer.save_pretrained(folder)
+    normalisation = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "SiglipImageProcessor", **normalisation})
+    )
+    return folder
+
+
+def test_generate_answers_a_question_about_a_video(run, checkpoint, tmp_path):
+    from benchmarks.make_clip import make_clip
+
+    clip = tmp_path / "clip.mp4"
+    make_clip(clip, frames=12)
+    arguments = (
+        *("generate", "--model", checkpoint, "--video", clip, "--prompt", "what moves ?"),
+        *("--frames", 4, "--max-new-tokens", 5, "--device", "cpu", "--dtype", "float32"),
+        *("--format", "json"),
+    )
+    (plain,) = json.loads(run(*arguments))
+    (reduced,) = json.loads(run(*arguments, "--merge", "tokens:3", "--prune", "linear:1:3"))
+    assert plain["new_tokens"] == reduced["new_tokens"] == 5
+    assert plain["text"]
+    text = plain["tokens_per_layer"][0] - (4 * 9 + 1)
+    assert plain["tokens_per_layer"] == [4 * 9 + 1 + text] * 4
+    visual = 4 * 3 + 1
+    assert reduced["tokens_per_layer"] == [visual + text] * 2 + [int(visual * 0.5 + text), text]
+
+
+def test_generate_names_what_a_checkpoint_lacks(run, checkpoint, tmp_path):
+    import shutil
+
+    from benchmarks.make_clip import make_clip
+
+    make_clip(tmp_path / "clip.mp4", frames=4)
+    bare = shutil.copytree(
+        checkpoint, tmp_path / "bare", ignore=shutil.ignore_patterns("*token*", "preproc*")
+    )
+    message = run(
+        *("generate", "--model", bare, "--video", tmp_path / "clip.mp4", "--prompt", "what ?"),
+        *("--frames", 2, "--device", "cpu", "--dtype", "float32"),
+        status=2,
+    )
+    assert "tokenizer" in message
