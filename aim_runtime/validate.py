@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import Any
 
 import numpy as np
 from rich.progress import track
@@ -15,14 +13,13 @@ from aim_cost.report import console
 from aim_cost.schedule import Schedule
 from aim_cost.units import show
 from aim_cost.workload import Execution, Workload
+from aim_runtime.agreement import Row, summary
 from aim_runtime.count import count_flops
 from aim_runtime.device import present_hardware
 from aim_runtime.environment import environment
 from aim_runtime.inputs import sized_inputs
 from aim_runtime.load import Loaded
 from aim_runtime.measure import measure
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -138,49 +135,27 @@ def _compared(predicted: Estimate, counted: dict[str, int]) -> Row:
     row["flops_equal"] = not row["differences"]
     row["predicted.total.flops"] = predicted.flops
     row["counted.total.flops"] = sum(counted.values())
-    row["predicted.llm.time_s"] = predicted.phase("llm").time_s
-    row["predicted.ttft_s"] = predicted.ttft_s
+    row |= {f"predicted.{name}.time_s": predicted.time(name).time_s for name in ("vision", "llm")}
+    ttft = predicted.ttft
+    row |= {"predicted.ttft_s": ttft.time_s, "predicted.source": ttft.source}
+    row |= {"predicted.ttft_low_s": ttft.low_s, "predicted.ttft_high_s": ttft.high_s}
     row["predicted.peak_memory_bytes"] = predicted.memory.peak_bytes
     return row
 
 
 def join(counts: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
-    """Put the measured row of each schedule beside its counts; ``ttft_error`` is relative."""
+    """Put the measured row of each schedule beside its counts.
+
+    ``ttft_error`` is relative; ``speedup`` and ``predicted.speedup`` are over the first row.
+    """
     by_schedule = {row["schedule"]: row for row in measured}
+    first, first_predicted = measured[0].get("ttft_s"), counts[0]["predicted.ttft_s"]
     rows = []
     for count in counts:
         row = {**by_schedule[count["schedule"]], **count}
         clock = row.get("ttft_s")
         row["ttft_error"] = None if clock is None else row["predicted.ttft_s"] / clock - 1
+        row["speedup"] = first / clock if first and clock else None
+        row["predicted.speedup"] = first_predicted / row["predicted.ttft_s"]
         rows.append(row)
     return rows
-
-
-def summary(rows: Sequence[Row]) -> Row:
-    """Whether the run passes, and how far the times are off.
-
-    ``mape``: mean absolute relative error of TTFT; ``bias``: its signed mean, negative where the
-    prediction is too fast; ``kendall_tau``: does the model order the schedules as the clock does?
-    A run passes when every trace and every FLOP is equal and no row failed; times are reported.
-    """
-    timed = [row for row in rows if row["ttft_error"] is not None]
-    pairs = [(row["predicted.ttft_s"], row["ttft_s"]) for row in timed]
-    return {
-        "traces_equal": all(row["traces_equal"] for row in rows),
-        "flops_equal": all(row["flops_equal"] for row in rows),
-        "failed_rows": sum(bool(row.get("error")) for row in rows),
-        "passed": all(
-            row["traces_equal"] and row["flops_equal"] and not row.get("error") for row in rows
-        ),
-        "mape": fmean(abs(row["ttft_error"]) for row in timed) if timed else None,
-        "bias": fmean(row["ttft_error"] for row in timed) if timed else None,
-        "kendall_tau": _kendall_tau(pairs),
-    }
-
-
-def _kendall_tau(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Concordant minus discordant pairs over all pairs (tau-a); None for fewer than two rows."""
-    signs = [(a[0] - b[0]) * (a[1] - b[1]) for i, a in enumerate(pairs) for b in pairs[:i]]
-    if not signs:
-        return None
-    return sum((s > 0) - (s < 0) for s in signs) / len(signs)

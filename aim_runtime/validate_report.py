@@ -55,14 +55,21 @@ def verdict(rows: Sequence[Row], totals: Row) -> list[str]:
     ]
     if totals["mape"] is not None:
         lines.append(
-            f"TTFT predicted from the roofline: mean error {100 * totals['mape']:.0f} %, "
-            f"bias {100 * totals['bias']:+.0f} %"
-            + (
-                f"; order of schedules, Kendall's tau {totals['kendall_tau']:.2f}."
-                if totals["kendall_tau"] is not None
-                else "."
-            )
+            f"TTFT, {_SOURCES[rows[0]['predicted.source']]}: mean error "
+            f"{100 * totals['mape']:.0f} %, bias {100 * totals['bias']:+.0f} %, p95 "
+            f"{100 * totals['p95']:.0f} %, worst {totals['worst_row']}."
         )
+        phases = [
+            f"{name} {100 * phase['mape']:.0f} %"
+            + (f" (R2 {phase['r2']:.2f})" if phase["r2"] is not None else "")
+            for name, phase in totals["phases"].items()
+            if phase["mape"] is not None
+        ]
+        lines.append(f"Mean error by phase: {', '.join(phases)}.")
+    if totals["kendall_tau"] is not None:
+        lines.append(f"Order of the schedules: Kendall's tau {totals['kendall_tau']:.2f}.")
+    if totals["in_band"] is not None:
+        lines.append(f"Inside the predicted 90 % band: {100 * totals['in_band']:.0f} % of rows.")
     first = rows[0].get("ttft_s")
     lines += [
         f"Does not pay here: {row['schedule']} ({milli(row['ttft_s']):.0f} ms against "
@@ -73,6 +80,14 @@ def verdict(rows: Sequence[Row], totals: Row) -> list[str]:
     lines += [f"Differs: {row['schedule']}: {text}" for row in rows for text in row["differences"]]
     lines += [f"Failed: {row['schedule']}: {row['error']}" for row in rows if row.get("error")]
     return lines
+
+
+_SOURCES = {
+    "datasheet": "predicted by a roofline on datasheet peaks",
+    "measured": "predicted by a roofline on measured ceilings",
+    "calibrated": "predicted by a calibration of this device",
+    "inherited": "predicted by the calibration of another device",
+}
 
 
 def _equal(value: bool) -> str:
@@ -94,11 +109,19 @@ def validation_plot(rows: Sequence[Row], path: Path, title: str) -> None:
     high = [milli(row["ttft_high_s"] - row["ttft_s"]) for row in rows]
     limit = 1.08 * max([*predicted, *measured, 1e-9])
     left.plot([0, limit], [0, limit], color="0.5", linewidth=1, label="exact")
+    band = None
+    if all(row["predicted.ttft_high_s"] is not None for row in rows):
+        band = [
+            [milli(row["predicted.ttft_s"] - row["predicted.ttft_low_s"]) for row in rows],
+            [milli(row["predicted.ttft_high_s"] - row["predicted.ttft_s"]) for row in rows],
+        ]
     left.errorbar(
-        measured, predicted, xerr=[low, high], fmt="o", color=_COLOURS[0], label="schedules"
+        *(measured, predicted),
+        **{"xerr": [low, high], "yerr": band, "fmt": "o", "color": _COLOURS[0]},
+        label="schedules" + (", 90 % band and quartiles" if band else ", quartiles"),
     )
     left.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
-    left.set(xlabel="measured TTFT (ms)", ylabel="predicted TTFT (ms), roofline")
+    left.set(xlabel="measured TTFT (ms)", ylabel="predicted TTFT (ms)")
     left.legend(frameon=False, loc="lower right")
     positions = range(len(rows))
     for sign, prefix, alpha in ((-1, "", 1.0), (1, "predicted.", 0.45)):

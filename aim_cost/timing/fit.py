@@ -10,6 +10,7 @@ from aim_cost.timing.surface import Surface, corners, follow_law, ridge
 from aim_cost.timing.table import KernelTable
 
 _LAW_ROWS = 12000  # enough for some fifteen parameters; more only cost time
+_FULL_ROWS = 1000  # from here on parameters are held with their full weight
 _ROBUST_AT = 0.15
 NO_BAND = Band(np.array([1e-6, 1.0]), np.zeros(2), np.zeros(2))
 
@@ -23,7 +24,9 @@ def fit_kernel_model(table: KernelTable, ceilings: Ceilings) -> KernelModel:
     def predicted(parameters: Array) -> Array:
         return np.log(form.law(parameters, ceilings, sample.dims))
 
+    # Few rows must not be outweighed by where the parameters start.
     weights = np.array([p.weight for p in form.parameters])
+    weights *= min(1.0, len(table) / _FULL_ROWS) ** 2
     parameters = robust_fit(predicted, form.start, np.log(sample.time_s), weights)
     knots = tuple(np.array(axis, dtype=np.float64) for axis in form.knots)
     others, which = np.unique(np.stack(table.dims[1:]), axis=1, return_inverse=True)

@@ -116,7 +116,7 @@ def load_elementwise(path: str | Path) -> dict[str, tuple[Array, Array, Array]]:
     size, parts, time_s = columns["bytes"], columns["parts"], columns["latency_ms"] / 1e3
     return {
         kind: (size[kinds == kind], parts[kinds == kind], time_s[kinds == kind])
-        for kind in sorted(set(kinds))
+        for kind in sorted({str(kind) for kind in kinds})
     }
 
 
@@ -129,7 +129,7 @@ def load_dispatch(path: str | Path) -> dict[str, tuple[float, float, float]]:
     columns, kinds = _measured(path, names, [f.name for f in fields(Dispatch)])
     rows = zip(*(columns[name] / 1e3 for name in names), strict=True)
     return {
-        kind: (float(value), float(low), float(high))
+        str(kind): (float(value), float(low), float(high))
         for kind, (value, low, high) in zip(kinds, rows, strict=True)
     }
 

@@ -9,10 +9,11 @@ from aim_cost.model import preset_config
 from aim_cost.schedule import Schedule
 from aim_cost.workload import Workload
 from aim_runtime import validate as module
+from aim_runtime.agreement import summary
 from aim_runtime.device import profile_name
 from aim_runtime.load import load
 from aim_runtime.suite import default_schedules
-from aim_runtime.validate import summary, validate
+from aim_runtime.validate import validate
 from aim_runtime.validate_report import validation_plot, verdict
 
 
@@ -90,6 +91,7 @@ def row(predicted, measured, **changes):
         "predicted.ttft_s": predicted,
         "ttft_s": measured,
         "ttft_error": error,
+        "predicted.source": "measured",
         "traces_equal": True,
         "flops_equal": True,
         "differences": [],
@@ -102,8 +104,20 @@ def test_errors_and_order():
     assert totals["mape"] == pytest.approx((0.5 + 0.2 + 0.2) / 3)
     assert totals["bias"] == pytest.approx((-0.5 + 0.2 - 0.2) / 3)
     assert totals["kendall_tau"] == 1.0
+    assert totals["worst_row"] == "s"
+    assert totals["p95"] == pytest.approx(0.47)  # between the second largest, 0.2, and 0.5
+    # of TTFT: residuals 1, 0.5 and 1 around clocks 2, 2.5 and 5
+    assert totals["phases"]["ttft"]["r2"] == pytest.approx(1 - 2.25 / 5.1667, abs=1e-4)
+    assert totals["phases"]["merge"]["mape"] is None
     assert summary([row(1.0, 2.0), row(2.0, 1.0)])["kendall_tau"] == -1.0
     assert summary([row(1.0, 2.0)])["kendall_tau"] is None
+
+
+def test_the_band_is_judged():
+    inside = {"predicted.ttft_low_s": 0.5, "predicted.ttft_high_s": 2.5}
+    rows = [row(1.0, 2.0, **inside), row(1.0, 3.0, **inside)]
+    assert summary(rows)["in_band"] == 0.5
+    assert summary([row(1.0, 2.0)])["in_band"] is None
 
 
 def test_a_failed_row_fails_the_run_and_is_named():
