@@ -26,6 +26,7 @@ from aim_cost.command_line import (
 )
 from aim_cost.report import Format, console, print_rows, table, to_csv
 from aim_cost.schedule import Schedule
+from aim_cost.timing import load_calibration
 from aim_cost.units import milli
 from aim_cost.workload import Workload
 
@@ -160,7 +161,10 @@ def validate(
     schedule: SchedulesOption = None,
     hardware: Annotated[
         str | None,
-        typer.Option(help="A profile instead of the one of this device (a CPU is measured)."),
+        typer.Option(help="A profile instead of this device's, which is measured where unknown."),
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="A calibration of --hardware (aim-cost calibrate).")
     ] = None,
     dtype: DtypeOption = "bfloat16",
     device: DeviceOption = None,
@@ -182,6 +186,7 @@ def validate(
         Workload(text_tokens=text_tokens, frames=frames),
         schedules,
         hardware=hardware,
+        calibration=load_calibration(calibration) if calibration else None,
         repeats=repeats,
     )
     if plot is not None:
@@ -193,6 +198,32 @@ def validate(
     else:
         print(json.dumps(result.to_dict(), indent=2))
     sys.exit(0 if result.summary["passed"] else 1)
+
+
+@app.command()
+def microbench(
+    out: Annotated[Path, typer.Option(help="Write the tables and hardware.yaml to this folder.")],
+    model: ModelOption = "llava-onevision-qwen2-0.5b",
+    frames: FramesOption = 8,
+    text_tokens: TextTokensOption = 100,
+    dtype: DtypeOption = "bfloat16",
+    device: DeviceOption = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="How long; by default 80 on a CPU, 60 on a GPU.", show_default=False),
+    ] = None,
+) -> None:
+    """Time the kernels of a model's prefills on this device, as tables for aim-cost calibrate."""
+    import torch
+
+    from aim_cost.model import load_model_spec
+    from aim_runtime.load import default_device
+    from aim_runtime.microbench import microbench as run_microbench
+
+    workload = Workload(text_tokens=text_tokens, frames=frames)
+    place = torch.device(device or default_device())
+    for path in run_microbench(load_model_spec(model), workload, out, place, dtype, seconds):
+        print(path)
 
 
 @app.command()

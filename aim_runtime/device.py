@@ -55,14 +55,16 @@ def profile_name(device_name: str) -> str | None:
     return None
 
 
+def known_profile(device: torch.device) -> str | None:
+    """The shipped profile of ``device``; None for a CPU and for a GPU that is not known."""
+    return profile_name(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
 def present_hardware(device: torch.device, dtype: str) -> HardwareProfile:
     """The datasheet profile of ``device``, or, where there is none, ceilings measured now.
 
     Measuring takes a few seconds. A CPU is always measured: its datasheet says little about the
     share of it that we get.
     """
-    if device.type == "cuda":
-        name = profile_name(torch.cuda.get_device_name(device))
-        if name is not None:
-            return load_hardware(name)
-    return probe(device, dtype)
+    name = known_profile(device)
+    return probe(device, dtype) if name is None else load_hardware(name)

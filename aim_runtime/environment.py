@@ -35,7 +35,7 @@ def environment() -> dict[str, Any]:
         "transformers": transformers.__version__,
         "cuda": torch.version.cuda,
         "os": platform.system(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if gpu else None,
@@ -70,7 +70,8 @@ def _gpu_state() -> dict[str, str | None]:
     return dict(zip(_GPU_FIELDS.values(), values, strict=True))
 
 
-def _cpu_name() -> str | None:
+def cpu_name() -> str | None:
+    """What the system calls the processor; None where it does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

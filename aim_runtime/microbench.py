@@ -23,14 +23,14 @@ from aim_cost.units import dtype_bytes
 from aim_cost.workload import Workload
 from aim_runtime.device import present_hardware
 from aim_runtime.errors import MeasurementError
-from aim_runtime.kernels.case import Case, Pool
+from aim_runtime.kernels.case import Case, Pool, Work
 from aim_runtime.kernels.dispatch import dispatch_rows
 from aim_runtime.kernels.elementwise import elementwise_cases
 from aim_runtime.kernels.products import attention_cases, gemm_cases
 from aim_runtime.kernels.sizes import Sizes
 from aim_runtime.profile_file import profile_yaml
 
-DEFAULT_SECONDS = {"cpu": 80.0, "cuda": 240.0}
+DEFAULT_SECONDS = {"cpu": 80.0, "cuda": 60.0}
 PROFILE_FILE = "hardware.yaml"
 _LEAST_ROUNDS = 5  # the first of them is a warm-up
 _EXPECTED_EFFICIENCY = 0.4
@@ -66,10 +66,10 @@ def microbench(
     Sizes: geometric steps up to the unreduced prompt of ``workload``, at the model's dims and at
     others around them. Clock: the monotonic one on a CPU; CUDA events around the replay of a graph
     of ten launches on a GPU. Every round runs all cases once or, where they are short, three times,
-    in an order shuffled anew; rounds go on for ``seconds`` (80 on a CPU, 240 on a GPU). The first
-    warms up. Statistic: the median of the runs during which no other process took a core from us (of
-    all runs, where there is none). Cases that would not fit into the time five times are left out,
-    the longest first. Ctrl-C writes what there is.
+    in an order shuffled anew; rounds go on for ``seconds`` (80 on a CPU, 60 on a GPU). The first
+    warms up. Statistic: the median of the runs during which no other process took a core from us,
+    or of all runs where there is none. Cases that would not fit into the time five times are left
+    out, the longest first. Ctrl-C writes what there is.
 
     Returns: the files. Raises: MeasurementError for another device, or too short a time.
     """
@@ -85,9 +85,9 @@ def microbench(
     cases = gemm_cases(spec, sizes, width) + attention_cases(spec, sizes, width)
     cases += elementwise_cases(spec, sizes, width)
     cases = _affordable(cases, ceilings, width, budget_s / _LEAST_ROUNDS)
-    most = max(case.elements for case in cases)
     kind = getattr(torch, dtype)
-    pool = Pool(device, kind, cold=max(2 * most, _COLD_BYTES // width), warm=2 * most)
+    weights = max(_COLD_BYTES // width, *(case.weights for case in cases))
+    pool = Pool(device, kind, weights, max(case.activations for case in cases))
     sample = _clock_sampler(pool) if device.type == "cpu" else _graph_sampler(pool)
     with torch.inference_mode():
         rows = dispatch_rows(spec, device, kind)
@@ -179,10 +179,11 @@ def _times_taken() -> int:
 
 
 def _graph_sampler(pool: Pool) -> Sampler:
-    graphs: dict[int, torch.cuda.CUDAGraph] = {}
+    # a graph reads the inputs of its kernels wherever they lay: they live as long as it does
+    graphs: dict[int, tuple[torch.cuda.CUDAGraph, list[Work]]] = {}
     memory = torch.cuda.graph_pool_handle()
 
-    def graph_of(case: Case) -> torch.cuda.CUDAGraph:
+    def graph_of(case: Case) -> tuple[torch.cuda.CUDAGraph, list[Work]]:
         works = []
         for _ in range(_LAUNCHES):
             pool.start()
@@ -192,10 +193,12 @@ def _graph_sampler(pool: Pool) -> Sampler:
         with torch.cuda.graph(graph, pool=memory):
             for work in works:
                 work()
-        return graph
+        return graph, works
 
     def sample(case: Case) -> Sample:
-        graph = graphs.get(id(case)) or graphs.setdefault(id(case), graph_of(case))
+        if id(case) not in graphs:
+            graphs[id(case)] = graph_of(case)
+        graph, _ = graphs[id(case)]
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         graph.replay()

@@ -11,11 +11,12 @@ from aim_cost.graph.op import PHASES
 from aim_cost.hardware import HardwareProfile, load_hardware, to_row
 from aim_cost.report import console
 from aim_cost.schedule import Schedule
+from aim_cost.timing import Calibration
 from aim_cost.units import show
 from aim_cost.workload import Execution, Workload
 from aim_runtime.agreement import Row, summary
+from aim_runtime.calibrated import present_calibration
 from aim_runtime.count import count_flops
-from aim_runtime.device import present_hardware
 from aim_runtime.environment import environment
 from aim_runtime.inputs import sized_inputs
 from aim_runtime.load import Loaded
@@ -68,19 +69,27 @@ def validate(
     workload: Workload,
     schedules: Sequence[Schedule],
     hardware: str | None = None,
+    calibration: Calibration | None = None,
     repeats: int = 5,
     video: np.ndarray | None = None,
 ) -> Validation:
     """Predict, count and time every schedule on the device that holds the model.
 
     Args:
-        hardware: a profile's name or file; by default the one of this device, or measured ceilings.
+        hardware: a profile's name or file; by default that of this device, with its calibration,
+            which is measured first where none is known (80 s on a CPU, then kept).
+        calibration: of ``hardware``; by default the shipped one that is nearest.
         repeats: timed runs of each schedule; the counting run before them warms up. Medians are
             compared.
         video: uint8 [frames, H, W, 3] instead of random pixels.
     """
-    profile = load_hardware(hardware) if hardware else present_hardware(loaded.device, loaded.dtype)
-    counts = check_counts(loaded, workload, schedules, profile, video)
+    if hardware:
+        profile = load_hardware(hardware)
+    else:
+        profile, calibration = present_calibration(
+            loaded.spec, workload, loaded.device, loaded.dtype
+        )
+    counts = check_counts(loaded, workload, schedules, profile, calibration, video)
     measured = measure(loaded, workload, schedules, repeats=repeats, warmup=0, video=video)
     title = (
         f"{loaded.spec.name}, {loaded.spec.text.num_hidden_layers} decoder and "
@@ -95,6 +104,7 @@ def check_counts(
     workload: Workload,
     schedules: Sequence[Schedule],
     hardware: HardwareProfile,
+    calibration: Calibration | None = None,
     video: np.ndarray | None = None,
 ) -> list[Row]:
     """Run each schedule once and compare its token trace and FLOPs, phase by phase, with estimate.
@@ -106,7 +116,12 @@ def check_counts(
     rows = []
     for schedule in track(schedules, "counting", console=console(error=True), transient=True):
         predicted = estimate(
-            loaded.spec, workload, schedule, hardware, Execution(dtype=loaded.dtype)
+            loaded.spec,
+            workload,
+            schedule,
+            hardware,
+            Execution(dtype=loaded.dtype),
+            calibration=calibration,
         )
         counted, tokens = count_flops(
             loaded,

@@ -11,6 +11,7 @@ from aim_cost.timing.table import KernelTable
 
 _LAW_ROWS = 12000  # enough for some fifteen parameters; more only cost time
 _FULL_ROWS = 1000  # from here on parameters are held with their full weight
+_LEAST_HOLD = 0.01  # what no row decides must still be decided
 _ROBUST_AT = 0.15
 NO_BAND = Band(np.array([1e-6, 1.0]), np.zeros(2), np.zeros(2))
 
@@ -26,7 +27,7 @@ def fit_kernel_model(table: KernelTable, ceilings: Ceilings) -> KernelModel:
 
     # Few rows must not be outweighed by where the parameters start.
     weights = np.array([p.weight for p in form.parameters])
-    weights *= min(1.0, len(table) / _FULL_ROWS) ** 2
+    weights *= np.clip((len(table) / _FULL_ROWS) ** 2, _LEAST_HOLD, 1.0)
     parameters = robust_fit(predicted, form.start, np.log(sample.time_s), weights)
     knots = tuple(np.array(axis, dtype=np.float64) for axis in form.knots)
     others, which = np.unique(np.stack(table.dims[1:]), axis=1, return_inverse=True)
@@ -83,7 +84,12 @@ def robust_fit(
         before = best
         for _ in range(8):
             damped = normal + damping * np.diag(np.diag(normal))
-            trial = x - np.clip(np.linalg.solve(damped, slope), -1, 1)
+            try:
+                step = np.linalg.solve(damped, slope)
+            except np.linalg.LinAlgError:  # a singular step is no step: hold more tightly
+                damping *= 4
+                continue
+            trial = x - np.clip(step, -1, 1)
             trial_error = predict(trial) - measured
             if (trial_cost := cost(trial_error, trial)) < best:
                 x, error, best, damping = trial, trial_error, trial_cost, damping / 5

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _ALIGNED = 128  # elements: every view starts at a line of the cache
+_SLACK = 16 * _ALIGNED  # more than the views of any kernel need to begin at a line
 _TILE = 2**24  # elements drawn at random; more of them repeat these
 
 Work = Callable[[], object]
@@ -23,7 +24,7 @@ class Pool:
 
     def __init__(self, device: torch.device, dtype: torch.dtype, cold: int, warm: int) -> None:
         self.device, self.dtype = device, dtype
-        self._cold, self._warm = (_random(size, device, dtype) for size in (cold, warm))
+        self._cold, self._warm = (_random(n + _SLACK, device, dtype) for n in (cold, warm))
         self._cold_at = self._warm_at = 0
 
     def start(self) -> None:
@@ -65,7 +66,7 @@ class Case:
         table: gemm, causal_attention, encoder_attention or elementwise.
         row: its columns, without the time.
         flops, moved_bytes: of one run, to foresee how long it takes.
-        elements: the most elements that its activations, or its weights, take from a Pool.
+        weights, activations: at least the elements that it takes from either part of a Pool.
         scratch: elements of the widest activation of the layer around it.
         make: takes inputs from a pool and returns the kernel to time.
     """
@@ -74,7 +75,8 @@ class Case:
     row: dict[str, Any]
     flops: float
     moved_bytes: float
-    elements: int
+    weights: int
+    activations: int
     scratch: int
     make: Callable[[Pool], Work]
 

@@ -39,7 +39,9 @@ def elementwise_cases(
         ops += reduction.drop_ops(0, 1, tokens, text.hidden_size, text.head_dim, width)
         heads = text.num_attention_heads
         ops += reduction.importance_ops(0, 1, tokens, heads, text.head_dim, width)
-        _collect(cases, ops, tokens * text.intermediate_size, _decoder_work(spec, tokens))
+        embeddings = text.vocab_size * text.hidden_size
+        scratch = tokens * text.intermediate_size
+        _collect(cases, ops, scratch, _decoder_work(spec, tokens), embeddings)
     for images in sizes.images:
         rows = images * spec.image_tokens
         ops = vision.tower_ops(spec.vision, images, width)
@@ -57,7 +59,11 @@ def elementwise_cases(
 
 
 def _collect(
-    cases: dict[tuple[str, float], Case], ops: Sequence[Op], scratch: int, work: dict[str, Make]
+    cases: dict[tuple[str, float], Case],
+    ops: Sequence[Op],
+    scratch: int,
+    work: dict[str, Make],
+    embeddings: int = 0,
 ) -> None:
     for op in ops:
         kind = measured_kind(op)
@@ -68,10 +74,18 @@ def _collect(
                 row={"kind": kind, "bytes": op.bytes, "parts": op_parts(op)},
                 flops=op.flops,
                 moved_bytes=_PASSES * op.bytes,
-                elements=op.bytes,
+                weights=embeddings if kind == "embed_tokens" else 0,
+                activations=_input_elements(op),
                 scratch=scratch,
                 make=make,
             )
+
+
+def _input_elements(op: Op) -> int:
+    """At least the elements of an op's inputs; the score makes its matrices itself."""
+    if op.name == "importance":
+        return 2 * op.shape["tokens"] * op.shape["heads"] * op.shape["head_dim"]
+    return op.bytes
 
 
 def _decoder_work(spec: ModelSpec, tokens: int) -> dict[str, Make]:

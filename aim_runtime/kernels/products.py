@@ -92,7 +92,8 @@ def _product(
         row={"m": m, "n": n, "k": k},
         flops=2 * m * n * k,
         moved_bytes=width * (m * k + n * k + m * n),
-        elements=2 * max(m * k, n * k),
+        weights=(n + 1) * k,
+        activations=m * k,
         scratch=scratch,
         make=make,
     )
@@ -126,14 +127,15 @@ def _attention(
         scaling = head_dim**-0.5
         return lambda: sdpa_attention_forward(module, query, key, value, None, scaling=scaling)
 
-    elements = 2 * batch * tokens * (heads + key_value_heads) * head_dim
+    elements = 2 * batch * tokens * (heads + key_value_heads) * head_dim  # q, k, v and the output
     row = {"sequence_length": tokens, "batch_size": batch, "num_heads": heads}
     return Case(
         table="causal_attention" if causal else "encoder_attention",
         row={**row, "num_key_value_heads": key_value_heads, "head_dim": head_dim},
         flops=4 * batch * heads * tokens * tokens * head_dim,
         moved_bytes=width * elements,
-        elements=elements,
+        weights=0,
+        activations=elements,
         scratch=4 * batch * tokens * heads * head_dim,  # an MLP is four times as wide
         make=make,
     )

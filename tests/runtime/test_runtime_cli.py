@@ -46,7 +46,7 @@ def test_validate_json(run, config, tmp_path):
         run(
             *("validate", "--model", config, "--layers", 3, "--frames", 4, "--repeats", 2),
             *("--device", "cpu", "--dtype", "float32", "--plot", tmp_path / "v.png"),
-            *("--format", "json"),
+            *("--hardware", "cpu-generic", "--format", "json"),
         )
     )
     assert answer["passed"]

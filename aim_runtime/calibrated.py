@@ -1,0 +1,55 @@
+"""The calibration of the present device: the shipped one, or one measured here and kept."""
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import transformers
+
+from aim_cost.hardware import HardwareProfile, load_hardware
+from aim_cost.model import ModelSpec
+from aim_cost.timing.calibrate import fit_calibration
+from aim_cost.timing.calibration import Calibration, calibration_names, load_calibration
+from aim_cost.workload import Workload
+from aim_runtime.device import known_profile
+from aim_runtime.environment import cpu_name
+from aim_runtime.microbench import PROFILE_FILE, microbench
+
+_CALIBRATION_FILE = "calibration.yaml"
+
+
+def present_calibration(
+    spec: ModelSpec,
+    workload: Workload,
+    device: torch.device,
+    dtype: str = "bfloat16",
+    seconds: float | None = None,
+) -> tuple[HardwareProfile, Calibration]:
+    """The profile and the calibration that price ``workload`` on ``device``.
+
+    A GPU whose calibration is shipped gets that one. Any other device is measured for ``seconds``
+    (as in ``microbench``), once for each model, size of prompt, dtype and version of torch and
+    transformers; the tables stay in ``cache_folder``.
+    """
+    name = known_profile(device)
+    if name in calibration_names():
+        return load_hardware(name), load_calibration(name)
+    folder = cache_folder(spec, workload, device, dtype)
+    profile_file, file = folder / PROFILE_FILE, folder / _CALIBRATION_FILE
+    if not file.exists():
+        microbench(spec, workload, folder, device, dtype, seconds)
+        fit_calibration(folder, load_hardware(profile_file), dtype).save(file)
+    return load_hardware(profile_file), Calibration.from_yaml(file)
+
+
+def cache_folder(spec: ModelSpec, workload: Workload, device: torch.device, dtype: str) -> Path:
+    """Where the tables of a device are kept: below ``XDG_CACHE_HOME``, else ``~/.cache``."""
+    dims = replace(spec.text, num_hidden_layers=1), replace(spec.vision, num_hidden_layers=1)
+    cuda = device.type == "cuda"
+    where = torch.cuda.get_device_name(device) if cuda else cpu_name()
+    versions = torch.__version__, transformers.__version__, torch.get_num_threads()
+    digest = hashlib.sha256(repr((dims, workload, where, versions)).encode()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "aim-efficiency" / f"{device.type}-{dtype}-{digest}"
