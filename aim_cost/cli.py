@@ -32,7 +32,7 @@ from aim_cost.published import published_rows
 from aim_cost.report import Format, console, print_object, print_rows, table
 from aim_cost.schedule import Schedule
 from aim_cost.timing import load_calibration
-from aim_cost.units import milli, show, tera
+from aim_cost.units import show, tera
 from aim_cost.workload import Execution, Workload
 
 app = new_app("FLOPs, memory and prefill time of multimodal LLMs under visual-token reduction.")
@@ -163,24 +163,21 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="The calibration to write, a .yaml.")],
     dtype: DtypeOption = "bfloat16",
     source: Annotated[str, typer.Option(help="Who measured, where and how.")] = "",
+    form: FormatOption = Format.table,
 ) -> None:
     """Fit a calibration to measured kernels, with errors on shapes that the fit never saw."""
+    from aim_cost.evaluate_table import calibration_table
     from aim_cost.timing.calibrate import fit_calibration
 
     with console(error=True).status("fitting"):
         fitted = fit_calibration(kernels, hardware, dtype, source=source)
     fitted.save(out)
-    lines = [
-        (
-            name.replace("_", " "),
-            str(kernel.rows),
-            *(f"{100 * kernel.held_out[key]:.1f}" for key in _ERRORS),
-        )
-        for name, kernel in fitted.kernels.items()
-    ]
-    columns = ("kernels", "rows", *_ERRORS.values())
+    if form is not Format.table:
+        kernels_of = fitted.kernels.items()
+        print_rows([{"op": op, "rows": k.rows, **k.held_out} for op, k in kernels_of], form)
+        return
     note = f"Percent, on shapes left out of the fit. Wrote {out}."
-    console().print(table(f"Calibration of {fitted.hardware}", columns, lines, note))
+    console().print(calibration_table(fitted, note))
 
 
 @app.command()
@@ -192,8 +189,9 @@ def evaluate(
 
     Then whole prefills measured by others, priced with the shipped A100 calibration.
     """
+    from aim_cost.evaluate_table import held_out_table, prefill_table
     from aim_cost.timing.evaluate import evaluate as run_evaluation
-    from aim_cost.timing.prefill_check import mean_error, published_prefills
+    from aim_cost.timing.prefill_check import published_prefills
 
     with console(error=True).status("fitting five folds of each table"):
         result = run_evaluation(kernels)
@@ -211,43 +209,7 @@ def evaluate(
     if form is Format.csv:
         print_rows(flat, form)
         return
-    columns = ("GPU, kernels", "rows", *_ERRORS.values(), "roofline", "3-const.")
-    lines = [
-        (
-            f"{gpu.partition('-')[0].upper()} {op.replace('_attention', ' att.')}",
-            str(errors["n"]),
-            *(f"{100 * errors[key]:.1f}" for key in _ERRORS),
-            *(f"{100 * result[m][gpu][op]['mape']:.0f}" for m in ("roofline", "three_constants")),
-        )
-        for gpu, ops in result["held_out"].items()
-        for op, errors in ops.items()
-    ]
-    note = (
-        "Percent; band: share of rows inside the 90 % band. Beside it the mean errors of the roofline on "
-        "datasheet peaks and of a model of three constants."
-    )
-    console().print(table("Held-out errors, five folds by shape", columns, lines, note))
-    lines = [
-        (
-            f"{row.model.removeprefix('llama-2-').upper()}, {row.runtime.replace('flash attention', 'FA')}",
-            f"{row.batch}x{row.tokens // row.batch}",
-            f"{milli(row.measured_s):.1f}",
-            f"{milli(row.predicted_s):.1f}",
-            f"{100 * row.error:+.0f} %",
-        )
-        for row in prefills
-    ]
-    note = (
-        f"Milliseconds. Mean error {100 * mean_error(prefills):.1f} %. No number was fitted to "
-        "these rows, but how unfused kernels are counted was chosen with them in view "
-        "(docs/decisions/0006)."
-    )
-    columns = ("prefill on an A100", "tokens", "measured", "pred.", "error")
-    console().print(table("Whole prefills measured by others", columns, lines, note))
-
-
-# keys of an evaluation, and the headings of their columns
-_ERRORS = {"mape": "mean", "median": "median", "p90": "p90", "coverage": "band"}
+    console().print(held_out_table(result), prefill_table(prefills))
 
 
 @app.command("table")

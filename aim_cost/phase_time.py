@@ -13,6 +13,7 @@ from aim_cost.roofline import Roofline
 from aim_cost.timing import Calibration, OpTimeModel, calibration_names, load_calibration
 from aim_cost.timing.form import Array, Mask
 from aim_cost.timing.kernel_model import KernelTimes
+from aim_cost.timing.op_time import price_kind
 from aim_cost.workload import Execution
 
 
@@ -36,14 +37,16 @@ class PhaseTime:
 
 
 def combine(parts: Sequence[PhaseTime]) -> PhaseTime:
-    """One phase after the other: times add up, independent errors add up in quadrature."""
-    total = sum(part.time_s for part in parts)
-    low = total - float(np.sqrt(sum((part.time_s - part.low_s) ** 2 for part in parts)))
-    above = [part.high_s - part.time_s for part in parts if part.high_s is not None]
-    known = len(above) == len(parts)
-    high = total + float(np.sqrt(sum(error**2 for error in above))) if known else None
+    """One phase after the other: times add up, and so do errors, which the phases share."""
+    highs = [part.high_s for part in parts if part.high_s is not None]
     longest = max(parts, key=lambda part: part.time_s)
-    return PhaseTime(total, low, high, longest.bound, longest.source)
+    return PhaseTime(
+        sum(part.time_s for part in parts),
+        sum(part.low_s for part in parts),
+        sum(highs) if len(highs) == len(parts) else None,
+        longest.bound,
+        longest.source,
+    )
 
 
 class TimeModel(Protocol):
@@ -129,11 +132,11 @@ def _names_in(names: NDArray[np.str_], *groups: str) -> Mask:
 
 
 def _spread(ops: Sequence[Op], errors_s: Array) -> float:
-    """Kernels of one size share their error; those of different sizes err independently."""
-    sums: dict[tuple[object, ...], float] = {}
+    """Kernels of one kind lean the same way on one device; the kinds err independently."""
+    sums: dict[str, float] = {}
     for op, error in zip(ops, errors_s, strict=True):
-        key = (op.name, *op.shape.values())
-        sums[key] = sums.get(key, 0.0) + float(error)
+        kind = price_kind(op)
+        sums[kind] = sums.get(kind, 0.0) + float(error)
     return float(np.sqrt(sum(error**2 for error in sums.values())))
 
 

@@ -212,6 +212,7 @@ def microbench(
         float | None,
         typer.Option(help="How long; by default 80 on a CPU, 60 on a GPU.", show_default=False),
     ] = None,
+    form: FormatOption = Format.table,
 ) -> None:
     """Time the kernels of a model's prefills on this device, as tables for aim-cost calibrate."""
     import torch
@@ -222,8 +223,11 @@ def microbench(
 
     workload = Workload(text_tokens=text_tokens, frames=frames)
     place = torch.device(device or default_device())
-    for path in run_microbench(load_model_spec(model), workload, out, place, dtype, seconds):
-        print(path)
+    paths = run_microbench(load_model_spec(model), workload, out, place, dtype, seconds)
+    if form is not Format.table:
+        print_rows([{"file": str(path)} for path in paths], form)
+        return
+    print("\n".join(map(str, paths)))
 
 
 @app.command()

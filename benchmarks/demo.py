@@ -32,7 +32,7 @@ MODEL = "llava-onevision-qwen2-0.5b"
 TEXT_TOKENS = 50
 FRAMES = {"cpu": 4, "cuda": 32}
 REPEATS = {"cpu": 3, "cuda": 10}
-BUDGET_S = 200
+BUDGET_S = 120
 # what a CPU reaches of its own GEMM rate over a whole prefill, roughly: elementwise kernels cost
 EFFICIENCY = 0.4
 

@@ -202,6 +202,11 @@ class OpTimeModel:
         return _widened(_scaled(times, ratio), UNMEASURED_KIND, extrapolated=True)
 
 
+def price_kind(op: Op) -> str:
+    """The kind of kernel that prices an op: a form, or a kind of elementwise kernel."""
+    return _sizes(op)[0]
+
+
 def _sizes(op: Op) -> tuple[str, tuple[Any, ...]]:
     """The kind that prices an op, and its sizes in the order of the form of that kind."""
     shape = op.shape

@@ -1,5 +1,6 @@
 """Whole prefills that others measured, priced with a calibration that never saw them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -76,7 +77,7 @@ def published_prefills(calibration: Calibration) -> list[PrefillRow]:
     return rows
 
 
-def mean_error(rows: list[PrefillRow]) -> float:
+def mean_error(rows: Sequence[PrefillRow]) -> float:
     """The mean of |error|, a fraction."""
     return float(np.mean([abs(row.error) for row in rows]))
 

@@ -106,9 +106,9 @@ def test_rows_carry_band_bound_and_source():
     assert row["ttft_low_s"] < row["ttft_s"] < row["ttft_high_s"]
 
 
-def test_independent_errors_add_in_quadrature():
+def test_phases_share_their_errors():
     parts = [PhaseTime(10, 7, 13, "compute", "s"), PhaseTime(20, 16, 24, "memory", "s")]
-    assert combine(parts) == PhaseTime(30, 25, 35, "memory", "s")
+    assert combine(parts) == PhaseTime(30, 23, 37, "memory", "s")
     open_end = [parts[0], PhaseTime(1, 1, None, "memory", "s")]
     assert combine(open_end).high_s is None
 
