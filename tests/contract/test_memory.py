@@ -1,0 +1,45 @@
+"""Predicted peak memory against the tensors that are really alive, on the real dims."""
+
+import pytest
+import torch
+import transformers
+from packaging.version import Version
+
+from aim_cost.memory import prefill_memory
+from aim_cost.schedule import Schedule
+from aim_cost.workload import Execution, Workload
+from aim_runtime.inputs import sized_inputs
+from aim_runtime.load import load
+from aim_runtime.memory import track_peak_bytes
+from aim_runtime.patch import patched
+
+WORKLOAD = Workload(text_tokens=60, frames=3)
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    # the two layers of each kind that the peak needs; more only add to the KV cache
+    return load("llava-onevision-qwen2-0.5b", "cpu", "bfloat16", random_weights=True, layers=2)
+
+
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.20"),
+    reason="this version of transformers keeps every hidden state of the vision tower",
+)
+@pytest.mark.parametrize(
+    "schedule",
+    [Schedule(), Schedule.parse("0.25"), Schedule.parse(None, "ratios:0.5")],
+    ids=Schedule.label,
+)
+def test_the_peak_is_that_of_the_tensors(loaded, schedule):
+    inputs = sized_inputs(loaded, WORKLOAD)
+    with torch.inference_mode(), patched(loaded.model, schedule):
+        tracked = track_peak_bytes(
+            lambda: loaded.model(**inputs, use_cache=True, logits_to_keep=1).logits
+        )
+    trace = schedule.resolve(loaded.spec, WORKLOAD)
+    memory = prefill_memory(loaded.spec, WORKLOAD, trace, Execution())
+    # the tracker does not see what was there before: weights and pixels
+    pixels = inputs["pixel_values_videos"]
+    activations = memory.peak_bytes - memory.weights_bytes - pixels.nbytes
+    assert activations == pytest.approx(tracked.peak_bytes, rel=0.02)
