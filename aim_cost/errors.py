@@ -27,7 +27,3 @@ class ScheduleError(AimError):
 
 class ProfileError(AimError):
     """A hardware profile that is malformed, unknown, or lacks the number that is needed."""
-
-
-class InfeasibleError(AimError):
-    """No schedule satisfies the limits that were given."""

@@ -71,6 +71,11 @@ class Estimate:
         )
 
     @property
+    def mode(self) -> str:
+        """The execution that the times are for: conventions may know the ideal alone."""
+        return "ideal" if self.convention.ideal_time else self.execution.mode
+
+    @property
     def flops(self) -> int:
         """FLOPs of the whole prefill under the convention."""
         return int(self.graph.flops)
@@ -100,7 +105,7 @@ class Estimate:
             "hardware": self.hardware.name,
             "dtype": self.execution.dtype,
             "attention": self.execution.attention,
-            "execution": "ideal" if self.convention.ideal_time else self.execution.mode,
+            "execution": self.mode,
             "convention": self.convention.name,
             "frames": self.workload.frames,
             "image_tokens": self.workload.image_tokens,

@@ -1,5 +1,7 @@
 """The table that ``aim-cost predict`` prints for people."""
 
+from itertools import groupby
+
 from rich.console import Group, RenderableType
 
 from aim_cost.estimate import GROUPS, Estimate
@@ -31,7 +33,7 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
     title = (
         f"{result.model.name} on {result.hardware.name}, {execution.dtype}\n"
         f"{visual} + {workload.text_tokens} text tokens, batch {workload.batch}, "
-        f"execution {'ideal' if result.convention.ideal_time else execution.mode}; "
+        f"execution {result.mode}; "
         f"schedule: {result.schedule.label()}"
     )
     note = (
@@ -75,12 +77,7 @@ def _giga(count: int) -> str:
 
 def _tokens(result: Estimate) -> str:
     tokens = result.trace.attention_tokens
-    runs: list[list[int]] = []
-    for count in tokens:
-        if runs and runs[-1][0] == count:
-            runs[-1][1] += 1
-        else:
-            runs.append([count, 1])
+    runs = [(count, len(list(layers))) for count, layers in groupby(tokens)]
     shown = ", ".join(f"{count} x{times}" if times > 1 else str(count) for count, times in runs)
     return f"Tokens entering the layers: {shown}"
 

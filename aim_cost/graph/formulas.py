@@ -17,16 +17,6 @@ def linear_flops(rows: Count, inputs: Count, outputs: Count) -> Count:
     return 2 * rows * inputs * outputs
 
 
-def convolution_flops(images: Count, patches: Count, outputs: Count, window: Count) -> Count:
-    """FLOPs of a patch embedding.
-
-    Shapes: x[images, patches, window] @ w[window, outputs]; contracted: window, the channels
-    times the pixels of a patch.
-    Source: torch.utils.flop_counter.conv_flop.
-    """
-    return 2 * images * patches * outputs * window
-
-
 def attention_scores_flops(
     batch: Count, heads: Count, queries: Count, keys: Count, head_dim: Count
 ) -> Count:

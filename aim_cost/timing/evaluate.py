@@ -41,12 +41,6 @@ def surface_model(train: KernelTable, test: KernelTable, ceilings: Ceilings) -> 
     return fit_kernel_model(train, ceilings).time_s(ceilings, test.dims)
 
 
-def law_alone(train: KernelTable, test: KernelTable, ceilings: Ceilings) -> Array:
-    """The law without its surface."""
-    model = fit_kernel_model(train, ceilings)
-    return model.form.law(model.parameters, ceilings, test.dims)
-
-
 def roofline(train: KernelTable, test: KernelTable, ceilings: Ceilings) -> Array:
     """Datasheet peaks; nothing is fitted."""
     return test.form.roofline(ceilings, test.dims)
