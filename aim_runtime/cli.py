@@ -39,6 +39,10 @@ LayersOption = Annotated[
     int | None,
     typer.Option("--layers", help="Only N layers of decoder and vision tower (random weights)."),
 ]
+VisionLayersOption = Annotated[
+    int | None,
+    typer.Option("--vision-layers", help="Only N layers of the vision tower (random weights)."),
+]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cuda or cpu; by default cuda where there is one.")
 ]
@@ -59,36 +63,47 @@ SchedulesOption = Annotated[
 
 
 def _schedules(
-    layers: int,
     merge: str | None,
     tokens_per_frame: int | None,
     prune: str | None,
     files: list[Path] | None,
+    suite: list[Schedule],
 ) -> list[Schedule]:
-    """No reduction first, then those asked for; the default suite when none is."""
-    from aim_runtime.suite import default_schedules
-
+    """No reduction first, then those asked for; the suite when none is."""
     asked = [Schedule.load(path) for path in files or []]
     if merge or prune or tokens_per_frame is not None:
         asked.append(schedule_from(merge, tokens_per_frame, prune, None))
     if not asked:
-        return default_schedules(layers)
+        return suite
     return [Schedule(), *(schedule for schedule in asked if schedule != Schedule())]
 
 
 def _load(
-    model: str, device: str | None, dtype: str, random_weights: bool, layers: int | None
+    model: str,
+    device: str | None,
+    dtype: str,
+    random_weights: bool,
+    layers: int | None = None,
+    vision_layers: int | None = None,
 ) -> "Loaded":
     from aim_runtime.load import load
 
     with console(error=True).status(f"loading {model}"):
-        return load(model, device, dtype, random_weights=random_weights, layers=layers)
+        return load(
+            model,
+            device,
+            dtype,
+            random_weights=random_weights,
+            layers=layers,
+            vision_layers=vision_layers,
+        )
 
 
 @app.command()
 def measure(
     model: ModelOption = "llava-onevision-qwen2-0.5b",
     layers: LayersOption = None,
+    vision_layers: VisionLayersOption = None,
     frames: FramesOption = 8,
     text_tokens: TextTokensOption = 100,
     batch: BatchOption = 1,
@@ -113,12 +128,12 @@ def measure(
     Medians; CUDA events on a GPU, the monotonic clock on a CPU; random inputs.
     """
     from aim_runtime.measure import measure as run_measure
+    from aim_runtime.suite import default_schedules
 
-    loaded = _load(model, device, dtype, random_weights, layers)
+    loaded = _load(model, device, dtype, random_weights, layers, vision_layers)
     workload = Workload(text_tokens=text_tokens, frames=frames, batch=batch)
-    schedules = _schedules(
-        loaded.spec.text.num_hidden_layers, merge, tokens_per_frame, prune, schedule
-    )
+    suite = default_schedules(loaded.spec.text.num_hidden_layers)
+    schedules = _schedules(merge, tokens_per_frame, prune, schedule, suite)
     rows = run_measure(
         loaded, workload, schedules, repeats=repeats, warmup=warmup, out=out, resume=resume
     )
@@ -153,6 +168,7 @@ def _milliseconds(seconds: float | None) -> str:
 def validate(
     model: ModelOption = "llava-onevision-qwen2-0.5b",
     layers: LayersOption = None,
+    vision_layers: VisionLayersOption = None,
     frames: FramesOption = 4,
     text_tokens: TextTokensOption = 50,
     merge: MergeOption = None,
@@ -174,13 +190,14 @@ def validate(
     form: FormatOption = Format.table,
 ) -> None:
     """Predict and run: traces and FLOPs must be equal (else exit status 1), times are compared."""
+    from aim_runtime.suite import validation_schedules
     from aim_runtime.validate import validate as run_validate
     from aim_runtime.validate_report import validation_plot, validation_table
 
-    loaded = _load(model, device, dtype, random_weights, layers)
-    schedules = _schedules(
-        loaded.spec.text.num_hidden_layers, merge, tokens_per_frame, prune, schedule
-    )
+    loaded = _load(model, device, dtype, random_weights, layers, vision_layers)
+    spec = loaded.spec
+    suite = validation_schedules(spec.text.num_hidden_layers, spec.frame_tokens)
+    schedules = _schedules(merge, tokens_per_frame, prune, schedule, suite)
     result = run_validate(
         loaded,
         Workload(text_tokens=text_tokens, frames=frames),
@@ -251,7 +268,7 @@ def generate(
     from aim_runtime.answer import answer
 
     chosen = schedule_from(merge, tokens_per_frame, prune, schedule)
-    loaded = _load(model, device, dtype, False, None)
+    loaded = _load(model, device, dtype, False)
     row = answer(loaded, video, prompt, frames, chosen, max_new_tokens)
     if form is not Format.table:
         print_rows([row], form)

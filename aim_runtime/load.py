@@ -52,6 +52,7 @@ def load(
     random_weights: bool = False,
     layers: int | None = None,
     seed: int = 0,
+    vision_layers: int | None = None,
 ) -> Loaded:
     """Load a LLaVA-OneVision checkpoint, or build one with random weights on the device itself.
 
@@ -63,21 +64,22 @@ def load(
             on the device, in place: no copy passes through the host.
         layers: keep only the first ``layers`` layers of the decoder, and no more of the vision
             tower, so that their shares stay about the same; random weights only.
+        vision_layers: keep that many layers of the vision tower instead; random weights only.
     Checkpoints are read from safetensors and never run code of their own.
     Raises: LoadError, or SpecError for a config that is incomplete or of another kind.
     """
     dtype_bytes(dtype)
     place = _device(device or default_device())
     fields, name, source = _resolve(name_or_path_or_config)
-    if layers is not None:
+    if layers is not None or vision_layers is not None:
         if not random_weights:
             raise LoadError(
                 "layers",
                 expected="random weights when layers are cut off",
-                got=layers,
+                got=layers if layers is not None else vision_layers,
                 fix="Add random_weights (--random-weights), or run all layers.",
             )
-        fields = cut_layers(fields, layers)
+        fields = cut_layers(fields, layers, vision_layers)
     spec = ModelSpec.from_hf_config(fields, name=name)
     if spec.model_type != "llava_onevision":
         raise LoadError(
@@ -157,26 +159,40 @@ def _hub_config(source: str) -> dict[str, Any]:
         raise _unreadable(source, error) from error
 
 
-def cut_layers(fields: Mapping[str, Any], layers: int) -> dict[str, Any]:
+def cut_layers(
+    fields: Mapping[str, Any], layers: int | None = None, vision_layers: int | None = None
+) -> dict[str, Any]:
     """The config with ``layers`` decoder layers and at most as many vision layers.
 
-    Raises: LoadError when the decoder has fewer.
+    Args: vision_layers, that many vision layers instead.
+    Raises: LoadError when the model has fewer.
     """
     text = dict(fields.get("text_config") or {})
-    whole(layers, "layers", LoadError)
-    available = whole(text.get("num_hidden_layers"), "text_config.num_hidden_layers", LoadError)
+    vision = dict(fields.get("vision_config") or {})
+    if layers is not None:
+        available = _cut(text, layers, "layers", "decoder layers")
+        if vision_layers is None and "num_hidden_layers" in vision:
+            vision["num_hidden_layers"] = min(layers, vision["num_hidden_layers"])
+        if layers < available:
+            text.pop("layer_types", None)  # one entry a layer; the class fills it in again
+    if vision_layers is not None:
+        _cut(vision, vision_layers, "vision_layers", "vision layers")
+    return {**fields, "text_config": text, "vision_config": vision}
+
+
+def _cut(config: dict[str, Any], layers: int, argument: str, name: str) -> int:
+    """Set the number of layers; return how many there were."""
+    whole(layers, argument, LoadError)
+    available = whole(config.get("num_hidden_layers"), f"{name} of the model", LoadError)
     if layers > available:
         raise LoadError(
-            "layers",
-            expected=f"at most {available}, the decoder layers of the model",
+            argument,
+            expected=f"at most {available}, the {name} of the model",
             got=layers,
             fix="Ask for fewer layers, or choose a larger model.",
         )
-    text["num_hidden_layers"] = layers
-    text.pop("layer_types", None)  # one entry a layer; the class fills it in again
-    vision = dict(fields.get("vision_config") or {})
-    vision["num_hidden_layers"] = min(layers, vision.get("num_hidden_layers", layers))
-    return {**fields, "text_config": text, "vision_config": vision}
+    config["num_hidden_layers"] = layers
+    return available
 
 
 def _random_model(

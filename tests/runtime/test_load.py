@@ -92,6 +92,17 @@ def test_a_config_that_lists_its_layers_is_cut_too(config):
     assert loaded.model(**video_inputs(frames=2)).logits.isfinite().all()
 
 
+def test_the_vision_tower_is_cut_on_its_own():
+    loaded = load(PRESET, device="meta", random_weights=True, layers=3, vision_layers=1)
+    core = loaded.model.model
+    assert loaded.spec.text.num_hidden_layers == len(core.language_model.layers) == 3
+    assert loaded.spec.vision.num_hidden_layers == len(core.vision_tower.encoder.layers) == 1
+    with pytest.raises(LoadError, match="at most 26, the vision layers"):
+        load(PRESET, device="meta", random_weights=True, vision_layers=27)
+    with pytest.raises(LoadError, match="random_weights"):
+        load(PRESET, device="meta", vision_layers=1)
+
+
 @pytest.mark.parametrize(("layers", "expected"), [(25, "at most 24"), (0, "at least 1")])
 def test_layers_that_do_not_exist(layers, expected):
     with pytest.raises(LoadError, match=expected):

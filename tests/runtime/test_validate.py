@@ -1,18 +1,21 @@
 """Validation: equality is judged, and a difference is seen."""
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import torch
 
-from aim_cost.model import preset_config
+from aim_cost.estimate import estimate
+from aim_cost.hardware import load_hardware
+from aim_cost.model import load_model_spec, preset_config
 from aim_cost.schedule import Schedule
 from aim_cost.workload import Workload
 from aim_runtime import validate as module
 from aim_runtime.agreement import summary
 from aim_runtime.device import profile_name
 from aim_runtime.load import load
-from aim_runtime.suite import default_schedules
+from aim_runtime.suite import default_schedules, validation_schedules
 from aim_runtime.validate import validate
 from aim_runtime.validate_report import validation_plot, verdict
 
@@ -170,3 +173,22 @@ def test_a_run_on_cuda_agrees_too():
     loaded = load("llava-onevision-qwen2-0.5b", "cuda", random_weights=True, layers=4)
     workload = Workload(text_tokens=20, frames=2)
     assert validate(loaded, workload, default_schedules(4), repeats=2).summary["passed"]
+
+
+@pytest.mark.parametrize("layers", [6, 12, 24, 28])
+def test_the_schedules_of_a_validation_are_far_enough_apart_to_be_ordered(layers):
+    model = load_model_spec("llava-onevision-qwen2-0.5b")
+    model = dataclasses.replace(
+        model, text=dataclasses.replace(model.text, num_hidden_layers=layers)
+    )
+    schedules = validation_schedules(layers, model.frame_tokens)
+    flops = [
+        priced.phase("llm").flops + priced.phase("importance").flops
+        for priced in (_price(model, schedule) for schedule in schedules)
+    ]
+    assert len(schedules) >= 12
+    assert all(then <= 0.92 * now for now, then in pairwise(flops))
+
+
+def _price(model, schedule):
+    return estimate(model, Workload(frames=6, text_tokens=50), schedule, load_hardware("h100-sxm"))
