@@ -21,7 +21,7 @@ GROUPS = ("vision", "merge", "llm", "importance")
 
 @dataclass(frozen=True)
 class PhaseEstimate:
-    """Sums over the ops of a phase; times, band, bound and source as in PhaseTime."""
+    """Sums over the ops of a phase; times, band, bound and the rest as in PhaseTime."""
 
     flops: int
     read_bytes: int
@@ -31,6 +31,7 @@ class PhaseEstimate:
     time_high_s: float | None
     bound: str
     source: str
+    extrapolated: float
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Estimate:
             time.high_s,
             time.bound,
             time.source,
+            time.extrapolated,
         )
 
     @property
@@ -122,6 +124,7 @@ class Estimate:
             "ttft_high_s": self.ttft.high_s,
             "bound": self.ttft.bound,
             "source": self.ttft.source,
+            "extrapolated": self.ttft.extrapolated,
             "weights_bytes": self.memory.weights_bytes,
             "kv_cache_bytes": self.memory.kv_cache_bytes,
             "peak_memory_bytes": self.memory.peak_bytes,

@@ -27,6 +27,8 @@ class PhaseTime:
         bound: ``compute``, ``memory``, ``host``, or ``none`` where nothing runs.
         source: ``datasheet`` (roofline on peaks), ``measured`` (roofline on measured ceilings),
             ``calibrated``, or ``inherited`` (the calibration of another device).
+        extrapolated: share of ``time_s`` from kernels of sizes, or of a kind, that the calibration
+            never saw; 0 for a roofline.
     """
 
     time_s: float
@@ -34,18 +36,22 @@ class PhaseTime:
     high_s: float | None
     bound: str
     source: str
+    extrapolated: float = 0.0
 
 
 def combine(parts: Sequence[PhaseTime]) -> PhaseTime:
     """One phase after the other: times add up, and so do errors, which the phases share."""
     highs = [part.high_s for part in parts if part.high_s is not None]
     longest = max(parts, key=lambda part: part.time_s)
+    time_s = sum(part.time_s for part in parts)
+    unseen_s = sum(part.extrapolated * part.time_s for part in parts)
     return PhaseTime(
-        sum(part.time_s for part in parts),
+        time_s,
         sum(part.low_s for part in parts),
         sum(highs) if len(highs) == len(parts) else None,
         longest.bound,
         longest.source,
+        unseen_s / time_s if time_s else 0.0,
     )
 
 
@@ -123,6 +129,7 @@ class CalibratedTime:
             total_s + float(np.hypot(above, waiting_s * (host.high / host.value - 1))),
             "host" if 2 * waiting_s > total_s else device_bound,
             source,
+            float(spent_s[inside & kernels.extrapolated].sum()) / total_s,
         )
 
 

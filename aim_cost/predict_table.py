@@ -5,6 +5,7 @@ from itertools import groupby
 from rich.console import Group, RenderableType
 
 from aim_cost.estimate import GROUPS, Estimate
+from aim_cost.phase_time import PhaseTime
 from aim_cost.report import table
 from aim_cost.units import giga, milli, show, show_time, tera
 
@@ -38,7 +39,7 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
     )
     note = (
         f"Convention {result.convention.name}: {result.convention.summary}. FLOPs not counted: "
-        f"{', '.join(result.convention.not_counted)}. {_TIME_NOTES[ttft.source]}"
+        f"{', '.join(result.convention.not_counted)}. {_TIME_NOTES[ttft.source]}{_unseen(ttft)}"
     )
     columns = ("phase", "TFLOPs", "GB moved", "ms", "90 % band", "share", "bound")
     return Group(
@@ -56,6 +57,13 @@ _TIME_NOTES = {
     "calibrated": "Times come from a calibration of this device (aim-cost evaluate).",
     "inherited": "Times come from the calibration of another device or width, hence the band.",
 }
+
+
+def _unseen(ttft: PhaseTime) -> str:
+    """How much of the time is of sizes outside the calibration's tables."""
+    if ttft.extrapolated < 0.005:
+        return ""
+    return f" Extrapolated: {100 * ttft.extrapolated:.0f} % of it is of sizes never timed."
 
 
 def _band(low_s: float, high_s: float | None) -> str:

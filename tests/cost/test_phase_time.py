@@ -113,6 +113,18 @@ def test_phases_share_their_errors():
     assert combine(open_end).high_s is None
 
 
+def test_sizes_that_no_table_holds_are_told():
+    usual = price(schedule=Schedule())
+    assert usual.ttft.extrapolated < 0.01
+    long = estimate(LARGE, Workload(frames=192, text_tokens=100), Schedule(), H100)
+    llm = long.phase("llm")
+    assert 0.5 < llm.extrapolated <= 1
+    parts = [long.phase(name) for name in ("vision", "llm")]
+    mixed = sum(p.extrapolated * p.time_s for p in parts) / long.ttft_s
+    assert long.to_row()["extrapolated"] == pytest.approx(mixed)
+    assert price(mode="ideal").ttft.extrapolated == 0
+
+
 def test_errors():
     with pytest.raises(SpecError, match="cuda-graph"):
         Execution(mode="compiled")
