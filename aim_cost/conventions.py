@@ -2,11 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from aim_cost.checks import one_of
 from aim_cost.errors import SpecError
 from aim_cost.graph.build import build_executed
 from aim_cost.graph.llm_viewer import build_llm_viewer
+from aim_cost.graph.multiply_adds import (
+    LayerMacs,
+    build_multiply_adds,
+    fastv_layer_macs,
+    fastvid_layer_macs,
+    pdrop_layer_macs,
+)
 from aim_cost.graph.op import OpGraph
 from aim_cost.model import ModelSpec
 from aim_cost.schedule import EXECUTED_RULE, TokenRule
@@ -25,6 +33,7 @@ class Convention:
         build: the ops it counts.
         not_counted: what it leaves out, shown beside its numbers.
         ideal_time: its time is the roofline's, whatever the execution.
+        counts_macs: papers give its figures in multiply-adds, MACs, half of the FLOPs.
     """
 
     name: str
@@ -33,6 +42,7 @@ class Convention:
     build: Callable[[ModelSpec, Workload, TokenTrace, Execution], OpGraph]
     not_counted: tuple[str, ...]
     ideal_time: bool = False
+    counts_macs: bool = False
 
 
 EXECUTED = Convention(
@@ -52,7 +62,43 @@ LLM_VIEWER = Convention(
     ideal_time=True,
 )
 
-CONVENTIONS = {convention.name: convention for convention in (EXECUTED, LLM_VIEWER)}
+
+def _multiply_adds(name: str, summary: str, layer_macs: LayerMacs) -> Convention:
+    return Convention(
+        name=name,
+        summary=summary,
+        rule=TokenRule(counts_newline=False, layer_delay=1, least_text_tokens=0),
+        build=partial(build_multiply_adds, layer_macs),
+        not_counted=(
+            *("vision tower", "merging", "importance", "newline", "lm_head", "softmax", "norms"),
+            *("elementwise", "causal skipping", "memory traffic"),
+        ),
+        ideal_time=True,
+        counts_macs=True,
+    )
+
+
+FASTV = _multiply_adds(
+    "fastv",
+    "multiply-adds of the LLM's layers as FastV, DyCoke and HoliTom count them",
+    fastv_layer_macs,
+)
+
+PDROP = _multiply_adds(
+    "pdrop",
+    "multiply-adds of the LLM's layers as PyramidDrop, SparseVLM and FitPrune count them",
+    pdrop_layer_macs,
+)
+
+FASTVID = _multiply_adds(
+    "fastvid",
+    "multiply-adds of the LLM's layers as FastVID counts them",
+    fastvid_layer_macs,
+)
+
+CONVENTIONS = {
+    convention.name: convention for convention in (EXECUTED, LLM_VIEWER, FASTV, PDROP, FASTVID)
+}
 
 
 def get_convention(name: str) -> Convention:

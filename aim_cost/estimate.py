@@ -82,6 +82,11 @@ class Estimate:
         """FLOPs of the whole prefill under the convention."""
         return int(self.graph.flops)
 
+    @property
+    def macs(self) -> int | None:
+        """Multiply-adds, half of the FLOPs; None under conventions that do not count them."""
+        return self.flops // 2 if self.convention.counts_macs else None
+
     @cached_property
     def ttft(self) -> PhaseTime:
         """Vision, merging, prefill with scoring, and the first token's logits."""
@@ -98,7 +103,10 @@ class Estimate:
         return prefill_memory(self.model, self.workload, self.trace, self.execution)
 
     def to_row(self) -> dict[str, Any]:
-        """One flat row, SI units, the same keys as a measured row; dots separate the levels."""
+        """One flat row, SI units, the same keys as a measured row; dots separate the levels.
+
+        ``llm.macs`` is there only under conventions that count multiply-adds.
+        """
         row: dict[str, Any] = {
             "kind": "estimate",
             "model": self.model.name,
@@ -117,6 +125,8 @@ class Estimate:
         }
         for name in dict.fromkeys((*GROUPS, *PHASES)):
             row |= {f"{name}.{key}": value for key, value in vars(self.phase(name)).items()}
+        if self.macs is not None:
+            row["llm.macs"] = self.macs
         return row | {
             "total.flops": self.flops,
             "ttft_s": self.ttft.time_s,

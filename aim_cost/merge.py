@@ -1,9 +1,12 @@
 """Merge: how far the tokens of each frame are merged before the LLM."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from aim_cost.checks import integral, numbers, ratio, sequence, whole
+from aim_cost.checks import choices, integral, numbers, one_of, ratio, sequence, whole
 from aim_cost.errors import ScheduleError
+
+MERGE_KINDS = ("similarity", "random", "uniform")
+POSITIONS = ("recounted", "kept")
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,10 @@ class Merge:
         retention: keep ``int(tokens * retention)`` of each frame's tokens, 0 < retention <= 1.
         tokens_per_frame: keep this many.
         passes: tokens left after each pass, e.g. (98, 49, 25).
+        by: ``similarity``, AIM's bipartite matching; or as baselines ``random``, the same passes
+            with pairs drawn at random, and ``uniform``, the mean of neighbours in equal runs.
+        positions: ``recounted``, AIM's: what stays is numbered anew; or ``kept``: a token keeps
+            the position of the place it had (a merged one, that of the token merged into).
     A pass removes at most half of the tokens, so the first two are reached by halving passes and
     one partial pass. Raises: ScheduleError.
     """
@@ -21,6 +28,8 @@ class Merge:
     retention: float | None = None
     tokens_per_frame: int | None = None
     passes: tuple[int, ...] | None = None
+    by: str = "similarity"
+    positions: str = "recounted"
 
     def __post_init__(self) -> None:
         given = [
@@ -41,6 +50,8 @@ class Merge:
             object.__setattr__(self, "passes", sequence(self.passes, "merge.passes", ScheduleError))
             for i, left in enumerate(self.passes):
                 whole(left, f"merge.passes[{i}]", ScheduleError)
+        one_of(self.by, MERGE_KINDS, "merge.by", ScheduleError)
+        one_of(self.positions, POSITIONS, "merge.positions", ScheduleError)
 
     def token_counts(self, tokens: int) -> tuple[int, ...]:
         """Tokens of one frame before merging and after each pass. Raises ScheduleError."""
@@ -78,8 +89,15 @@ class Merge:
     def parse(cls, text: str) -> "Merge":
         """Read ``0.25`` (a retention ratio), ``tokens:24`` or ``passes:98,49,25``.
 
+        Words after a slash choose ``by`` and ``positions``: ``0.25/random/kept``.
         Raises: ScheduleError.
         """
+        amount, *words = text.split("/")
+        kinds = {"by": MERGE_KINDS, "positions": POSITIONS}
+        return replace(cls._parse_amount(amount), **choices(words, kinds, "--merge", ScheduleError))
+
+    @classmethod
+    def _parse_amount(cls, text: str) -> "Merge":
         kind, _, rest = text.rpartition(":")
         given = numbers(rest, "--merge", "0.25, tokens:24 or passes:98,49,25", ScheduleError)
         if kind == "passes":
@@ -97,6 +115,11 @@ class Merge:
 
     def label(self) -> str:
         """What ``parse`` reads."""
+        words = [] if self.by == "similarity" else [self.by]
+        words += [] if self.positions == "recounted" else [self.positions]
+        return "/".join((self._amount(), *words))
+
+    def _amount(self) -> str:
         if self.retention is not None:
             return repr(float(self.retention)).removesuffix(".0")
         if self.tokens_per_frame is not None:

@@ -5,6 +5,7 @@ from itertools import groupby
 from rich.console import Group, RenderableType
 
 from aim_cost.estimate import GROUPS, Estimate
+from aim_cost.graph.op import OpGraph
 from aim_cost.phase_time import PhaseTime
 from aim_cost.report import table
 from aim_cost.units import giga, milli, show, show_time, tera
@@ -18,13 +19,12 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
         if phase.flops == 0 and phase.time_s == 0:
             continue
         share = f"{100 * phase.time_s / result.ttft_s:.0f} %"
-        traffic = phase.read_bytes + phase.write_bytes
-        figures = (_tera(phase.flops), _giga(traffic), _milli(phase.time_s))
         band = _band(phase.time_low_s, phase.time_high_s)
-        rows.append((name, *figures, band, share, phase.bound))
-    ttft, traffic = result.ttft, result.graph.read_bytes + result.graph.write_bytes
-    figures = (_tera(result.flops), _giga(traffic), _milli(ttft.time_s))
-    rows.append(("TTFT", *figures, _band(ttft.low_s, ttft.high_s), "", ttft.bound))
+        counts = _counts(result, result.graph.phase(name))
+        rows.append((name, *counts, _milli(phase.time_s), band, share, phase.bound))
+    ttft, counts = result.ttft, _counts(result, result.graph)
+    band = _band(ttft.low_s, ttft.high_s)
+    rows.append(("TTFT", *counts, _milli(ttft.time_s), band, "", ttft.bound))
     workload, execution = result.workload, result.execution
     visual = (
         f"{workload.frames} frames"
@@ -37,11 +37,13 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
         f"execution {result.mode}; "
         f"schedule: {result.schedule.label()}"
     )
+    convention = result.convention
     note = (
-        f"Convention {result.convention.name}: {result.convention.summary}. FLOPs not counted: "
-        f"{', '.join(result.convention.not_counted)}. {_TIME_NOTES[ttft.source]}{_unseen(ttft)}"
+        f"Convention {convention.name}: {convention.summary}. Not counted: "
+        f"{', '.join(convention.not_counted)}. {_time_note(result)}{_unseen(ttft)}"
     )
-    columns = ("phase", "TFLOPs", "GB moved", "ms", "90 % band", "share", "bound")
+    counts = ("TMACs", "TFLOPs") if convention.counts_macs else ("TFLOPs", "GB moved")
+    columns = ("phase", *counts, "ms", "90 % band", "share", "bound")
     return Group(
         table(title, columns, rows, note),
         "",
@@ -57,6 +59,23 @@ _TIME_NOTES = {
     "calibrated": "Times come from a calibration of this device (aim-cost evaluate).",
     "inherited": "Times come from the calibration of another device or width, hence the band.",
 }
+
+
+def _time_note(result: Estimate) -> str:
+    """Who says the times, and what they are not."""
+    if result.convention.counts_macs:
+        return (
+            "1 MAC = 2 FLOPs. The convention has no times: these are its FLOPs at the device's "
+            "peak, a lower bound."
+        )
+    return _TIME_NOTES[result.ttft.source]
+
+
+def _counts(result: Estimate, graph: OpGraph) -> tuple[str, str]:
+    """Work of ``graph``: FLOPs and traffic; MACs and FLOPs where the convention counts MACs."""
+    if result.convention.counts_macs:
+        return _tera(graph.flops / 2), _tera(graph.flops)
+    return _tera(graph.flops), _giga(graph.read_bytes + graph.write_bytes)
 
 
 def _unseen(ttft: PhaseTime) -> str:
@@ -75,7 +94,7 @@ def _milli(seconds: float) -> str:
     return f"{milli(seconds):.1f}"
 
 
-def _tera(count: int) -> str:
+def _tera(count: float) -> str:
     return f"{tera(count):.3f}"
 
 
@@ -105,6 +124,9 @@ def _verdict(result: Estimate, baseline: Estimate) -> list[str]:
     if not result.trace.reduces:
         return []
     now, before = result.phase("llm"), baseline.phase("llm")
+    if result.convention.counts_macs:
+        fewer = f"{before.flops / now.flops:.2f}x"
+        return [f"Against no reduction: LLM MACs {fewer} fewer. What it costs: not counted here."]
     speedup = baseline.ttft_s / result.ttft_s
     verdict = "the schedule pays" if speedup > 1 else "the schedule does not pay"
     return [

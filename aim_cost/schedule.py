@@ -1,23 +1,23 @@
-"""Schedule: how visual tokens are merged before the LLM and pruned inside it.
+"""Schedule: how visual tokens are merged or selected before the LLM and pruned inside it.
 
 ``Schedule.resolve`` is the only place where ratios become integers.
 Source: AIM, arXiv 2412.03248, as its released code behaves.
 """
 
 import json
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from aim_cost.checks import mapping
-from aim_cost.errors import ScheduleError
+from aim_cost.checks import mapping, whole
+from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.files import write_atomically
 from aim_cost.merge import Merge
 from aim_cost.model import ModelSpec
 from aim_cost.prune import Prune
+from aim_cost.select import Select
 from aim_cost.trace import TokenTrace
 from aim_cost.workload import VisualInput, Workload
 
@@ -28,11 +28,13 @@ class TokenRule:
 
     Args:
         counts_newline: a video's newline token is a visual token.
-        layer_delay: layers between a ratio and its effect: 1 as executed, 0 in published tables.
+        layer_delay: layers between a ratio and its effect: 1 as executed, 0 in AIM's tables.
+        least_text_tokens: of a prompt: the last one, never dropped, gives the logits.
     """
 
     counts_newline: bool = True
     layer_delay: int = 1
+    least_text_tokens: int = 1
 
 
 EXECUTED_RULE = TokenRule()
@@ -40,10 +42,14 @@ EXECUTED_RULE = TokenRule()
 
 @dataclass(frozen=True)
 class Schedule:
-    """Merging before the LLM and pruning inside it; ``Schedule()`` reduces nothing."""
+    """Merging or selecting before the LLM and pruning inside it; ``Schedule()`` reduces nothing.
+
+    AIM merges and prunes; ``select``, and scores other than its own, are other methods'.
+    """
 
     merge: Merge | None = None
     prune: Prune | None = None
+    select: Select | None = None
 
     def resolve(
         self, model: ModelSpec, workload: Workload, rule: TokenRule = EXECUTED_RULE
@@ -52,6 +58,13 @@ class Schedule:
 
         Raises: ScheduleError or SpecError when schedule, model and workload do not fit.
         """
+        whole(
+            workload.text_tokens,
+            "text_tokens",
+            SpecError,
+            at_least=rule.least_text_tokens,
+            fix="Give the text; only conventions that count multiply-adds take none.",
+        )
         return self.resolve_visual(
             workload.visual_input(model),
             text_tokens=workload.text_tokens,
@@ -74,13 +87,15 @@ class Schedule:
             self.merge.token_counts(visual.group_tokens) if self.merge else (visual.group_tokens,)
         )
         newline = visual.newline_tokens if rule.counts_newline else 0
-        total = visual.groups * merge_tokens[-1] + newline + text_tokens
-        ratios = self.prune.ratio_after_layer(layers) if self.prune else (1.0,) * layers
-        # N and P as in the official code; (N - P) * ratio + P and P + int(V * ratio) differ in fp64
-        after = tuple(int((total - text_tokens) * ratio + text_tokens) for ratio in ratios)
-        tokens = ((total,) * rule.layer_delay + after)[:layers]
+        selected = self.select.kept(visual.groups, merge_tokens[-1]) if self.select else None
+        sent = visual.groups * merge_tokens[-1] if selected is None else selected
+        tokens, mlp_tokens = self._layer_tokens(sent + newline, text_tokens, layers, rule)
+        prune = self.prune or _KEEP_ALL
+        after = mlp_tokens if prune.drop_point == "after_attention" else tokens[1:]
         scored = tuple(
-            layer for layer, (now, then) in enumerate(pairwise(tokens)) if text_tokens < then < now
+            layer
+            for layer, (now, then) in enumerate(zip(tokens, after, strict=False))
+            if text_tokens < then < now
         )
         return TokenTrace(
             batch=batch,
@@ -89,29 +104,48 @@ class Schedule:
             newline_tokens=newline,
             text_tokens=text_tokens,
             attention_tokens=tokens,
-            mlp_tokens=tokens,
+            mlp_tokens=mlp_tokens,
             scored_layers=scored,
+            selected_tokens=selected,
+            merged_by=self.merge.by if self.merge else TokenTrace.merged_by,
+            selected_by=self.select.by if self.select else TokenTrace.selected_by,
+            importance=prune.importance,
         )
+
+    def _layer_tokens(
+        self, visual: int, text: int, layers: int, rule: TokenRule
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens in the attention and in the MLP of each layer."""
+        prune = self.prune or _KEEP_ALL
+        after = tuple(text + kept for kept in prune.visual_tokens(visual, text, layers))
+        entering = ((visual + text,) * rule.layer_delay + after)[:layers]
+        entering = (text,) * prune.inject_at + entering[prune.inject_at :]
+        if prune.drop_point == "layer":
+            return entering, entering
+        left = (text,) * prune.inject_at + after[prune.inject_at :]
+        return entering, tuple(map(min, entering, left))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as written to YAML and JSON; parts that reduce nothing are left out."""
-        parts = (("merge", self.merge), ("prune", self.prune))
         return {
-            name: {k: _plain(v) for k, v in vars(part).items() if v is not None}
-            for name, part in parts
-            if part is not None
+            name: {
+                field.name: _plain(value)
+                for field in fields(part)
+                if (value := getattr(part, field.name)) != field.default
+            }
+            for name, part in self._parts()
         }
 
     @classmethod
     def from_dict(cls, data: object, *, where: str = "schedule") -> "Schedule":
         """The inverse of ``to_dict``. Raises: ScheduleError that names the key."""
-        given = mapping(data, where, ScheduleError, keys=("merge", "prune"))
+        given = mapping(data, where, ScheduleError, keys=_PARTS)
         parts: dict[str, Any] = {}
-        for name, kind in (("merge", Merge), ("prune", Prune)):
+        for name, kind in _PARTS.items():
             if given.get(name) is not None:
-                valid = kind.__dataclass_fields__
-                fields = mapping(given[name], f"{where}.{name}", ScheduleError, keys=valid)
-                parts[name] = kind(**fields)
+                valid = [field.name for field in fields(kind)]
+                values = mapping(given[name], f"{where}.{name}", ScheduleError, keys=valid)
+                parts[name] = kind(**values)
         return cls(**parts)
 
     @classmethod
@@ -143,14 +177,30 @@ class Schedule:
         write_atomically(path, text.encode())
 
     @classmethod
-    def parse(cls, merge: str | None = None, prune: str | None = None) -> "Schedule":
-        """Read the short forms of the command line: see ``Merge.parse`` and ``Prune.parse``."""
-        return cls(Merge.parse(merge) if merge else None, Prune.parse(prune) if prune else None)
+    def parse(
+        cls, merge: str | None = None, prune: str | None = None, select: str | None = None
+    ) -> "Schedule":
+        """Read the short forms of the command line: see ``parse`` of Merge, Prune and Select."""
+        return cls(
+            Merge.parse(merge) if merge else None,
+            Prune.parse(prune) if prune else None,
+            Select.parse(select) if select else None,
+        )
 
     def label(self) -> str:
         """The short forms in one line, e.g. ``merge 0.25, prune linear:14:22``; or ``none``."""
-        parts = (("merge", self.merge), ("prune", self.prune))
-        return ", ".join(f"{name} {part.label()}" for name, part in parts if part) or "none"
+        return ", ".join(f"{name} {part.label()}" for name, part in self._parts()) or "none"
+
+    def _parts(self) -> list[tuple[str, Merge | Select | Prune]]:
+        return [(name, part) for name in _PARTS if (part := getattr(self, name)) is not None]
+
+
+_PARTS: dict[str, type[Merge] | type[Select] | type[Prune]] = {
+    "merge": Merge,
+    "select": Select,
+    "prune": Prune,
+}
+_KEEP_ALL = Prune(ratios=(1.0,))
 
 
 def _plain(value: object) -> object:

@@ -15,8 +15,11 @@ class TokenTrace:
         text_tokens: protected tokens.
         attention_tokens: per layer, tokens entering it: rows of q, k, v and of the KV cache.
         mlp_tokens: per layer, tokens its MLP computes.
-        scored_layers: layers (0-based) at which an importance score is computed over all the
-            tokens entering them; the tokens that lose leave before the next layer.
+        scored_layers: layers (0-based) at which the tokens entering them are ranked and some of
+            them lose; those leave before the next layer.
+        selected_tokens: visual tokens, without newline, kept before the LLM; None where none
+            were chosen.
+        merged_by, selected_by, importance: how tokens were matched and ranked, as in a Schedule.
     """
 
     batch: int
@@ -27,11 +30,21 @@ class TokenTrace:
     attention_tokens: tuple[int, ...]
     mlp_tokens: tuple[int, ...]
     scored_layers: tuple[int, ...]
+    selected_tokens: int | None = None
+    merged_by: str = "similarity"
+    selected_by: str = "uniform"
+    importance: str = "pagerank"
+
+    @property
+    def merged_tokens(self) -> int:
+        """Visual tokens after merging and before selection, without newline."""
+        return self.groups * self.merge_tokens[-1]
 
     @property
     def visual_tokens(self) -> int:
         """Visual tokens entering the LLM, newline included."""
-        return self.groups * self.merge_tokens[-1] + self.newline_tokens
+        chosen = self.selected_tokens
+        return (self.merged_tokens if chosen is None else chosen) + self.newline_tokens
 
     @property
     def prompt_tokens(self) -> int:
@@ -41,4 +54,6 @@ class TokenTrace:
     @property
     def reduces(self) -> bool:
         """Whether any token is merged or dropped."""
-        return len(self.merge_tokens) > 1 or len(set(self.attention_tokens)) > 1
+        counts = {self.prompt_tokens, *self.attention_tokens, *self.mlp_tokens}
+        selects = self.selected_tokens not in (None, self.merged_tokens)
+        return selects or len(self.merge_tokens) > 1 or len(counts) > 1

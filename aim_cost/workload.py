@@ -31,7 +31,8 @@ class Workload:
     Args:
         frames: video frames; exclusive with image_tokens.
         image_tokens: visual tokens of an image before merging, without newline.
-        text_tokens: all tokens that are not visual, before and after them.
+        text_tokens: all tokens that are not visual, before and after them; 0 only under
+            conventions that count visual tokens alone.
         batch: prompts.
     Raises: SpecError.
     """
@@ -42,7 +43,7 @@ class Workload:
     batch: int = 1
 
     def __post_init__(self) -> None:
-        whole(self.text_tokens, "text_tokens", SpecError)
+        whole(self.text_tokens, "text_tokens", SpecError, at_least=0)
         whole(self.batch, "batch", SpecError)
         if (self.frames is None) == (self.image_tokens is None):
             raise SpecError(

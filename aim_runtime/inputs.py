@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from aim_cost.checks import whole
 from aim_cost.workload import Workload
 from aim_runtime.errors import InputError
 from aim_runtime.load import Loaded
@@ -25,8 +26,9 @@ def sized_inputs(
         seed: of the random text and pixels.
     Returns: ``input_ids`` [batch, n] with the video's placeholders in the middle of random text,
         ``attention_mask``, and ``pixel_values_videos`` [batch, frames, 3, size, size].
-    Raises: InputError when ``video`` has other than ``workload.frames`` frames.
+    Raises: InputError without text, or when ``video`` has other than ``workload.frames`` frames.
     """
+    whole(workload.text_tokens, "text_tokens", InputError)
     if workload.frames is None:
         raise InputError(
             "workload", expected="a video", got="an image", fix="Give frames, not image_tokens."

@@ -1,7 +1,9 @@
 """The graph of one prefill as aim_runtime executes it."""
 
 from aim_cost.graph import decoder, reduction, vision
+from aim_cost.graph.kernels import Kernels
 from aim_cost.graph.op import Op, OpGraph
+from aim_cost.graph.scores import LAYER_SCORES, VISUAL_SCORES, LayerSize, VisualSize
 from aim_cost.model import ModelSpec
 from aim_cost.trace import TokenTrace
 from aim_cost.workload import Execution, Workload
@@ -21,7 +23,11 @@ def build_executed(
         ops += vision.pooling_ops(
             groups, model.image_tokens, trace.merge_tokens[0], text.hidden_size, width
         )
-    ops += reduction.merge_ops(groups, trace.merge_tokens, text.hidden_size, width)
+    ops += reduction.merge_ops(
+        groups, trace.merge_tokens, text.hidden_size, width, by=trace.merged_by
+    )
+    if trace.selected_tokens is not None:
+        ops += _select_ops(model, trace, trace.selected_tokens, width)
     ops += decoder.embedding_ops(batch, trace.prompt_tokens, text.hidden_size, width)
     before = trace.prompt_tokens
     for layer, (tokens, mlp_tokens) in enumerate(
@@ -29,11 +35,27 @@ def build_executed(
     ):
         if tokens < before:
             ops += reduction.drop_ops(layer, batch, tokens, text.hidden_size, text.head_dim, width)
-        before = tokens
-        ops += decoder.layer_ops(text, batch, tokens, mlp_tokens, execution.attention, width, layer)
-        if layer in trace.scored_layers:
-            ops += reduction.importance_ops(
-                layer, batch, tokens, text.num_attention_heads, text.head_dim, width
-            )
-    ops += decoder.head_ops(text, batch, trace.attention_tokens[-1], width)
+        before = mlp_tokens
+        score = LAYER_SCORES[trace.importance] if layer in trace.scored_layers else None
+        attention = execution.attention if score is None or score.flash else "eager"
+        ops += decoder.layer_ops(text, batch, tokens, mlp_tokens, attention, width, layer)
+        if score is not None:
+            ops += score.ops(LayerSize(layer, batch, tokens, text, width))
+    ops += decoder.head_ops(text, batch, trace.mlp_tokens[-1], width)
     return OpGraph(tuple(ops))
+
+
+def _select_ops(model: ModelSpec, trace: TokenTrace, kept: int, width: int) -> list[Op]:
+    size = VisualSize(
+        batch=trace.batch,
+        groups=trace.batch * trace.groups,
+        patches=model.vision.tokens,
+        tokens=trace.merged_tokens,
+        kept=kept,
+        vision=model.vision,
+        hidden=model.text.hidden_size,
+        width=width,
+    )
+    gathered = trace.batch * kept * model.text.hidden_size
+    gather = Kernels("merge", width).elementwise("gather", gathered, gathered)
+    return [*VISUAL_SCORES[trace.selected_by].ops(size), gather]

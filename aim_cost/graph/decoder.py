@@ -27,6 +27,8 @@ def layer_ops(
 ) -> list[Op]:
     """Ops of one decoder layer. ``text``: a TextSpec, or symbols.
 
+    With fewer ``mlp_tokens`` the others leave after the attention: the output projection and all
+    that follows runs on those that stay.
     Source: Qwen2 and Llama in transformers; biases on q, k, v are read for Qwen2.
     """
     make = Kernels("llm.layers", width, layer)
@@ -53,8 +55,9 @@ def layer_ops(
             text.num_key_value_heads,
             text.head_dim,
         ),
-        make.linear("o_proj", rows, query, hidden),
-        make.elementwise("attention_add", 2 * rows * hidden, rows * hidden),
+        *_leave_ops(make, attention_tokens, mlp_tokens, batch, query + hidden + 2 * text.head_dim),
+        make.linear("o_proj", mlp_rows, query, hidden),
+        make.elementwise("attention_add", 2 * mlp_rows * hidden, mlp_rows * hidden),
         make.elementwise("post_attention_norm", mlp_rows * hidden, mlp_rows * hidden),
         make.linear("gate_proj", mlp_rows, hidden, inner),
         make.linear("up_proj", mlp_rows, hidden, inner),
@@ -63,6 +66,13 @@ def layer_ops(
         make.linear("down_proj", mlp_rows, inner, hidden),
         make.elementwise("mlp_add", 2 * mlp_rows * hidden, mlp_rows * hidden),
     ]
+
+
+def _leave_ops(make: Kernels, tokens: Count, stay: Count, batch: Count, width: Count) -> list[Op]:
+    """Gather of what stays: attention output, residual, cos and sin; ``width`` elements each."""
+    if tokens == stay:
+        return []
+    return [make.elementwise("gather", batch * stay * width, batch * stay * width)]
 
 
 def head_ops(text: Any, batch: Count, tokens: Count, width: int) -> list[Op]:

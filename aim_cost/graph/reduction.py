@@ -13,10 +13,20 @@ IMPORTANCE_ITERATIONS = 5
 _FLOAT32_BYTES = 4
 
 
-def merge_ops(groups: Count, counts: Sequence[Count], hidden: Count, width: int) -> list[Op]:
-    """Ops of merging ``groups`` frames; ``counts``: tokens of one before and after each pass."""
+def merge_ops(
+    groups: Count, counts: Sequence[Count], hidden: Count, width: int, by: str = "similarity"
+) -> list[Op]:
+    """Ops of merging ``groups`` frames; ``counts``: tokens of one before and after each pass.
+
+    Pairs that are not chosen by similarity cost no matching, only the averages.
+    """
     make = Kernels("merge", width)
-    ops = []
+    ops: list[Op] = []
+    if by != "similarity":
+        for step, (before, after) in enumerate(pairwise(counts)):
+            sizes = groups * before * hidden, groups * after * hidden
+            ops.append(make.elementwise(f"average_{step}", *sizes))
+        return ops
     for step, (before, after) in enumerate(pairwise(counts)):
         size = groups * before * hidden
         odd = before // 2
@@ -38,14 +48,20 @@ def merge_ops(groups: Count, counts: Sequence[Count], hidden: Count, width: int)
 
 
 def importance_ops(
-    layer: int, batch: Count, tokens: Count, heads: Count, head_dim: Count, width: int
+    layer: int | None,
+    batch: Count,
+    tokens: Count,
+    heads: Count,
+    head_dim: Count,
+    width: int,
+    iterations: int = IMPORTANCE_ITERATIONS,
 ) -> list[Op]:
     """Ops of AIM's score over the ``tokens`` entering ``layer``, one head at a time.
 
-    The matrix of a head is written as logits, then kept in float32 and read once per iteration.
+    The matrix of a head is written as logits, then kept in float32 and read once per iteration;
+    without any, its columns are summed once.
     """
     scores = batch * heads * tokens * tokens
-    iterations = IMPORTANCE_ITERATIONS
     flops = formulas.importance_flops(batch, heads, tokens, head_dim, iterations)
     query_key = 2 * batch * heads * tokens * head_dim
     shape = {"batch": batch, "tokens": tokens, "heads": heads, "head_dim": head_dim}
@@ -54,7 +70,7 @@ def importance_ops(
             "importance",
             "importance",
             flops,
-            width * (query_key + scores) + _FLOAT32_BYTES * iterations * scores,
+            width * (query_key + scores) + _FLOAT32_BYTES * max(iterations, 1) * scores,
             (width + _FLOAT32_BYTES) * scores,
             shape,
             layer,

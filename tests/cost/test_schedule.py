@@ -182,7 +182,7 @@ def test_workloads_are_video_or_image():
     with pytest.raises(SpecError, match="either"):
         Workload(text_tokens=10, frames=1, image_tokens=5)
     with pytest.raises(SpecError, match="text_tokens"):
-        Workload(text_tokens=0, frames=1)
+        Workload(text_tokens=-1, frames=1)
     llava = load_model_spec("llava-1.5-7b")
     assert Workload(40, image_tokens=576).visual_input(llava) == VisualInput(1, 576, 0)
     assert Workload(40, image_tokens=72).visual_input(llava) == VisualInput(1, 72, 0)

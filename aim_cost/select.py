@@ -1,0 +1,91 @@
+"""Select: which visual tokens are kept before the LLM, for methods that choose instead of merge."""
+
+from dataclasses import dataclass
+
+from aim_cost.checks import integral, numbers, one_of, ratio, whole
+from aim_cost.errors import ScheduleError
+from aim_cost.graph.scores import VISUAL_SCORES
+
+
+@dataclass(frozen=True)
+class Select:
+    """Keep some of a prompt's visual tokens before the LLM; exactly one field says how many.
+
+    Args:
+        retention: keep ``int(tokens * retention)`` of all, 0 < retention <= 1.
+        tokens: keep this many of all.
+        tokens_per_frame: keep this many of each frame.
+        by: how they are ranked, a name of VISUAL_SCORES.
+    Newline tokens are not counted and stay. Raises: ScheduleError.
+    """
+
+    retention: float | None = None
+    tokens: int | None = None
+    tokens_per_frame: int | None = None
+    by: str = "uniform"
+
+    def __post_init__(self) -> None:
+        given = [
+            n for n in ("retention", "tokens", "tokens_per_frame") if getattr(self, n) is not None
+        ]
+        if len(given) != 1:
+            raise ScheduleError(
+                "select",
+                expected="exactly one of retention, tokens, tokens_per_frame",
+                got=", ".join(given) or "none",
+                fix="Keep one, e.g. {tokens: 64}.",
+            )
+        if self.retention is not None:
+            ratio(self.retention, "select.retention", ScheduleError)
+        for name in ("tokens", "tokens_per_frame"):
+            if getattr(self, name) is not None:
+                whole(getattr(self, name), f"select.{name}", ScheduleError)
+        one_of(self.by, VISUAL_SCORES, "select.by", ScheduleError)
+
+    def kept(self, groups: int, tokens: int) -> int:
+        """Tokens kept of ``groups`` frames of ``tokens`` each. Raises ScheduleError."""
+        if self.tokens_per_frame is not None:
+            kept = groups * self.tokens_per_frame
+        elif self.tokens is not None:
+            kept = self.tokens
+        else:
+            assert self.retention is not None
+            kept = int(groups * tokens * self.retention)
+        if not 1 <= kept <= groups * tokens:
+            raise ScheduleError(
+                "select",
+                expected=f"1 to {groups * tokens} tokens kept of {groups * tokens}",
+                got=kept,
+                fix="Change the retention ratio or the count.",
+            )
+        return kept
+
+    @classmethod
+    def parse(cls, text: str) -> "Select":
+        """Read ``0.25``, ``tokens:64`` or ``frame:49``, then ``/by``: ``tokens:64/random``.
+
+        Raises: ScheduleError.
+        """
+        amount, *words = text.split("/")
+        kind, _, rest = amount.rpartition(":")
+        form = "0.25, tokens:64 or frame:49, then /random or another score"
+        given = numbers(rest, "--select", form, ScheduleError)
+        if len(given) != 1 or len(words) > 1 or kind not in ("", "tokens", "frame"):
+            raise ScheduleError("--select", expected=form, got=text, fix="E.g. tokens:64/random.")
+        by = words[0] if words else "uniform"
+        if kind == "":
+            return cls(retention=given[0], by=by)
+        count = integral(given[0], "--select", ScheduleError)
+        if kind == "tokens":
+            return cls(tokens=count, by=by)
+        return cls(tokens_per_frame=count, by=by)
+
+    def label(self) -> str:
+        """What ``parse`` reads."""
+        if self.retention is not None:
+            amount = repr(float(self.retention)).removesuffix(".0")
+        elif self.tokens is not None:
+            amount = f"tokens:{self.tokens}"
+        else:
+            amount = f"frame:{self.tokens_per_frame}"
+        return f"{amount}/{self.by}"
