@@ -17,6 +17,7 @@ from aim_cost.command_line import (
     PerFrameOption,
     PruneOption,
     ScheduleOption,
+    SelectOption,
     TextTokensOption,
     new_app,
     run,
@@ -53,6 +54,7 @@ def predict(
     merge: MergeOption = None,
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
+    select: SelectOption = None,
     schedule: ScheduleOption = None,
     convention: Annotated[
         str, typer.Option(help=f"How FLOPs are counted: {', '.join(CONVENTIONS)}.")
@@ -82,7 +84,7 @@ def predict(
         convention=get_convention(convention),
         calibration=load_calibration(calibration) if calibration else None,
     )
-    result = price(schedule_from(merge, tokens_per_frame, prune, schedule))
+    result = price(schedule_from(merge, tokens_per_frame, prune, schedule, select))
     if form is not Format.table:
         print_object(result.to_row(), form)
         return

@@ -21,13 +21,24 @@ TextTokensOption = Annotated[
 BatchOption = Annotated[int, typer.Option("--batch", help="Equal prompts at once.")]
 MergeOption = Annotated[
     str | None,
-    typer.Option("--merge", help="Merging: a retention ratio, tokens:N, or passes:N,N,..."),
+    typer.Option(
+        "--merge", help="Merging: a retention ratio, tokens:N or passes:N,N; then /random, /kept."
+    ),
 ]
 PerFrameOption = Annotated[
     int | None, typer.Option("--tokens-per-frame", help="Tokens of a frame after merging.")
 ]
 PruneOption = Annotated[
-    str | None, typer.Option("--prune", help="Pruning: linear:L1:L2 or ratios:R,R,...")
+    str | None,
+    typer.Option(
+        "--prune", help="Pruning: linear:L1:L2, ratios:R,R or tokens:N,N; then /SCORE, /inject:L."
+    ),
+]
+SelectOption = Annotated[
+    str | None,
+    typer.Option(
+        "--select", help="Selection before the LLM: a ratio, tokens:N or frame:N; then /SCORE."
+    ),
 ]
 ScheduleOption = Annotated[
     Path | None, typer.Option("--schedule", help="A schedule as YAML or JSON.", show_default=False)
@@ -60,17 +71,21 @@ def run(app: typer.Typer) -> None:
 
 
 def schedule_from(
-    merge: str | None, tokens_per_frame: int | None, prune: str | None, path: Path | None
+    merge: str | None,
+    tokens_per_frame: int | None,
+    prune: str | None,
+    path: Path | None,
+    select: str | None = None,
 ) -> Schedule:
     """The schedule that the options describe; without any, nothing is reduced.
 
     Raises: ScheduleError when options exclude each other.
     """
-    if path is not None and (merge or prune or tokens_per_frame is not None):
+    if path is not None and (merge or prune or select or tokens_per_frame is not None):
         raise ScheduleError(
             "--schedule",
             expected="no other schedule option beside it",
-            got="--merge, --tokens-per-frame or --prune",
+            got="--merge, --tokens-per-frame, --select or --prune",
             fix="Put everything into the file, or leave it out.",
         )
     if path is not None:
@@ -84,4 +99,4 @@ def schedule_from(
                 fix="Keep one of the two.",
             )
         merge = f"tokens:{tokens_per_frame}"
-    return Schedule.parse(merge, prune)
+    return Schedule.parse(merge, prune, select)

@@ -38,8 +38,9 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
         f"schedule: {result.schedule.label()}"
     )
     convention = result.convention
+    left_out = "Not counted" if convention.counts_macs else "FLOPs not counted"
     note = (
-        f"Convention {convention.name}: {convention.summary}. Not counted: "
+        f"Convention {convention.name}: {convention.summary}. {left_out}: "
         f"{', '.join(convention.not_counted)}. {_time_note(result)}{_unseen(ttft)}"
     )
     counts = ("TMACs", "TFLOPs") if convention.counts_macs else ("TFLOPs", "GB moved")

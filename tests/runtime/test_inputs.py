@@ -69,6 +69,11 @@ def test_a_checkpoint_without_a_tokenizer(tmp_path, video):
         question_inputs(load(tmp_path, "cpu", "float32"), video, "what?")
 
 
+def test_a_prompt_needs_text(checkpoint):
+    with pytest.raises(InputError, match="text_tokens"):
+        sized_inputs(load(checkpoint, "cpu", "float32"), Workload(text_tokens=0, frames=1))
+
+
 def test_a_video_of_another_length(checkpoint, video):
     loaded = load(checkpoint, "cpu", "float32")
     with pytest.raises(InputError, match="4 frames"):
