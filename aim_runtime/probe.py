@@ -50,6 +50,19 @@ def probe(device: torch.device, dtype: str) -> HardwareProfile:
     )
 
 
+def speed_since(profile: HardwareProfile, device: torch.device, dtype: str) -> float | None:
+    """The rate of the large GEMM now over the rate in a measured ``profile``.
+
+    A shared or hot machine drifts; the ratio tells that apart from a wrong prediction.
+    Returns: None for a profile whose rate comes from a datasheet.
+    """
+    then = profile.peak.flops_per_s.get(dtype)
+    if then is None or not then.source.startswith("measured"):
+        return None
+    now = _gemm_flops_per_s(device, getattr(torch, dtype), GEMM_SIZE[device.type])
+    return now / float(then.value)
+
+
 def _gemm_flops_per_s(device: torch.device, dtype: torch.dtype, size: int) -> float:
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / _seconds(device, lambda: torch.mm(a, b))

@@ -21,6 +21,7 @@ from aim_runtime.environment import environment
 from aim_runtime.inputs import sized_inputs
 from aim_runtime.load import Loaded
 from aim_runtime.measure import measure
+from aim_runtime.probe import speed_since
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,15 @@ class Validation:
         hardware: the ceilings that the prediction used.
         rows: per schedule, the measured row joined with predicted and counted figures.
         environment: where it ran.
+        device_speed: the device's GEMM rate around the runs over that of its calibration; None
+            where the ceilings come from a datasheet.
     """
 
     title: str
     hardware: HardwareProfile
     rows: list[Row]
     environment: Row
+    device_speed: float | None = None
 
     @property
     def summary(self) -> Row:
@@ -58,6 +62,7 @@ class Validation:
         """Everything as plain data, for JSON."""
         return {
             **self.summary,
+            "device_speed": self.device_speed,
             "hardware": to_row(self.hardware),
             "environment": self.environment,
             "rows": self.rows,
@@ -90,13 +95,16 @@ def validate(
             loaded.spec, workload, loaded.device, loaded.dtype
         )
     counts = check_counts(loaded, workload, schedules, profile, calibration, video)
+    before = speed_since(profile, loaded.device, loaded.dtype)
     measured = measure(loaded, workload, schedules, repeats=repeats, warmup=0, video=video)
+    after = speed_since(profile, loaded.device, loaded.dtype)
+    speed = (before + after) / 2 if before and after else None
     title = (
         f"{loaded.spec.name}, {loaded.spec.text.num_hidden_layers} decoder and "
         f"{loaded.spec.vision.num_hidden_layers} vision layers, "
         f"{workload.frames} frames + {workload.text_tokens} text tokens, {loaded.dtype}"
     )
-    return Validation(title, profile, join(counts, measured), environment())
+    return Validation(title, profile, join(counts, measured), environment(), speed)
 
 
 def check_counts(

@@ -44,6 +44,9 @@ def validation_table(result: Validation) -> RenderableType:
     columns = ("schedule", "TFLOPs", "=", "pred.", "meas.", "error", "gain")
     note = "TTFT in ms, predicted and measured; gain: over the first row. =: traces and FLOPs "
     note += "predicted equal those that ran. " + result.ceilings
+    if result.device_speed is not None:
+        share = 100 * result.device_speed
+        note += f" The device ran GEMMs at {share:.0f} % of its rate at calibration."
     return Group(table(result.title, columns, lines, note), "", *verdict(rows, result.summary))
 
 

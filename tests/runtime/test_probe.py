@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from aim_cost.estimate import estimate
+from aim_cost.hardware import load_hardware
 from aim_cost.model import load_model_spec
 from aim_cost.schedule import Schedule
 from aim_cost.workload import Execution, Workload
 from aim_runtime import probe as module
 from aim_runtime.errors import MeasurementError
-from aim_runtime.probe import probe
+from aim_runtime.probe import probe, speed_since
 from aim_runtime.timer import ClockRecorder
 
 CPU = torch.device("cpu")
@@ -32,6 +33,21 @@ def test_rates_are_work_over_the_median_time(monkeypatch):
     profile = probe(CPU, "float32")
     assert profile.peak_flops_per_s("float32") == 2 * 64**3 / 2.0
     assert profile.memory_bandwidth_bytes_per_s == 2 * 2**20 / 2.0
+
+
+def test_a_device_that_has_slowed_down_since(monkeypatch):
+    seconds = [1.0]
+
+    class Recorder(ClockRecorder):
+        def seconds(self):
+            return dict.fromkeys(super().seconds(), seconds[0])
+
+    monkeypatch.setattr(module, "recorder_for", lambda device: Recorder())
+    profile = probe(CPU, "float32")
+    seconds[0] = 1.25
+    assert speed_since(profile, CPU, "float32") == pytest.approx(0.8)
+    assert speed_since(profile, CPU, "bfloat16") is None  # no rate to compare with
+    assert speed_since(load_hardware("h100-sxm"), CPU, "bfloat16") is None  # a datasheet's
 
 
 def test_every_number_says_how_it_came_about():
