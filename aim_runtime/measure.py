@@ -154,7 +154,7 @@ class _Run:
         def middle(*names: str) -> float | None:
             return median(sum(s.get(n, 0.0) for n in names) for s in samples) if samples else None
 
-        low, high = _quartiles(ttft)
+        low, high = quartiles(ttft)
         return {
             "kind": "measurement",
             "model": spec.name,
@@ -177,7 +177,7 @@ class _Run:
         }
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float | None, float | None]:
+def quartiles(values: Sequence[float]) -> tuple[float | None, float | None]:
     if len(values) < 2:
         return (values[0], values[0]) if values else (None, None)
     low, _, high = quantiles(values, n=4, method="inclusive")
