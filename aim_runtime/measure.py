@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aim_cost.checks import whole
+from aim_cost.checks import one_of, whole
 from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
 from aim_cost.report import console, to_csv
@@ -22,6 +22,7 @@ from aim_runtime.environment import environment
 from aim_runtime.errors import MeasurementError
 from aim_runtime.inputs import Inputs, sized_inputs
 from aim_runtime.load import Loaded
+from aim_runtime.masked import masked
 from aim_runtime.patch import patched
 from aim_runtime.timer import phase_hooks, recorder_for
 
@@ -37,8 +38,10 @@ _FIGURES = {name: (name,) for name in (*_VISION, "merge", "llm.head", "importanc
 }
 _KEY = (
     *("model", "layers", "vision_layers", "hardware", "dtype"),
-    *("frames", "text_tokens", "batch", "schedule"),
+    *("frames", "text_tokens", "batch", "execution", "schedule"),
 )
+EXECUTIONS = ("eager", "masked")
+"""How a schedule can be run: tokens dropped, or only masked."""
 
 
 def measure(
@@ -52,6 +55,7 @@ def measure(
     out: Path | None = None,
     resume: bool = False,
     seed: int = 0,
+    execution: str = "eager",
 ) -> list[Row]:
     """Time the prefill of each schedule, phase by phase.
 
@@ -59,6 +63,7 @@ def measure(
     ``repeats`` rounds; each runs every schedule once, in an order shuffled anew. Statistic: the
     median; ``ttft_low_s`` and ``ttft_high_s`` are the quartiles. The unreduced model runs through
     the same patch as the others. Inputs are random, or ``video`` (uint8 [frames, H, W, 3]).
+    ``execution``: a name of EXECUTIONS.
 
     A schedule that fails becomes a row with its ``error``; the others go on. With ``out`` the rows
     so far are on disk after every round; ``resume`` keeps those that are complete there. Ctrl-C
@@ -68,8 +73,9 @@ def measure(
     """
     whole(repeats, "repeats", MeasurementError)
     whole(warmup, "warmup", MeasurementError, at_least=0)
+    one_of(execution, EXECUTIONS, "execution", MeasurementError)
     inputs = sized_inputs(loaded, workload, video=video, seed=seed)
-    runs = [_Run(loaded, workload, schedule) for schedule in schedules]
+    runs = [_Run(loaded, workload, schedule, execution) for schedule in schedules]
     earlier = read_rows(out) if out and resume else []
     if earlier and out:
         _require_same_software(out)
@@ -104,8 +110,11 @@ def measure(
 class _Run:
     """One schedule: its samples so far, or how it failed."""
 
-    def __init__(self, loaded: Loaded, workload: Workload, schedule: Schedule) -> None:
+    def __init__(
+        self, loaded: Loaded, workload: Workload, schedule: Schedule, execution: str
+    ) -> None:
         self._loaded, self._workload, self._schedule = loaded, workload, schedule
+        self._execution = execution
         self._samples: list[dict[str, float]] = []
         self._tokens: list[int] | None = None
         self._peak_bytes: int | None = None
@@ -130,11 +139,12 @@ class _Run:
         model, device = self._loaded.model, self._loaded.device
         cuda = device.type == "cuda"
         recorder = recorder_for(device)
+        under = masked if self._execution == "masked" else patched
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
         with (
             torch.inference_mode(),
-            patched(model, self._schedule, recorder=recorder) as trace,
+            under(model, self._schedule, recorder=recorder) as trace,
             phase_hooks(model, recorder),
             recorder.span("other"),
         ):
@@ -165,6 +175,7 @@ class _Run:
             "frames": self._workload.frames,
             "text_tokens": self._workload.text_tokens,
             "batch": self._workload.batch,
+            "execution": self._execution,
             "schedule": self._schedule.label(),
             **{f"{name}.time_s": middle(*spans) for name, spans in _FIGURES.items()},
             "ttft_s": median(ttft) if ttft else None,

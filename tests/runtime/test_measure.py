@@ -204,3 +204,17 @@ def test_inputs_have_exactly_the_tokens_of_the_workload(loaded):
 def test_an_image_is_not_a_video(loaded):
     with pytest.raises(InputError, match="Give frames"):
         sized_inputs(loaded, Workload(text_tokens=5, image_tokens=9))
+
+
+def test_masked_rows_stand_beside_those_that_drop(loaded, tmp_path):
+    path, pruned = tmp_path / "rows.json", Schedule.parse(None, "linear:1:3")
+    video = Workload(text_tokens=11, frames=3)
+    (dropped,) = measure(loaded, video, [pruned], repeats=1, warmup=0, out=path)
+    (kept,) = measure(
+        loaded, video, [pruned], repeats=1, warmup=0, out=path, resume=True, execution="masked"
+    )
+    assert dropped["tokens_per_layer"][-1] < kept["tokens_per_layer"][-1]
+    assert kept["importance.time_s"] > 0
+    assert read_rows(path) == [dropped, kept]
+    with pytest.raises(MeasurementError, match="eager, masked"):
+        measure(loaded, video, [pruned], execution="graph")

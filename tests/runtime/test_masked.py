@@ -1,0 +1,39 @@
+"""Masking drops nothing and keeps what dropping keeps."""
+
+import pytest
+import torch
+
+from aim_cost.schedule import Schedule
+from aim_runtime.load import load
+from aim_runtime.masked import masked
+from aim_runtime.patch import patched
+from tests.runtime.support import tiny_llava, video_inputs
+
+
+@pytest.fixture
+def loaded():
+    return load(tiny_llava().config.to_dict(), "cpu", "float32", random_weights=True, seed=3)
+
+
+@pytest.mark.parametrize("forms", [(None, "linear:1:5"), ("tokens:4", "linear:0:3"), ("0.5", None)])
+def test_the_logits_are_those_of_dropping(loaded, forms):
+    schedule, inputs = Schedule.parse(*forms), video_inputs(frames=4)
+    before = loaded.model(**inputs).logits
+    with patched(loaded.model, schedule) as trace:
+        dropped = loaded.model(**inputs, logits_to_keep=1).logits
+        counts = trace.tokens.attention_tokens
+    with masked(loaded.model, schedule) as trace:
+        kept_all = loaded.model(**inputs, logits_to_keep=1).logits
+        assert set(trace.tokens.attention_tokens) == {counts[0]}  # nothing left
+    torch.testing.assert_close(kept_all, dropped, atol=2e-5, rtol=1e-4)
+    assert torch.equal(loaded.model(**inputs).logits, before)
+
+
+def test_other_tokens_change_the_logits(loaded):
+    """The check above would not notice a mask that hides nothing, if hiding changed nothing."""
+    inputs = video_inputs(frames=4)
+    outputs = []
+    for forms in ((None, "linear:1:5"), (None, None)):
+        with masked(loaded.model, Schedule.parse(*forms)):
+            outputs.append(loaded.model(**inputs, logits_to_keep=1).logits)
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-3
