@@ -121,6 +121,13 @@ def measure(
         typer.Option(help="Write rows to this .json or .csv, each as soon as it is measured."),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Keep the good rows of --out, do the rest.")] = False,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="A campaign instead (h200): models, sizes, kernels; --out is a folder."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="With --suite: begin nothing after that many minutes.")
+    ] = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Time a prefill, phase by phase, with and without reduction, interleaved.
@@ -129,6 +136,10 @@ def measure(
     """
     from aim_runtime.measure import measure as run_measure
     from aim_runtime.suite import default_schedules
+
+    if suite is not None:
+        _campaign(suite, out, device, minutes, form)
+        return
 
     loaded = _load(model, device, dtype, random_weights, layers, vision_layers)
     workload = Workload(text_tokens=text_tokens, frames=frames, batch=batch)
@@ -155,6 +166,24 @@ def measure(
     for row in rows:
         if row.get("error"):
             print(f"failed: {row['schedule']}: {row['error']}", file=sys.stderr)
+
+
+def _campaign(
+    suite: str, out: Path | None, device: str | None, minutes: float | None, form: Format
+) -> None:
+    from aim_runtime.campaign import run_suite
+    from aim_runtime.errors import MeasurementError
+
+    if out is None:
+        raise MeasurementError(
+            "--out", expected="a folder for the campaign", got="nothing", fix="Add --out DIR."
+        )
+    rows = run_suite(suite, out, device=device, minutes=minutes)
+    if form is not Format.table:
+        print_rows(rows, form)
+        return
+    failed = sum(bool(row["error"]) for row in rows)
+    print(f"{out}: {len(rows)} rows, {failed} of them failed")
 
 
 def _milliseconds(seconds: float | None) -> str:
