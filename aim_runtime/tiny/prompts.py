@@ -1,0 +1,67 @@
+"""Prompts: a clip and one question, or many questions behind one clip."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from aim_runtime.tiny.model import PREFIX, video_embeddings
+from aim_runtime.tiny.questions import QUESTION_WORDS, WORD_ID
+
+_BLOCK = QUESTION_WORDS + 1  # and <assistant>, whose logits answer
+
+
+def packed_logits(
+    model: LlavaOnevisionForConditionalGeneration, features: Tensor, questions: Tensor
+) -> Tensor:
+    """The answers' logits to several questions behind each clip, none of which sees another.
+
+    Shapes: features[B, F, 16, hidden], questions[B, Q, 5] -> [B, Q, vocabulary]. Equal to one
+    prompt a question: positions start anew behind the clip, and a mask keeps questions apart.
+    """
+    batch, count, _ = questions.shape
+    embed = model.get_input_embeddings()
+    visual = video_embeddings(model, features)
+    ask = torch.cat([questions, torch.full_like(questions[..., :1], WORD_ID["<assistant>"])], -1)
+    parts = [_prefix(embed, batch), visual, embed(ask).flatten(1, 2)]
+    embeddings = torch.cat(parts, dim=1)
+    seen = len(PREFIX) + visual.shape[1]
+    blocks = torch.arange(count * _BLOCK) // _BLOCK
+    together = blocks[:, None] == blocks[None, :]
+    mask = torch.ones(embeddings.shape[1], embeddings.shape[1], dtype=torch.bool).tril()
+    mask[seen:, seen:] &= together
+    positions = torch.cat([torch.arange(seen), seen + torch.arange(count * _BLOCK) % _BLOCK])
+    hidden = model.model.language_model(
+        inputs_embeds=embeddings,
+        attention_mask=mask.expand(batch, 1, -1, -1),
+        position_ids=positions.expand(batch, -1),
+        use_cache=False,
+    ).last_hidden_state
+    return model.lm_head(hidden[:, seen + _BLOCK - 1 :: _BLOCK])
+
+
+def single_prompts(
+    model: LlavaOnevisionForConditionalGeneration, features: Tensor, questions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One question a clip: embeddings[B, n, hidden] and the visual mask [B, n].
+
+    Shapes: features[B, F, 16, hidden], questions[B, 5].
+    """
+    embed = model.get_input_embeddings()
+    visual = video_embeddings(model, features)
+    ask = torch.cat([questions, torch.full_like(questions[:, :1], WORD_ID["<assistant>"])], dim=-1)
+    embeddings = torch.cat([_prefix(embed, len(questions)), visual, embed(ask)], dim=1)
+    mask = torch.zeros(embeddings.shape[:2], dtype=torch.bool)
+    mask[:, len(PREFIX) : len(PREFIX) + visual.shape[1]] = True
+    return embeddings, mask
+
+
+def prompt_ids(question: Sequence[int], visual_tokens: int) -> Tensor:
+    """The ids [1, n] that the whole model takes, placeholders included."""
+    video = [WORD_ID["<video>"]] * visual_tokens
+    return torch.tensor([[*PREFIX, *video, *question, WORD_ID["<assistant>"]]])
+
+
+def _prefix(embed: nn.Module, batch: int) -> Tensor:
+    return embed(torch.tensor(PREFIX)).expand(batch, -1, -1)
