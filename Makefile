@@ -8,6 +8,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 OLDEST := .venv-oldest/.ready
+# Without its dependencies, torchvision among them: these are all that a model class imports.
+LMMS_EVAL := lmms-eval==0.7.3 loguru==0.7.3 pytz==2026.6
 export TORCH_INDEX_URL
 
 .DEFAULT_GOAL := help
@@ -55,4 +57,5 @@ $(READY): pyproject.toml scripts/install_torch.py
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python scripts/install_torch.py
 	$(BIN)/python -m pip install --editable ".[runtime,dev]"
+	$(BIN)/python -m pip install --quiet --no-deps $(LMMS_EVAL)
 	@touch $@

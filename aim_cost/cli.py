@@ -1,4 +1,4 @@
-"""aim-cost: predict, models, hardware, table, calibrate, evaluate."""
+"""aim-cost: predict, plan, sweep, symbolic, models, hardware, table, calibrate, evaluate."""
 
 import json
 from functools import partial
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aim_cost import plan_cli, sweep_cli
 from aim_cost.command_line import (
     BatchOption,
     DtypeOption,
@@ -34,9 +35,13 @@ from aim_cost.report import Format, console, print_object, print_rows, table
 from aim_cost.schedule import Schedule
 from aim_cost.timing import load_calibration
 from aim_cost.units import show, tera
+from aim_cost.vision_spec import DEFAULT_FRAME_SIZE, parse_frame_size
 from aim_cost.workload import Execution, Workload
 
 app = new_app("FLOPs, memory and prefill time of multimodal LLMs under visual-token reduction.")
+app.command()(sweep_cli.sweep)
+app.command()(sweep_cli.symbolic)
+app.command()(plan_cli.plan)
 
 
 @app.command()
@@ -48,6 +53,10 @@ def predict(
     frames: FramesOption = None,
     image_tokens: Annotated[
         int | None, typer.Option(help="An image of that many visual tokens instead of a video.")
+    ] = None,
+    frame_size: Annotated[
+        str | None,
+        typer.Option(help="HEIGHTxWIDTH in pixels, for towers that take any (Qwen: 224x224)."),
     ] = None,
     text_tokens: TextTokensOption = 100,
     batch: BatchOption = 1,
@@ -61,6 +70,9 @@ def predict(
     ] = "executed",
     dtype: DtypeOption = "bfloat16",
     attention: Annotated[str, typer.Option(help="Attention of the LLM: sdpa or eager.")] = "sdpa",
+    scoring: Annotated[
+        str, typer.Option(help="Of AIM's importance: torch, or fused as a GPU with Triton runs it.")
+    ] = "torch",
     execution: Annotated[
         str, typer.Option(help="eager (transformers as it is), cuda-graph, or ideal (roofline).")
     ] = "eager",
@@ -78,9 +90,15 @@ def predict(
     price = partial(
         estimate,
         load_model_spec(model),
-        Workload(text_tokens=text_tokens, frames=frames, image_tokens=image_tokens, batch=batch),
+        Workload(
+            text_tokens=text_tokens,
+            frames=frames,
+            image_tokens=image_tokens,
+            batch=batch,
+            frame_size=parse_frame_size(frame_size) if frame_size else None,
+        ),
         hardware=load_hardware(hardware),
-        execution=Execution(dtype, attention, execution),
+        execution=Execution(dtype, attention, execution, scoring),
         convention=get_convention(convention),
         calibration=load_calibration(calibration) if calibration else None,
     )
@@ -97,14 +115,14 @@ def models(form: FormatOption = Format.table) -> None:
     rows: list[dict[str, Any]] = []
     for name in preset_names():
         spec = load_model_spec(name)
-        video = spec.model_type == "llava_onevision"
         rows.append(
             {
                 "name": name,
                 "parameters": model_parameters(spec),
                 "layers": spec.text.num_hidden_layers,
                 "hidden_size": spec.text.hidden_size,
-                "tokens_per_frame": spec.frame_tokens if video else None,
+                "tokens_per_frame": spec.frame_tokens if spec.takes_video else None,
+                "frames_per_group": spec.group_frames,
                 "tokens_per_image": spec.image_tokens,
                 "checkpoint": spec.checkpoint,
             }
@@ -119,12 +137,16 @@ def models(form: FormatOption = Format.table) -> None:
             show(row["parameters"], "", 1),
             str(row["layers"]),
             str(row["hidden_size"]),
-            str(row["tokens_per_frame"] or "-"),
+            str(row["tokens_per_frame"] or "-") + " *" * (row["frames_per_group"] > 1),
             str(row["tokens_per_image"]),
         )
         for row in rows
     ]
-    note = "frame, image: visual tokens of one before any reduction."
+    height, width = DEFAULT_FRAME_SIZE
+    note = (
+        "frame, image: visual tokens of one before any reduction. "
+        f"* Of two frames, and by resolution: here {height} x {width} pixels."
+    )
     console().print(table("Models", columns, lines, note))
 
 

@@ -27,3 +27,7 @@ class ScheduleError(AimError):
 
 class ProfileError(AimError):
     """A hardware profile that is malformed, unknown, or lacks the number that is needed."""
+
+
+class InfeasibleError(AimError):
+    """Limits that no schedule keeps."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from aim_cost.model import ModelSpec
 from aim_cost.parameters import model_parameters
 from aim_cost.trace import TokenTrace
+from aim_cost.vision_spec import QwenVisionSpec, VisionSpec
 from aim_cost.workload import Execution, Workload
 
 _FLOAT32_BYTES = 4
@@ -43,34 +44,78 @@ def kv_cache_bytes(model: ModelSpec, trace: TokenTrace, element_bytes: int) -> i
 def prefill_memory(
     model: ModelSpec, workload: Workload, trace: TokenTrace, execution: Execution
 ) -> Memory:
-    """Memory of a prefill that transformers runs in one go, logits of the last position only."""
-    width = execution.element_bytes
-    images = trace.batch * trace.groups
-    vision = model.vision
-    pixels = images * vision.num_channels * vision.image_size**2
-    states = images * vision.tokens * vision.hidden_size
-    # the tower's last hidden state, normed and not, outlives it
-    encoded = pixels + 2 * states
-    feed_forward = 2 * images * vision.tokens * vision.intermediate_size
-    projected = images * model.image_tokens * model.text.hidden_size
-    pooled = images * trace.merge_tokens[0] * model.text.hidden_size
-    pooling = pooled if workload.frames is not None else 0
-    vision_peak = max(pixels + 4 * states + feed_forward, encoded + 2 * projected + pooling)
+    """Memory of a prefill that transformers runs in one go, logits of the last position only.
+
+    Assumed: pixels arrive in the width of the weights and outlive the prefill; a merged video is
+    as small from the end of the encoding on; attention is fused in the vision tower; of Qwen's
+    towers all temporal patches of all prompts are in one sequence.
+    """
+    width, model = execution.element_bytes, workload.sized(model)
+    images, video = trace.batch * trace.groups, workload.frames is not None
+    if isinstance(model.vision, QwenVisionSpec):
+        peak, kept = _qwen_encoding(model.vision, images, width)
+    else:
+        peak, kept = _vit_encoding(model, model.vision, images, width, video=video)
     # text and placeholders are embedded before the video is encoded
     prompt = trace.batch * trace.prompt_tokens * model.text.hidden_size
     features = trace.batch * trace.visual_tokens * model.text.hidden_size
+    # the others join the features of all videos or images into a copy
+    copies = 1 if model.model_type == "llava_onevision" else 2
     return Memory(
         weights_bytes=width * model_parameters(model),
         kv_cache_bytes=kv_cache_bytes(model, trace, width),
-        vision_activation_bytes=width * (vision_peak + prompt),
-        llm_activation_bytes=width * (encoded + features) + _decoder_peak(model, trace, execution),
+        vision_activation_bytes=peak + width * prompt,
+        llm_activation_bytes=kept
+        + copies * width * features
+        + _decoder_peak(model, trace, execution),
     )
 
 
+def _vit_encoding(
+    model: ModelSpec, vision: VisionSpec, images: int, width: int, *, video: bool
+) -> tuple[int, int]:
+    """Bytes alive at most until the features are there, and bytes alive from then on."""
+    hidden = model.text.hidden_size
+    pixels = images * vision.pixels
+    states = images * vision.tokens * vision.hidden_size
+    # the tower's last hidden state, normed and not, outlives it
+    encoded = pixels + 2 * states
+    # before and after the activation; CLIP's is x sigmoid(1.702 x), one tensor more
+    parts = 3 if vision.model_type == "clip_vision_model" else 2
+    feed_forward = parts * images * vision.tokens * vision.intermediate_size
+    pooling = model.pooling if video else None
+    if pooling is None:
+        features = 2 * images * model.image_tokens * hidden
+    elif pooling.before_projector:
+        # each step reads one tensor and writes another
+        features = images * model.frame_tokens * (max(vision.hidden_size, hidden) + hidden)
+    else:
+        features = images * (2 * model.image_tokens + model.frame_tokens) * hidden
+    return width * max(pixels + 4 * states + feed_forward, encoded + features), width * encoded
+
+
+def _qwen_encoding(vision: QwenVisionSpec, images: int, width: int) -> tuple[int, int]:
+    """The same for a Qwen tower.
+
+    In each block the most is alive either in the rotation of q and k, which computes in float32, or
+    in the MLP. The merger writes less.
+    """
+    pixels, rows = width * images * vision.pixels, images * vision.patches
+    states = rows * vision.hidden_size
+    angles = 2 * _FLOAT32_BYTES * rows * vision.hidden_size // vision.num_attention_heads
+    # residual, its norm, q, k, v; then the rotated q and three parts of the rotated k
+    rotation = 5 * width * states + 4 * _FLOAT32_BYTES * states
+    if width < _FLOAT32_BYTES:  # q and k are cast
+        rotation += 2 * _FLOAT32_BYTES * states
+    feed_forward = width * (2 * states + 3 * rows * vision.intermediate_size)
+    return pixels + angles + max(rotation, feed_forward), pixels + width * states
+
+
 def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> int:
-    """The largest live set over the layers: embeddings, cache so far, one layer's tensors."""
+    """The largest live set over the layers: embeddings, angles, cache, one layer's tensors."""
     text, width, batch = model.text, execution.element_bytes, trace.batch
     prompt = batch * trace.prompt_tokens * text.hidden_size * width
+    angles = 2 * trace.prompt_tokens * text.head_dim * width
     peak = cache = 0
     for layer, tokens in enumerate(trace.attention_tokens):
         rows = batch * tokens
@@ -82,8 +127,11 @@ def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> 
         if execution.attention == "eager":
             scores = rows * tokens * text.num_attention_heads
             attention += scores * (2 * width + _FLOAT32_BYTES)
-        if layer in trace.scored_layers:
+        if layer in trace.scored_layers and execution.scoring == "fused":
+            # of every head: maxima, sums and two vectors of ranks
+            attention += 4 * _FLOAT32_BYTES * rows * text.num_attention_heads
+        elif layer in trace.scored_layers:
             # a mask; one head of every prompt: its logits, this and the last matrix in float32
             attention += tokens * tokens * (width + batch * (width + 2 * _FLOAT32_BYTES))
         peak = max(peak, cache + residual + max(mlp, attention))
-    return prompt + peak
+    return prompt + angles + peak

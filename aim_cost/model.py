@@ -2,78 +2,26 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from aim_cost.checks import mapping, one_of, whole
 from aim_cost.errors import SpecError
+from aim_cost.hf_config import Section
+from aim_cost.vision_spec import FrameSize, QwenVisionSpec, Tower, read_vision
 
 _PRESETS = resources.files("aim_cost") / "presets"
-_ABSENT = object()
-_FULL_CONFIG = (
-    "Give the complete config: hub files omit fields that equal a class default; "
-    "`AutoConfig.from_pretrained(name).to_dict()` writes them all."
-)
-
-
-@dataclass(frozen=True)
-class VisionSpec:
-    """A ViT encoder (SigLIP or CLIP). Fields keep their Hugging Face names.
-
-    ``has_class_token`` adds one token to the patches inside the encoder. All
-    ``num_hidden_layers`` are run, whichever layer the features are read from: that is what
-    transformers executes.
-    """
-
-    model_type: str
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    patch_size: int
-    image_size: int
-    num_channels: int
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise SpecError(
-                "vision_config.hidden_size",
-                expected=f"a multiple of num_attention_heads = {self.num_attention_heads}",
-                got=self.hidden_size,
-                fix="Correct one of the two.",
-            )
-        if self.patch_size > self.image_size:
-            raise SpecError(
-                "vision_config.patch_size",
-                expected=f"at most image_size = {self.image_size}",
-                got=self.patch_size,
-                fix="Correct one of the two.",
-            )
-
-    @property
-    def has_class_token(self) -> bool:
-        return self.model_type == "clip_vision_model"
-
-    @property
-    def patches_per_side(self) -> int:
-        return self.image_size // self.patch_size
-
-    @property
-    def patches(self) -> int:
-        """Patches of one image: 729 for SigLIP at 384, 576 for CLIP at 336."""
-        return self.patches_per_side**2
-
-    @property
-    def tokens(self) -> int:
-        """Tokens inside the encoder, the class token included."""
-        return self.patches + self.has_class_token
 
 
 @dataclass(frozen=True)
 class TextSpec:
-    """A decoder-only LLM (Qwen2 or Llama). Fields keep their Hugging Face names."""
+    """A decoder-only LLM. Fields keep their Hugging Face names.
+
+    ``model_type`` is ``qwen2`` or ``llama``: Qwen2-VL's and Qwen2.5-VL's are Qwen2 with other
+    position angles, which cost nothing that is counted.
+    """
 
     model_type: str
     hidden_size: int
@@ -110,14 +58,36 @@ class TextSpec:
 
 
 @dataclass(frozen=True)
+class Pooling:
+    """Pooling of the features of each video frame on a square grid.
+
+    Args:
+        stride: on both sides.
+        rounds_up: 27 x 27 -> 14 x 14 by 2 (LLaVA-OneVision); otherwise what does not fill a square
+            is left out (LLaVA-NeXT-Video, 24 x 24 -> 12 x 12).
+        before_projector: what the tower gives is pooled, not what the projector gives.
+    """
+
+    stride: int
+    rounds_up: bool
+    before_projector: bool
+
+    def tokens(self, side: int) -> int:
+        """Tokens of a frame of ``side`` x ``side`` features."""
+        return (-(-side // self.stride) if self.rounds_up else side // self.stride) ** 2
+
+
+@dataclass(frozen=True)
 class ModelSpec:
-    """A vision tower, a two-layer projector (vision hidden -> text hidden -> text hidden), an LLM.
+    """A vision tower, a projector of two layers, and an LLM.
 
     Args:
         name: how the model is called in tables.
-        model_type: ``llava_onevision`` (SigLIP + Qwen2) or ``llava`` (CLIP + Llama).
-        vision, text: the two transformers.
+        model_type: of the whole config, e.g. ``llava_onevision``.
+        vision, text: the two transformers. Qwen's towers end with a merger of their own in place of
+            the projector.
         drops_class_token: the ``default`` feature selection; ``full`` keeps it.
+        pooling: of video frames; None where there is none.
         checkpoint: hub name of the weights, when known.
         base_vocab_size: vocabulary of the LLM before the vision-language tokens and padding were
             added; equal to ``text.vocab_size`` when unknown. The llm-viewer convention counts it.
@@ -125,31 +95,58 @@ class ModelSpec:
 
     name: str
     model_type: str
-    vision: VisionSpec
+    vision: Tower
     text: TextSpec
     drops_class_token: bool
+    pooling: Pooling | None
     checkpoint: str | None
     base_vocab_size: int
 
     @property
     def image_tokens(self) -> int:
-        """Visual tokens of one image or crop after the projector: 729 (SigLIP), 576 (CLIP)."""
+        """Visual tokens of one image or crop: 729 (SigLIP), 576 (CLIP), 64 (Qwen, 224 x 224)."""
+        if isinstance(self.vision, QwenVisionSpec):
+            return self.vision.merged_tokens
         return self.vision.tokens - (self.vision.has_class_token and self.drops_class_token)
 
     @property
+    def takes_video(self) -> bool:
+        return self.pooling is not None or isinstance(self.vision, QwenVisionSpec)
+
+    @property
     def frame_tokens(self) -> int:
-        """Visual tokens of one video frame entering the merger: 14 x 14 = 196 for LLaVA-OneVision.
+        """Visual tokens of a group of ``group_frames`` frames of a video: 196 for LLaVA-OneVision.
 
         Raises: SpecError when the model takes no video.
         """
-        if self.model_type != "llava_onevision":
+        if isinstance(self.vision, QwenVisionSpec):
+            return self.vision.merged_tokens
+        if self.pooling is None:
             raise SpecError(
                 f"model {self.name}",
                 expected="a model that takes video",
                 got=f"model_type {self.model_type!r}",
                 fix="Describe an image workload instead (--image-tokens N).",
             )
-        return ((self.vision.patches_per_side + 1) // 2) ** 2
+        return self.pooling.tokens(self.vision.patches_per_side)
+
+    @property
+    def group_frames(self) -> int:
+        """Frames encoded and merged together: a temporal patch of Qwen's, else a single frame."""
+        vision = self.vision
+        return vision.temporal_patch_size if isinstance(vision, QwenVisionSpec) else 1
+
+    @property
+    def newline_tokens(self) -> int:
+        """Tokens that follow the last frame of a video."""
+        return int(self.model_type == "llava_onevision")
+
+    def at(self, frame_size: FrameSize | None, image_tokens: int | None = None) -> "ModelSpec":
+        """This model with its tower at a resolution: ``frame_size``, or of a square image.
+
+        Raises: SpecError when the tower takes no such size.
+        """
+        return replace(self, vision=self.vision.at(frame_size, image_tokens))
 
     @classmethod
     def from_hf_config(
@@ -159,55 +156,50 @@ class ModelSpec:
 
         Raises: SpecError that names the missing, unknown or contradictory field.
         """
-        if not isinstance(config, Mapping):
+        if isinstance(config, Mapping):
+            root = Section(config)
+        else:
             path = Path(config)
             path = path / "config.json" if path.is_dir() else path
             name = name or (path.parent.name if path.name == "config.json" else path.stem)
-            config = _read_json(path)
-        model_type = one_of(_field(config, "model_type"), _VISION_OF, "model_type", SpecError)
-        vision = _vision(mapping(_field(config, "vision_config"), "vision_config", SpecError))
-        text = _text(mapping(_field(config, "text_config"), "text_config", SpecError), config)
-        wanted = (_VISION_OF[model_type], _TEXT_OF[model_type])
-        if (vision.model_type, text.model_type) != wanted:
+            root = Section.load(path)
+        model_type = root.choice("model_type", _PARTS)
+        vision, text = root.section("vision_config"), root.section("text_config")
+        found = (vision.get("model_type"), text.get("model_type"))
+        if found != _PARTS[model_type]:
             raise SpecError(
                 "vision_config.model_type, text_config.model_type",
-                expected=f"{wanted} under model_type {model_type!r}",
-                got=(vision.model_type, text.model_type),
+                expected=f"{_PARTS[model_type]} under model_type {model_type!r}",
+                got=found,
                 fix="This combination is not supported yet.",
             )
-        _check_feature_layer(_field(config, "vision_feature_layer"), vision.num_hidden_layers)
-        strategy = one_of(
-            _field(config, "vision_feature_select_strategy"),
-            ("default", "full"),
-            "vision_feature_select_strategy",
-            SpecError,
-        )
-        if strategy == "default" and not vision.has_class_token:
-            raise SpecError(
-                "vision_feature_select_strategy",
-                expected=f"'full' for {vision.model_type}, which has no class token to drop",
-                got=strategy,
-                fix="Correct the config.",
-            )
+        tower, decoder = read_vision(vision), _text(text, root)
+        if isinstance(tower, QwenVisionSpec):
+            _check_output_size(tower, decoder)
         extra = mapping(
-            config.get("aim_cost", {}), "aim_cost", SpecError, keys=("base_vocab_size",)
+            root.values.get("aim_cost", {}), "aim_cost", SpecError, keys=("base_vocab_size",)
         )
-        checkpoint = config.get("_name_or_path") or None
+        base = extra.get("base_vocab_size", decoder.vocab_size)
+        checkpoint = root.values.get("_name_or_path") or None
         return cls(
             name=name or checkpoint or model_type,
             model_type=model_type,
-            vision=vision,
-            text=text,
-            drops_class_token=strategy == "default",
+            vision=tower,
+            text=decoder,
+            drops_class_token=_drops_class_token(root, tower),
+            pooling=_pooling(root, model_type),
             checkpoint=checkpoint,
-            base_vocab_size=whole(
-                extra.get("base_vocab_size", text.vocab_size), "aim_cost.base_vocab_size", SpecError
-            ),
+            base_vocab_size=whole(base, "aim_cost.base_vocab_size", SpecError),
         )
 
 
-_VISION_OF = {"llava_onevision": "siglip_vision_model", "llava": "clip_vision_model"}
-_TEXT_OF = {"llava_onevision": "qwen2", "llava": "llama"}
+_PARTS = {
+    "llava": ("clip_vision_model", "llama"),
+    "llava_next_video": ("clip_vision_model", "llama"),
+    "llava_onevision": ("siglip_vision_model", "qwen2"),
+    "qwen2_vl": ("qwen2_vl_vision", "qwen2_vl_text"),
+    "qwen2_5_vl": ("qwen2_5_vl_vision", "qwen2_5_vl_text"),
+}
 
 
 def preset_names() -> list[str]:
@@ -232,51 +224,9 @@ def load_model_spec(name_or_path: str | Path) -> ModelSpec:
     return ModelSpec.from_hf_config(preset_config(name), name=name)
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(
-            str(path), expected="a readable config.json", got=str(error), fix="Check the path."
-        ) from error
-    except ValueError as error:
-        raise SpecError(
-            str(path), expected="valid JSON", got=str(error), fix="Correct the file."
-        ) from error
-    return mapping(content, str(path), SpecError)
-
-
-def _field(config: Mapping[str, Any], key: str, parent: str = "") -> Any:
-    value = config.get(key, _ABSENT)
-    if value is _ABSENT:
-        raise SpecError(f"{parent}{key}", expected="a value", got="nothing", fix=_FULL_CONFIG)
-    return value
-
-
-def _vision(config: Mapping[str, Any]) -> VisionSpec:
-    def number(key: str) -> int:
-        where = f"vision_config.{key}"
-        return whole(_field(config, key, "vision_config."), where, SpecError)
-
-    return VisionSpec(
-        model_type=str(_field(config, "model_type", "vision_config.")),
-        hidden_size=number("hidden_size"),
-        intermediate_size=number("intermediate_size"),
-        num_hidden_layers=number("num_hidden_layers"),
-        num_attention_heads=number("num_attention_heads"),
-        patch_size=number("patch_size"),
-        image_size=number("image_size"),
-        num_channels=number("num_channels"),
-    )
-
-
-def _text(config: Mapping[str, Any], outer: Mapping[str, Any]) -> TextSpec:
-    def number(key: str) -> int:
-        where = f"text_config.{key}"
-        return whole(_field(config, key, "text_config."), where, SpecError)
-
-    hidden, heads = number("hidden_size"), number("num_attention_heads")
-    head_dim = config.get("head_dim")
+def _text(config: Section, outer: Section) -> TextSpec:
+    hidden, heads = config.whole("hidden_size"), config.whole("num_attention_heads")
+    head_dim = config.values.get("head_dim")
     if head_dim is None:
         if hidden % heads:
             raise SpecError(
@@ -287,26 +237,59 @@ def _text(config: Mapping[str, Any], outer: Mapping[str, Any]) -> TextSpec:
             )
         head_dim = hidden // heads
     # transformers gives the outer flag the last word
-    tied = outer.get("tie_word_embeddings", config.get("tie_word_embeddings", False))
+    inner_tied = config.values.get("tie_word_embeddings", False)
     return TextSpec(
-        model_type=str(_field(config, "model_type", "text_config.")),
+        model_type="llama" if config.get("model_type") == "llama" else "qwen2",
         hidden_size=hidden,
-        intermediate_size=number("intermediate_size"),
-        num_hidden_layers=number("num_hidden_layers"),
+        intermediate_size=config.whole("intermediate_size"),
+        num_hidden_layers=config.whole("num_hidden_layers"),
         num_attention_heads=heads,
-        num_key_value_heads=number("num_key_value_heads"),
+        num_key_value_heads=config.whole("num_key_value_heads"),
         head_dim=whole(head_dim, "text_config.head_dim", SpecError),
-        vocab_size=number("vocab_size"),
-        tie_word_embeddings=bool(tied),
+        vocab_size=config.whole("vocab_size"),
+        tie_word_embeddings=bool(outer.values.get("tie_word_embeddings", inner_tied)),
     )
 
 
-def _check_feature_layer(layer: object, layers: int) -> None:
-    if isinstance(layer, int) and not isinstance(layer, bool) and -layers - 1 <= layer <= layers:
-        return
-    raise SpecError(
-        "vision_feature_layer",
-        expected=f"one layer between {-layers - 1} and {layers}",
-        got=layer,
-        fix="Lists of layers are not supported; correct the config.",
-    )
+def _check_output_size(vision: QwenVisionSpec, text: TextSpec) -> None:
+    if vision.output_size != text.hidden_size:
+        raise SpecError(
+            "vision_config",
+            expected=f"an output as wide as text_config.hidden_size = {text.hidden_size}",
+            got=vision.output_size,
+            fix="Correct hidden_size (Qwen2-VL) or out_hidden_size (Qwen2.5-VL).",
+        )
+
+
+def _drops_class_token(config: Section, vision: Tower) -> bool:
+    """Whether the features leave the class token out; Qwen's towers have none."""
+    if isinstance(vision, QwenVisionSpec):
+        return False
+    layer, layers = config.get("vision_feature_layer"), vision.num_hidden_layers
+    if not isinstance(layer, int) or isinstance(layer, bool) or not -layers - 1 <= layer <= layers:
+        raise SpecError(
+            "vision_feature_layer",
+            expected=f"one layer between {-layers - 1} and {layers}",
+            got=layer,
+            fix="Lists of layers are not supported; correct the config.",
+        )
+    strategy = config.choice("vision_feature_select_strategy", ("default", "full"))
+    if strategy == "default" and not vision.has_class_token:
+        raise SpecError(
+            "vision_feature_select_strategy",
+            expected=f"'full' for {vision.model_type}, which has no class token to drop",
+            got=strategy,
+            fix="Correct the config.",
+        )
+    return strategy == "default"
+
+
+def _pooling(config: Section, model_type: str) -> Pooling | None:
+    if model_type == "llava_onevision":
+        return Pooling(stride=2, rounds_up=True, before_projector=False)
+    if model_type == "llava_next_video":
+        # the third mode, conv, has weights
+        config.choice("spatial_pool_mode", ("average", "max"))
+        stride = config.whole("spatial_pool_stride")
+        return Pooling(stride, rounds_up=False, before_projector=True)
+    return None

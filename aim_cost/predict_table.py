@@ -9,6 +9,7 @@ from aim_cost.graph.op import OpGraph
 from aim_cost.phase_time import PhaseTime
 from aim_cost.report import table
 from aim_cost.units import giga, milli, show, show_time, tera
+from aim_cost.vision_spec import QwenVisionSpec
 
 
 def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
@@ -27,9 +28,9 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
     rows.append(("TTFT", *counts, _milli(ttft.time_s), band, "", ttft.bound))
     workload, execution = result.workload, result.execution
     visual = (
-        f"{workload.frames} frames"
+        f"{workload.frames} frames{_size(result)}"
         if workload.frames is not None
-        else f"{workload.image_tokens} image tokens"
+        else f"{workload.image_tokens} image tokens{_size(result)}"
     )
     title = (
         f"{result.model.name} on {result.hardware.name}, {execution.dtype}\n"
@@ -52,6 +53,15 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
         _memory(result),
         *_verdict(result, baseline),
     )
+
+
+def _size(result: Estimate) -> str:
+    """The resolution, where it is the workload's choice."""
+    vision = result.workload.sized(result.model).vision
+    if not isinstance(vision, QwenVisionSpec):
+        return ""
+    height, width = vision.frame_size
+    return f" ({height} x {width})"
 
 
 _TIME_NOTES = {

@@ -6,6 +6,7 @@ from aim_cost.errors import SpecError
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_FACTORS = {"m": 1e-3, **{prefix: factor for factor, prefix in _PREFIXES}}
 
 
 def dtype_bytes(dtype: str) -> int:
@@ -26,6 +27,11 @@ def show_time(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms"
 
 
+def si(value: float, prefix: str) -> float:
+    """Return ``value``, given with a prefix, in the base unit: ``si(120, "m") == 0.12``."""
+    return value * _FACTORS[prefix]
+
+
 def tera(value: float) -> float:
     """Return ``value`` in units of 10**12 (TFLOPs in the published tables)."""
     return value / 1e12
@@ -34,6 +40,11 @@ def tera(value: float) -> float:
 def giga(value: float) -> float:
     """Return ``value`` in units of 10**9."""
     return value / 1e9
+
+
+def mega(value: float) -> float:
+    """Return ``value`` in units of 10**6."""
+    return value / 1e6
 
 
 def milli(seconds: float) -> float:

@@ -8,6 +8,7 @@ they are the stock functions.
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -42,15 +43,27 @@ def _observed(stock: Attention) -> Attention:
         aim_prefill: Prefill | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        if attention_mask is not None:
-            # kept tokens keep their order and nothing is padded: any corner of the mask is causal
-            attention_mask = attention_mask[..., : query.shape[2], : key.shape[2]]
+        if attention_mask is not None and attention_mask.shape[-1] != key.shape[2]:
+            attention_mask = _for_those_left(attention_mask, query.shape[2], key.shape[2])
         output = stock(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         if aim_prefill is not None:
             aim_prefill.observe_attention(query, key, scaling)
         return output
 
     return attention
+
+
+def _for_those_left(mask: Tensor, queries: int, keys: int) -> Tensor:
+    """Cut the mask[..., N, M] of all tokens to a layer that has dropped some of them.
+
+    Those left keep their order, and padding stands before them in every layer. So in a prefill a
+    corner of the mask is right; behind a cached prompt, which is all visible but for its padding,
+    the columns of the new tokens are the last ones.
+    """
+    cached = keys - queries
+    if not cached:
+        return mask[..., :queries, :keys]
+    return torch.cat([mask[..., :cached], mask[..., mask.shape[-1] - queries :]], dim=-1)
 
 
 for _name, (_stock, _mask) in _STOCK.items():

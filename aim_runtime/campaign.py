@@ -57,6 +57,7 @@ def h200_steps() -> list[Step]:
         steps += [Step(model, 32, text, every) for text in (50, 500)]
         both = Schedule.parse("0.25", ramp(layers, 14, 22))
         steps.append(Step(model, 32, 100, (Schedule(), both), "decode"))
+        steps.append(Step(model, 32, 100, (Schedule(), both), "cuda-graph"))
         steps.append(Step(model, 8, 100, (Schedule.parse(None, ramp(layers, 14, 22)),), "masked"))
         steps.append(Step(model, 32, 100, (both,), "masked"))
         steps += [Step(model, frames, 100, every) for frames in (64, 128, 192)]

@@ -1,4 +1,4 @@
-"""aim-runtime: measure, validate, generate, selfcheck.
+"""aim-runtime: measure, validate, microbench, generate, selfcheck, accuracy, fidelity, tiny.
 
 torch and transformers take seconds to import, so each command imports what it needs.
 """
@@ -29,11 +29,17 @@ from aim_cost.schedule import Schedule
 from aim_cost.timing import load_calibration
 from aim_cost.units import milli
 from aim_cost.workload import Workload
+from aim_runtime.accuracy_cli import accuracy
+from aim_runtime.fidelity_cli import fidelity
+from aim_runtime.tiny import cli as tiny
 
 if TYPE_CHECKING:
     from aim_runtime.load import Loaded
 
 app = new_app("Run LLaVA-OneVision under a token-reduction schedule, and hold predictions to it.")
+app.add_typer(tiny.app, name="tiny")
+app.command()(accuracy)
+app.command()(fidelity)
 
 LayersOption = Annotated[
     int | None,

@@ -6,27 +6,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from aim_runtime.errors import PatchError
 
 Inputs = dict[str, Any]
 
+_ASSISTED = ("prompt_lookup_num_tokens", "assistant_model", "assistant_early_exit")
+
 
 def with_own_prompt(
-    generate: Callable[..., Any], shorten: Callable[[Inputs], Inputs]
+    generate: Callable[..., Any],
+    shorten: Callable[[Inputs], Inputs],
+    config: GenerationConfig | None,
 ) -> Callable[..., Any]:
     """Wrap a model's ``generate``: shorten the prompt, run, put the caller's prompt back in front.
 
-    So ``output[:, input_ids.shape[1]:]`` are the new tokens, as without the patch.
-    Raises: PatchError for limits that count the prompt, and for generation without a cache.
+    So ``output[:, input_ids.shape[1]:]`` are the new tokens, as without the patch. ``config`` is
+    the model's own. Raises: PatchError for limits that count the prompt, for assisted decoding, and
+    for generation without a cache.
     """
 
     @wraps(generate)
     def generate_from_own_prompt(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        _check(kwargs, kwargs.get("generation_config", config))
         own = inputs if inputs is not None else kwargs.pop("input_ids", None)
         if own is None:
             return generate(None, *args, **kwargs)
-        _check(kwargs)
         shortened = shorten(kwargs | {"input_ids": own})
         prompt = shortened.pop("input_ids")
         output = generate(prompt, *args, **shortened)
@@ -42,7 +48,7 @@ def with_own_prompt(
     return generate_from_own_prompt
 
 
-def _check(kwargs: Inputs) -> None:
+def _check(kwargs: Inputs, config: GenerationConfig | None) -> None:
     for limit in ("max_length", "min_length"):
         if kwargs.get(limit) is not None:
             raise PatchError(
@@ -50,6 +56,16 @@ def _check(kwargs: Inputs) -> None:
                 expected="a limit on new tokens: merging shortens the prompt that it would count",
                 got=kwargs[limit],
                 fix=f"Use {limit.replace('length', 'new_tokens')}.",
+            )
+    for way in _ASSISTED:
+        given = kwargs.get(way, getattr(config, way, None))
+        if given is not None:
+            raise PatchError(
+                way,
+                expected="no assisted decoding: it takes tokens back, from a cache whose layers "
+                "differ in length",
+                got=given if isinstance(given, int) else type(given).__name__,
+                fix="Leave it out; greedy search, sampling and beam search work.",
             )
     if kwargs.get("use_cache") is False:
         raise PatchError(

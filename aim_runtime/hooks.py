@@ -4,16 +4,21 @@ import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, Qwen2Model
 
 from aim_cost.schedule import Schedule
 from aim_runtime.attention import observed_name
+from aim_runtime.cached import cached_tokens, require_empty_cache
+from aim_runtime.encoding import Encoding, features_of_another_run
 from aim_runtime.errors import PatchError
 from aim_runtime.generate import with_own_prompt
-from aim_runtime.llava import VideoLayout
-from aim_runtime.merge import merge_passes
+from aim_runtime.layer import leaving_after_attention
+from aim_runtime.llava import Layout
+from aim_runtime.positions import unmerged_positions, with_positions
 from aim_runtime.prefill import Prefill
 from aim_runtime.prompt import Prompt
 from aim_runtime.spans import Recorder
@@ -28,7 +33,7 @@ class Hooks:
 
     Args:
         decoder: the language model inside ``model``.
-        layout: how videos are written in prompts; None for a bare language model.
+        layout: how visual tokens are written in prompts; None for a bare language model.
         embedded: the prompt that ``inputs_embeds`` hold, if the caller described one.
     """
 
@@ -38,7 +43,7 @@ class Hooks:
         decoder: Qwen2Model,
         schedule: Schedule,
         *,
-        layout: VideoLayout | None,
+        layout: Layout | None,
         embedded: Prompt | None,
         recorder: Recorder,
     ) -> None:
@@ -46,10 +51,12 @@ class Hooks:
         self._model, self._decoder, self._schedule = model, decoder, schedule
         self._layout, self._embedded, self._recorder = layout, embedded, recorder
         self._undo = ExitStack()
+        self._encoding = Encoding(schedule.merge, recorder)
+        self._keeps_positions = bool(schedule.merge and schedule.merge.positions == "kept")
         self._prompt: Prompt | None = None  # from the prepared inputs to the decoder
-        self._pooled: tuple[int, ...] = ()  # tokens of a frame, before merging and after each pass
-        self._pooled_frames = 0
+        self._ready: Tensor | None = None  # likewise, the video features that came with them
         self._prefill: Prefill | None = None  # while the decoder runs one
+        self._cached: WeakKeyDictionary[DynamicCache, Prompt] = WeakKeyDictionary()
 
     def attach(self) -> None:
         """Change the model; if that fails, leave it as it was."""
@@ -62,12 +69,17 @@ class Hooks:
             for layer in decoder.layers:
                 self._hook(layer.register_forward_pre_hook, self._enter_layer)
                 self._hook(layer.mlp.register_forward_pre_hook, self._enter_mlp)
+                if self._schedule.prune and self._schedule.prune.drop_point == "after_attention":
+                    project = layer.self_attn.o_proj
+                    self._hook(project.register_forward_pre_hook, self._leave_attention)
+                    self._replace(layer, "forward", leaving_after_attention(layer))
             if self._layout is not None:
                 inner = self._model.model
-                generate = with_own_prompt(self._model.generate, self._shorten)
-                self._replace(self._model, "generate", generate)
+                model = self._model
+                generate = with_own_prompt(model.generate, self._shorten, model.generation_config)
+                self._replace(model, "generate", generate)
                 self._hook(inner.register_forward_pre_hook, self._prepare)
-                self._replace(inner, "apply_pooling", self._merging(inner.apply_pooling))
+                self._replace(inner, "apply_pooling", self._encoding.behind(inner.apply_pooling))
             self._undo = undo.pop_all()
 
     def detach(self) -> None:
@@ -85,87 +97,120 @@ class Hooks:
         setattr(owner, name, value)
 
     def _shorten(self, inputs: Inputs) -> Inputs:
-        """Before ``generate``."""
-        _require_empty_cache(inputs)
-        return self._layout.prepare(inputs)[0]
+        """Before ``generate``: the prompt as the LLM will see it."""
+        if not cached_tokens(inputs):
+            short = self._layout.prepare(inputs)
+        else:
+            earlier = self._cached.get(inputs["past_key_values"])
+            if earlier is None:
+                require_empty_cache(inputs)
+            short = self._layout.prepare_follow_up(inputs, earlier.visual)
+        if not self._moves(short.prompt):
+            return short.inputs
+        # generate counts on from the last of these; those of visual tokens are set when merged
+        prompt = short.prompt.padded(short.inputs.get("attention_mask"))
+        rows, visual = len(prompt.visual_mask), prompt.visual
+        tokens = self._layout.merge_tokens[-1]
+        positions = unmerged_positions(prompt, torch.zeros(rows * visual.groups, tokens).long())
+        return short.inputs | {"position_ids": positions.to(short.inputs["input_ids"].device)}
+
+    def _moves(self, prompt: Prompt) -> bool:
+        """Whether tokens have other positions than their places in the merged prompt."""
+        return self._keeps_positions and prompt.visual.newline_tokens > 0
 
     def _prepare(self, module: nn.Module, args: Args, kwargs: Inputs) -> tuple[Args, Inputs]:
         """Before the vision-language model: shorten the prompt, note where its video is."""
         inputs = _named(module, args, kwargs)
-        self._prompt = None
-        if inputs.get("input_ids") is not None and not _cached_tokens(inputs):
-            if self._embedded is not None:
-                raise PatchError(
-                    "visual_mask",
-                    expected="inputs_embeds, which it describes",
-                    got="input_ids",
-                    fix="Patch without visual_mask: placeholders are found in input_ids.",
-                )
-            inputs, self._prompt = self._layout.prepare(inputs)
-        return (), inputs
-
-    def _merging(self, pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def pool_and_merge(features: Tensor) -> Tensor:
-            # [frames, patches, hidden] -> [frames, tokens, hidden] -> [frames, kept, hidden]
-            passes = [pool(features)]
-            if self._schedule.merge is not None:
-                with self._recorder.span("merge"):
-                    counts = self._schedule.merge.token_counts(passes[0].shape[1])
-                    passes += merge_passes(passes[0], counts)
-            self._pooled = tuple(x.shape[1] for x in passes)
-            self._pooled_frames = features.shape[0]
-            return passes[-1]
-
-        return pool_and_merge
+        self._prompt = self._ready = None
+        if inputs.get("input_ids") is None:
+            return (), inputs
+        if cached_tokens(inputs):
+            several = inputs["input_ids"].shape[1] > 1
+            if several and self._layout.has_visual_tokens(inputs):
+                require_empty_cache(inputs)
+            return (), inputs
+        if self._embedded is not None:
+            raise PatchError(
+                "visual_mask",
+                expected="inputs_embeds, which it describes",
+                got="input_ids",
+                fix="Patch without visual_mask: placeholders are found in input_ids.",
+            )
+        short = self._layout.prepare(inputs)
+        self._prompt = short.prompt
+        ready = (inputs.get("mm_encoder_outputs") or {}).get("video")
+        self._ready = None if ready is None else ready.pooler_output
+        return (), short.inputs
 
     def _begin(self, module: nn.Module, args: Args, kwargs: Inputs) -> tuple[Args, Inputs]:
-        """Before the decoder: a prefill starts; a decode step passes untouched."""
+        """Before the decoder: a prefill starts; what follows a cached one passes."""
         inputs = _named(module, args, kwargs)
         x = inputs.get("inputs_embeds")
         x = inputs["input_ids"] if x is None else x
-        video, self._prompt, self._prefill = self._prompt, None, None
-        if not (x.shape[1] == 1 and _cached_tokens(inputs)):
-            _require_empty_cache(inputs)
-            _require_no_padding(inputs.get("attention_mask"))
-            prompt, merge_tokens = self._prompt_of(video)
-            self._prefill = self._new_prefill(prompt.expand(x.shape[0]), merge_tokens, x)
-        return (), inputs
-
-    def _prompt_of(self, video: Prompt | None) -> tuple[Prompt, tuple[int, ...]]:
-        """The prompt that enters the decoder, and how its visual tokens were merged."""
-        if video is not None:
-            if not self._pooled_frames or self._pooled_frames % video.visual.groups:
-                raise PatchError(
-                    "mm_encoder_outputs",
-                    expected="features of this video, made by this patched model",
-                    got=f"features of {self._pooled_frames} frames",
-                    fix="Pass pixel_values_videos.",
-                )
-            return video, self._pooled
-        if self._embedded is None:
-            raise PatchError(
-                "inputs_embeds",
-                expected="a visual_mask beside them",
-                got="none",
-                fix="Patch with visual_mask=mask, True at visual tokens.",
-            )
-        return self._embedded, (self._embedded.visual.group_tokens,)
-
-    def _new_prefill(self, prompt: Prompt, merge_tokens: tuple[int, ...], x: Tensor) -> Prefill:
-        if prompt.visual_mask.shape != x.shape[:2]:
+        prompt, ready = self._prompt, self._ready
+        self._prompt = self._ready = self._prefill = None
+        if cached_tokens(inputs):
+            return (), self._continue(inputs, x)
+        prompt, merge_tokens = self._entering(prompt)
+        if prompt.visual_mask.shape[1] != x.shape[1] or x.shape[0] % len(prompt.visual_mask):
             raise PatchError(
                 "prompt",
                 expected=f"the shape of its visual mask, {list(prompt.visual_mask.shape)}",
                 got=list(x.shape[:2]),
                 fix="Give whole prompts in one prefill (no prefill_chunk_size), or another mask.",
             )
-        plan = self._schedule.resolve_visual(
+        prompt = prompt.expand(x.shape[0]).padded(inputs.get("attention_mask"))
+        if self._moves(prompt):
+            positions = unmerged_positions(prompt, self._encoding.last.places_in(prompt, ready))
+            inputs = with_positions(inputs, positions, text=~prompt.visual_mask)
+        self._prefill = self._new_prefill(prompt, merge_tokens, x.device)
+        return (), inputs
+
+    def _continue(self, inputs: Inputs, x: Tensor) -> Inputs:
+        """New tokens behind a cached prompt: text, which every layer keeps."""
+        prompt = self._cached.get(inputs["past_key_values"])
+        if x.shape[1] > 1 and (prompt is None or self._embedded is not None):
+            require_empty_cache(inputs)
+        if prompt is None or not self._moves(prompt) or inputs.get("position_ids") is not None:
+            return inputs
+        visual = prompt.visual
+        lost = visual.groups * (visual.group_tokens - self._layout.merge_tokens[-1])
+        positions = torch.arange(x.shape[1], device=x.device) + (cached_tokens(inputs) + lost)
+        padding = prompt.padding
+        before = 0 if padding is None else padding.to(x.device)[:, None]
+        return inputs | {"position_ids": positions[None] - before}
+
+    def _entering(self, prompt: Prompt | None) -> tuple[Prompt, tuple[int, ...]]:
+        """The prompt that enters the decoder, and how its visual tokens were merged."""
+        if prompt is None:
+            prompt = self._embedded
+        if prompt is None:
+            raise PatchError(
+                "inputs_embeds",
+                expected="a visual_mask beside them",
+                got="none",
+                fix="Patch with visual_mask=mask, True at visual tokens.",
+            )
+        if not prompt.visual.newline_tokens:
+            return prompt, (prompt.visual.group_tokens,)
+        encoded = self._encoding.last
+        frames = 0 if encoded is None else encoded.frames
+        if not frames or frames % prompt.visual.groups:
+            raise features_of_another_run(f"features of {frames} frames")
+        return prompt, encoded.merge_tokens
+
+    def _new_prefill(
+        self, prompt: Prompt, merge_tokens: tuple[int, ...], device: torch.device
+    ) -> Prefill:
+        # text alone is not reduced
+        schedule = self._schedule if prompt.visual.groups else Schedule()
+        plan = schedule.resolve_visual(
             prompt.visual,
             text_tokens=prompt.text_tokens,
             layers=len(self._decoder.layers),
-            batch=x.shape[0],
+            batch=len(prompt.visual_mask),
         )
-        return Prefill(plan, prompt, merge_tokens, device=x.device, recorder=self._recorder)
+        return Prefill(plan, prompt, merge_tokens, device=device, recorder=self._recorder)
 
     def _enter_layer(
         self, module: nn.Module, args: Args, kwargs: Inputs
@@ -174,6 +219,12 @@ class Hooks:
             return None
         hidden_states, kwargs = self._prefill.enter_layer(args[0], kwargs)
         return (hidden_states, *args[1:]), kwargs
+
+    def _leave_attention(self, module: nn.Module, args: Args, kwargs: Inputs) -> Any:
+        """Before the output projection, where tokens leave inside a layer."""
+        if self._prefill is None:
+            return None
+        return (self._prefill.stay(args[0]), *args[1:]), kwargs
 
     def _enter_mlp(self, module: nn.Module, args: Args, kwargs: Inputs) -> None:
         if self._prefill is not None:
@@ -188,47 +239,11 @@ class Hooks:
         cache = getattr(output, "past_key_values", None) if cache is None else cache
         layers = range(len(self._decoder.layers)) if cache is not None else ()
         prefill.finish(self.trace, tuple(cache.get_seq_length(layer) for layer in layers))
+        if cache is not None:
+            self._cached[cache] = prefill.prompt
 
 
 def _named(module: nn.Module, args: Args, kwargs: Inputs) -> Inputs:
     """A module's arguments by name."""
     names = inspect.signature(module.forward).parameters if args else ()
     return dict(zip(names, args, strict=False)) | kwargs
-
-
-def _cached_tokens(inputs: Inputs) -> int:
-    """Tokens in the first layer of the cache. Raises: PatchError for caches of fixed size."""
-    cache = inputs.get("past_key_values")
-    if cache is None:
-        return 0
-    if not isinstance(cache, DynamicCache):
-        raise PatchError(
-            "past_key_values",
-            expected="a DynamicCache, whose layers may differ in length",
-            got=type(cache).__name__,
-            fix="Leave cache_implementation and past_key_values out.",
-        )
-    return cache.get_seq_length()
-
-
-def _require_empty_cache(inputs: Inputs) -> None:
-    cached = _cached_tokens(inputs)
-    if cached:
-        raise PatchError(
-            "past_key_values",
-            expected="an empty cache, or one new token",
-            got=f"several new tokens after {cached} cached ones",
-            fix="Give whole prompts in one prefill; assisted decoding is not supported.",
-        )
-
-
-def _require_no_padding(mask: Any) -> None:
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor) or mask.dim() != 2:
-        got, fix = "another kind of mask", "Leave attention_mask out."
-    elif not bool(mask.all()):
-        got, fix = "zeros (padding)", "Run prompts of different length one by one."
-    else:
-        return
-    raise PatchError("attention_mask", expected="ones [batch, tokens], or None", got=got, fix=fix)

@@ -1,5 +1,6 @@
 """Prompts for LLaVA-OneVision: of a given size for measurements, or a question about a video."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def question_inputs(loaded: Loaded, video: np.ndarray, question: str) -> tuple[I
     The prompt is the one-turn form of LLaVA-OneVision's chat template; mean and deviation of the
     pixels are those of the checkpoint. Raises: InputError when tokenizer or preprocessor lack.
     """
-    tokenizer, mean, std = _tokenizer_and_normalisation(loaded)
+    tokenizer, mean, std = _tokenizer_and_normalisation(loaded.source)
     visual = Workload(text_tokens=1, frames=len(video)).visual_input(loaded.spec)
     placeholders = visual.groups * visual.group_tokens + visual.newline_tokens
     before, after = (
@@ -86,16 +87,17 @@ def question_inputs(loaded: Loaded, video: np.ndarray, question: str) -> tuple[I
     }, tokenizer
 
 
-def _tokenizer_and_normalisation(loaded: Loaded) -> tuple[Any, list[float], list[float]]:
+@lru_cache(maxsize=1)  # reading them takes longer than a small prefill
+def _tokenizer_and_normalisation(source: str | None) -> tuple[Any, list[float], list[float]]:
     from transformers import AutoTokenizer
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(loaded.source, trust_remote_code=False)
-        processor = SiglipImageProcessorPil.from_pretrained(loaded.source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        processor = SiglipImageProcessorPil.from_pretrained(source)
     except Exception as error:  # transformers raises OSError, ValueError, TypeError and its own
         raise InputError(
-            f"checkpoint {loaded.source}",
+            f"checkpoint {source}",
             expected="a tokenizer and a preprocessor_config.json beside the weights",
             got=" ".join(str(error).split())[:200],
             fix="Give a complete checkpoint folder or hub name as --model.",

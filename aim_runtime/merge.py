@@ -1,16 +1,34 @@
-"""Bipartite merging of a frame's visual tokens: decide with ``match_tokens``, then apply the plan.
+"""Merging of a frame's visual tokens: decide, e.g. with ``match_tokens``, then apply the plan.
 
-Source: AIM, arXiv 2412.03248, section 3.1; the matching is that of ToMe, arXiv 2210.09461.
+Source: AIM, arXiv 2412.03248, section 3.1; the matching is that of ToMe, arXiv 2210.09461. Random
+pairs and equal runs are baselines.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from aim_cost.errors import ScheduleError
+from aim_runtime.chance import random_numbers
+
+
+class Plan(Protocol):
+    """One pass, decided: which tokens of each group become one."""
+
+    def merge(self, x: Tensor) -> Tensor:
+        """x[groups, tokens, width] -> [groups, kept, width], same dtype; x is not changed."""
+        ...
+
+    def places(self, x: Tensor) -> Tensor:
+        """x[groups, tokens] -> [groups, kept]: the entry of the token that each output stands for.
+
+        Of merged tokens that is the one merged into.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,6 +62,31 @@ class MergePlan:
         )
         return torch.cat([_rows(a, self.unmerged), (sums / members).to(x.dtype)], dim=1)
 
+    def places(self, x: Tensor) -> Tensor:
+        """The entries of the unmerged tokens of A, then those of B: see Plan."""
+        return torch.cat([x[:, ::2].gather(1, self.unmerged), x[:, 1::2]], dim=1)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Neighbours become their mean; the order stays.
+
+    Args:
+        first, last: int64 [kept], the ends of each run of one or two tokens, alike in all groups.
+    """
+
+    first: Tensor
+    last: Tensor
+
+    def merge(self, x: Tensor) -> Tensor:
+        """Each run becomes its mean (in fp32): see Plan."""
+        first, last = x[:, self.first], x[:, self.last]
+        return ((first.float() + last.float()) / 2).to(x.dtype)
+
+    def places(self, x: Tensor) -> Tensor:
+        """The entries of the first token of each run: see Plan."""
+        return x[:, self.first]
+
 
 def match_tokens(keys: Tensor, remove: int) -> MergePlan:
     """Choose the ``remove`` tokens of each group to merge, by cosine similarity.
@@ -55,14 +98,7 @@ def match_tokens(keys: Tensor, remove: int) -> MergePlan:
     FLOPs as torch counts them: 2 * A * B * width a group. No device sync; works on meta.
     Raises: ScheduleError if ``remove`` is not within 1 .. tokens // 2.
     """
-    tokens = keys.shape[1]
-    if not 1 <= remove <= tokens // 2:
-        raise ScheduleError(
-            "remove",
-            expected=f"1 to {tokens // 2} of {tokens} tokens (one pass removes at most half)",
-            got=remove,
-            fix="Use more passes.",
-        )
+    _check_removal(keys, remove)
     unit = functional.normalize(keys, dim=-1)
     similarity = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
     best, target = similarity.max(dim=-1)
@@ -71,12 +107,51 @@ def match_tokens(keys: Tensor, remove: int) -> MergePlan:
     return MergePlan(unmerged=order[:, remove:], sources=sources, targets=target.gather(1, sources))
 
 
-def merge_passes(features: Tensor, counts: Sequence[int]) -> Iterator[Tensor]:
-    """Merge every group of ``features`` pass by pass, yielding what each pass leaves.
+def random_pairs(keys: Tensor, remove: int) -> MergePlan:
+    """Draw the ``remove`` tokens of A to merge, and for each a token of B; a baseline.
+
+    The same pairs in every group, unless inside ``chance.drawing``. Shapes, errors: as
+    ``match_tokens``.
+    """
+    _check_removal(keys, remove)
+    groups, tokens = keys.shape[:2]
+    numbers = random_numbers(groups, tokens).to(keys.device, non_blocking=True)
+    first = tokens - tokens // 2
+    order = numbers[:, :first].argsort(dim=1)
+    targets = (numbers[:, first : first + remove] * (tokens // 2)).long()
+    return MergePlan(unmerged=order[:, remove:], sources=order[:, :remove], targets=targets)
+
+
+def equal_runs(keys: Tensor, remove: int) -> RunPlan:
+    """Cut each group into runs of neighbours, equally long as far as the count allows; a baseline.
+
+    Shapes, errors: as ``match_tokens``.
+    """
+    _check_removal(keys, remove)
+    tokens = keys.shape[1]
+    kept = tokens - remove
+    bounds = torch.arange(kept + 1, device=keys.device) * tokens // kept
+    return RunPlan(first=bounds[:-1], last=bounds[1:] - 1)
+
+
+MERGE_PLANS: dict[str, Callable[[Tensor, int], Plan]] = {
+    "similarity": match_tokens,
+    "random": random_pairs,
+    "uniform": equal_runs,
+}
+"""How a pass is decided, by the name that a schedule's ``merge.by`` gives."""
+
+
+def merge_passes(
+    features: Tensor, counts: Sequence[int], by: str = "similarity"
+) -> Iterator[tuple[Tensor, Plan]]:
+    """Merge every group of ``features`` pass by pass, yielding what each pass leaves and its plan.
 
     Shapes: features[groups, counts[0], width], then [groups, counts[i], width].
-    Args: counts, tokens of a group before merging and after each pass, as in
-        ``TokenTrace.merge_tokens``; one entry merges nothing.
+    Args:
+        counts: tokens of a group before merging and after each pass, as in
+            ``TokenTrace.merge_tokens``; one entry merges nothing.
+        by: a name of MERGE_PLANS.
     Raises: ScheduleError if the counts do not fit the features.
     """
     if features.shape[1] != counts[0]:
@@ -86,15 +161,29 @@ def merge_passes(features: Tensor, counts: Sequence[int]) -> Iterator[Tensor]:
             got=features.shape[1],
             fix="Resolve the schedule for this model.",
         )
+    decide = MERGE_PLANS[by]
     for count in counts[1:]:
-        features = match_tokens(features, features.shape[1] - count).merge(features)
-        yield features
+        plan = decide(features, features.shape[1] - count)
+        features = plan.merge(features)
+        yield features, plan
 
 
-def merge_tokens(features: Tensor, counts: Sequence[int]) -> Tensor:
+def merge_tokens(features: Tensor, counts: Sequence[int], by: str = "similarity") -> Tensor:
     """What the last of ``merge_passes`` leaves: [groups, counts[-1], width]."""
-    *_, merged = (features, *merge_passes(features, counts))
-    return merged
+    for merged, _ in merge_passes(features, counts, by):
+        features = merged
+    return features
+
+
+def _check_removal(keys: Tensor, remove: int) -> None:
+    tokens = keys.shape[1]
+    if not 1 <= remove <= tokens // 2:
+        raise ScheduleError(
+            "remove",
+            expected=f"1 to {tokens // 2} of {tokens} tokens (one pass removes at most half)",
+            got=remove,
+            fix="Use more passes.",
+        )
 
 
 def _columns(index: Tensor, width: int) -> Tensor:

@@ -1,7 +1,8 @@
 """One verb: run a schedule inside a transformers model, without a fork.
 
-Merging wraps the model's pooling; dropping happens in forward hooks of the decoder layers; scores
-come from an attention function that sees q and k after the rotary embedding.
+Merging wraps the model's pooling; dropping happens in forward hooks of the decoder layers, or
+inside a layer in a forward of our own; scores come from an attention function that sees q and k
+after the rotary embedding.
 """
 
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ from transformers import (
 from aim_cost.schedule import Schedule
 from aim_runtime.attention import SUPPORTED_ATTENTION
 from aim_runtime.errors import PatchError
+from aim_runtime.executable import check_executable
 from aim_runtime.hooks import Hooks
-from aim_runtime.llava import VideoLayout
+from aim_runtime.llava import Layout
 from aim_runtime.prompt import Prompt, embedded_prompt
 from aim_runtime.spans import NULL_RECORDER, Recorder
 from aim_runtime.trace import RunTrace
@@ -54,8 +56,10 @@ def patch(
     """Make ``model`` merge and drop visual tokens as ``schedule`` says, until ``unpatch``.
 
     ``model(...)`` and ``model.generate(...)`` are called as before. LLaVA-OneVision takes the
-    prompts its processor writes. The logits of a prefill are those of the tokens that are left
-    (``trace.kept[-1]``); ``Schedule()`` changes no bit.
+    prompts its processor writes: videos, several in a prompt too; images, pruned but not merged;
+    text alone, which nothing reduces; batches padded on the left, whose rows have as many visual
+    tokens each; and further text behind the cache of a prompt. The logits of a prefill are those of
+    the tokens that are left (``trace.kept[-1]``); ``Schedule()`` changes no bit.
 
     Args:
         model: LlavaOnevisionForConditionalGeneration, or a bare Qwen2ForCausalLM (pruning only).
@@ -66,9 +70,8 @@ def patch(
     Raises: PatchError, ScheduleError. Everything is checked before the model is changed.
     """
     decoder = _checked_decoder(model)
-    if schedule.prune is not None:
-        schedule.prune.ratio_after_layer(len(decoder.layers))
-    layout = _video_layout(model, schedule)
+    check_executable(schedule, len(decoder.layers))
+    layout = _layout(model, schedule)
     embedded = _embedded_prompt(model, schedule, visual_mask)
     hooks = Hooks(model, decoder, schedule, layout=layout, embedded=embedded, recorder=recorder)
     hooks.attach()
@@ -135,14 +138,14 @@ def _checked_decoder(model: PreTrainedModel) -> Qwen2Model:
     return decoder
 
 
-def _video_layout(model: PreTrainedModel, schedule: Schedule) -> VideoLayout | None:
+def _layout(model: PreTrainedModel, schedule: Schedule) -> Layout | None:
     if not isinstance(model, LlavaOnevisionForConditionalGeneration):
         return None
     vision = model.config.vision_config
     # pooling halves the grid of patches, rounding up
     frame_tokens = ((vision.image_size // vision.patch_size + 1) // 2) ** 2
     merge_tokens = schedule.merge.token_counts(frame_tokens) if schedule.merge else (frame_tokens,)
-    return VideoLayout(model.config.video_token_id, merge_tokens)
+    return Layout(model.config.video_token_id, model.config.image_token_id, merge_tokens)
 
 
 def _embedded_prompt(

@@ -7,19 +7,19 @@ from torch import Tensor
 
 from aim_cost.trace import TokenTrace
 from aim_runtime.errors import PatchError
-from aim_runtime.importance import pagerank_importance
 from aim_runtime.prompt import Prompt
 from aim_runtime.prune import select_tokens, take_tokens
+from aim_runtime.ranking import LAYER_IMPORTANCE, Attended
 from aim_runtime.spans import Recorder
 from aim_runtime.trace import RunTrace
 
 
 class Prefill:
-    """Drops tokens between layers as ``plan`` says, and records the counts that really occur.
+    """Drops tokens as ``plan`` says, and records the counts that really occur.
 
     Args:
-        plan: the resolved schedule. Its ``attention_tokens`` say how many stay; nothing of it is
-            copied into the record.
+        plan: the resolved schedule. It says how many tokens stay and by which score; no count of
+            it is copied into the record.
         prompt: what enters the decoder.
         merge_tokens: tokens of a group before merging and after each pass, as they occurred.
         device: of the decoder's first layer.
@@ -34,14 +34,17 @@ class Prefill:
         device: torch.device,
         recorder: Recorder,
     ) -> None:
-        self._plan, self._prompt, self._merge_tokens = plan, prompt, merge_tokens
-        self._recorder = recorder
+        self.prompt = prompt
+        self._plan, self._merge_tokens, self._recorder = plan, merge_tokens, recorder
         # non-blocking: the vision tower may still be running
         self._visual = prompt.visual_mask.to(device, non_blocking=True)
+        padding = prompt.padding
+        self._padding = None if padding is None else padding.to(device, non_blocking=True)
         everything = torch.arange(prompt.tokens, device=device)
-        self._kept = [everything.expand(self._visual.shape[0], -1)]
-        self._next: Tensor | None = None
-        self._positions: dict[str, Any] = {}
+        self._left = everything.expand(self._visual.shape[0], -1)
+        self._next: Tensor | None = None  # which of those left stay, once a layer has decided
+        self._positions: dict[str, Any] | None = {}  # of those left; None where out of date
+        self._kept: list[Tensor] = []
         self._attention_tokens: list[int] = []
         self._mlp_tokens: list[int] = []
         self._scored_layers: list[int] = []
@@ -54,20 +57,13 @@ class Prefill:
         ``kwargs`` are the decoder layer's own: its position ids and embeddings are those of the
         whole prompt in every layer.
         """
-        if self._next is not None:
-            hidden_states = take_tokens(hidden_states, self._next)
-            self._visual = take_tokens(self._visual, self._next)
-            kept = take_tokens(self._kept[-1], self._next)
-            cos, sin = kwargs["position_embeddings"]
-            self._positions = {
-                "position_embeddings": (take_tokens(cos, kept), take_tokens(sin, kept))
-            }
+        hidden_states = self.leave(hidden_states)
+        if self._positions is None:
+            cos, sin = (take_tokens(x, self._left) for x in kwargs["position_embeddings"])
+            self._positions = {"position_embeddings": (cos, sin)}
             if kwargs.get("position_ids") is not None:
-                self._positions["position_ids"] = take_tokens(kwargs["position_ids"], kept)
-            self._kept.append(kept)
-            self._next = None
-        elif self._attention_tokens:
-            self._kept.append(self._kept[-1])
+                self._positions["position_ids"] = take_tokens(kwargs["position_ids"], self._left)
+        self._kept.append(self._left)
         return hidden_states, kwargs | self._positions | {"aim_prefill": self}
 
     def observe_attention(self, query: Tensor, key: Tensor, scaling: float) -> None:
@@ -75,18 +71,34 @@ class Prefill:
 
         Shapes: query[B, heads, n, d], key[B, kv_heads, n, d], both after the rotary embedding.
         """
-        layer, now = len(self._attention_tokens), query.shape[2]
+        plan, layer, now = self._plan, len(self._attention_tokens), query.shape[2]
         self._attention_tokens.append(now)
-        following = self._plan.attention_tokens[layer + 1 : layer + 2]
-        if not following or following[0] == now:
+        count = min(plan.mlp_tokens[layer], *plan.attention_tokens[layer + 1 : layer + 2], now)
+        if count == now:
             return
-        count = following[0]
+        text = self.prompt.text_tokens
         with self._recorder.span("importance"):
             scores = None
-            if count > self._prompt.text_tokens:
-                scores = pagerank_importance(query, key, scaling=scaling)
+            if count > text:
+                at = Attended(
+                    query, key, scaling, self._visual, now - text, count - text, self._padding
+                )
+                scores = LAYER_IMPORTANCE[plan.importance](at)
                 self._scored_layers.append(layer)
             self._next = select_tokens(self._visual, count, scores)
+
+    def stay(self, x: Tensor) -> Tensor:
+        """Of x[B, n, ...], the tokens that the layer has decided to keep."""
+        return x if self._next is None else take_tokens(x, self._next)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """``stay``, and from now on the others are gone."""
+        if self._next is None:
+            return x
+        x = self.stay(x)
+        self._visual, self._left = self.stay(self._visual), self.stay(self._left)
+        self._next = self._positions = None
+        return x
 
     def observe_mlp(self, x: Tensor) -> None:
         """Record a layer's MLP from its input x[B, n, hidden]."""
@@ -102,9 +114,9 @@ class Prefill:
                 got=len(self._attention_tokens),
                 fix="Do not change the model's attention implementation while it is patched.",
             )
-        groups, prompt = self._prompt.visual.groups, self._prompt
+        groups, prompt = self.prompt.visual.groups, self.prompt
         tokens = TokenTrace(
-            batch=self._kept[0].shape[0],
+            batch=self._left.shape[0],
             groups=groups,
             merge_tokens=self._merge_tokens,
             newline_tokens=prompt.tokens - prompt.text_tokens - groups * self._merge_tokens[-1],
@@ -112,5 +124,7 @@ class Prefill:
             attention_tokens=tuple(self._attention_tokens),
             mlp_tokens=tuple(self._mlp_tokens),
             scored_layers=tuple(self._scored_layers),
+            merged_by=self._plan.merged_by,
+            importance=self._plan.importance,
         )
-        trace.record(tokens, [*self._kept, self._kept[-1]], cache_tokens)
+        trace.record(tokens, [*self._kept, self._left], cache_tokens)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
+from aim_cost.trace import TokenTrace
+
 
 class Reference:
     """The weights of a Qwen2, run one prompt at a time with masks.
@@ -28,39 +30,59 @@ class Reference:
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._eps, self._theta = config.rms_norm_eps, config.rope_parameters["rope_theta"]
 
-    def kept(self, embeds: Tensor, visual: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    def kept(
+        self,
+        embeds: Tensor,
+        visual: Tensor,
+        trace: TokenTrace,
+        *,
+        positions: Tensor | None = None,
+    ) -> list[Tensor]:
         """What each layer sees under a schedule, and what is left after the last.
 
-        Args: embeds[n, H]; visual[n] bool; counts, tokens entering each layer.
+        Args: embeds[n, H]; visual[n] bool; trace, which counts to leave and which score decides;
+            positions[n] for the rotary embedding, 0 .. n - 1 without them.
         """
         kept = [torch.ones_like(visual)]
         self.smallest_margin = math.inf
-        x = embeds
-        for layer, following in enumerate([*counts[1:], counts[-1]]):
-            x, logits = self._layer(layer, x, kept[-1])
-            kept.append(self._keep_best(logits, kept[-1], visual, following))
+        x, score = embeds, REFERENCE_SCORES[trace.importance]
+        entering = (*trace.attention_tokens[1:], trace.mlp_tokens[-1])
+        for layer, after in enumerate(map(min, trace.mlp_tokens, entering)):
+            x, logits = self._layer(layer, x, kept[-1], positions)
+            kept.append(self._keep_best(score(logits, kept[-1]), kept[-1], visual, after))
         return kept
 
-    def logits(self, embeds: Tensor, kept: Sequence[Tensor]) -> Tensor:
+    def logits(
+        self, embeds: Tensor, kept: Sequence[Tensor], *, positions: Tensor | None = None
+    ) -> Tensor:
         """[n, V] of embeds[n, H] where layer l attends to kept[l]; dropped rows mean nothing."""
         x = embeds
         for layer in range(self._layers):
-            x, _ = self._layer(layer, x, kept[layer])
+            x, _ = self._layer(layer, x, kept[layer], positions)
         return self._norm(x, "model.norm") @ self._weights["lm_head.weight"].T
 
-    def generate(self, embeds: Tensor, kept: Sequence[Tensor], new_tokens: int) -> list[int]:
+    def generate(
+        self,
+        embeds: Tensor,
+        kept: Sequence[Tensor],
+        new_tokens: int,
+        *,
+        positions: Tensor | None = None,
+    ) -> list[int]:
         """Greedy tokens; each step recomputes everything, and every layer sees all new tokens."""
         tokens: list[int] = []
         for _ in range(new_tokens):
-            tokens.append(int(self.logits(embeds, kept)[-1].argmax()))
+            tokens.append(int(self.logits(embeds, kept, positions=positions)[-1].argmax()))
             new = self._weights["model.embed_tokens.weight"][tokens[-1]]
             embeds = torch.cat([embeds, new[None]])
             kept = [torch.cat([mask, mask.new_ones(1)]) for mask in kept]
+            if positions is not None:
+                positions = torch.cat([positions, positions[-1:] + 1])
         return tokens
 
-    def _keep_best(self, logits: Tensor, kept: Tensor, visual: Tensor, count: int) -> Tensor:
+    def _keep_best(self, scores: Tensor, kept: Tensor, visual: Tensor, count: int) -> Tensor:
         candidates = (kept & visual).nonzero()[:, 0]
-        scores = reference_importance(logits, kept)[candidates]
+        scores = scores[candidates]
         order = scores.sort(descending=True, stable=True).indices
         stay = count - int((~visual).sum())
         if 0 < stay < len(order):
@@ -70,14 +92,16 @@ class Reference:
         result[candidates[order[:stay]]] = True
         return result
 
-    def _layer(self, layer: int, x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    def _layer(
+        self, layer: int, x: Tensor, kept: Tensor, positions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """x[n, H] after the layer, and its masked attention logits [h, n, n]."""
         name = f"model.layers.{layer}"
         normed = self._norm(x, f"{name}.input_layernorm")
         q, k, v = (self._linear(normed, f"{name}.self_attn.{p}_proj") for p in "qkv")
-        q = self._rotate(_split(q, self._heads))
+        q = self._rotate(_split(q, self._heads), positions)
         groups = self._heads // self._kv_heads
-        k = self._rotate(_split(k, self._kv_heads)).repeat_interleave(groups, dim=0)
+        k = self._rotate(_split(k, self._kv_heads), positions).repeat_interleave(groups, dim=0)
         v = _split(v, self._kv_heads).repeat_interleave(groups, dim=0)
         n = len(x)
         # a dropped token sees itself, so that no row is empty; nobody else sees it
@@ -99,23 +123,45 @@ class Reference:
         scale = (x.pow(2).mean(-1, keepdim=True) + self._eps).rsqrt()
         return x * scale * self._weights[f"{name}.weight"]
 
-    def _rotate(self, x: Tensor) -> Tensor:
-        """Rotary embedding of x[h, n, d] at positions 0 .. n - 1."""
+    def _rotate(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """Rotary embedding of x[h, n, d] at positions[n], or 0 .. n - 1."""
         half = x.shape[-1] // 2
         frequency = self._theta ** (-torch.arange(half, device=x.device) / half)
-        angle = torch.arange(x.shape[1], device=x.device)[:, None] * frequency
+        if positions is None:
+            positions = torch.arange(x.shape[1], device=x.device)
+        angle = positions[:, None] * frequency
         cos, sin = angle.cos(), angle.sin()
         a, b = x[..., :half], x[..., half:]
         return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
-def reference_importance(logits: Tensor, kept: Tensor) -> Tensor:
-    """PageRank scores [n] from masked logits[h, n, n], started from the tokens that are kept."""
+def _pagerank(logits: Tensor, kept: Tensor) -> Tensor:
+    """Five steps, started from the tokens that are kept."""
     transition = (logits.float() / 0.1).softmax(-1)
     rank = (kept.float() / kept.sum()).expand(len(logits), 1, -1)
     for _ in range(5):
         rank = rank @ transition
     return rank.pow(2).mean(0).sqrt()[0]
+
+
+def _pagerank_causal(logits: Tensor, kept: Tensor) -> Tensor:
+    """The mean of each column over the kept rows that see it."""
+    transition = (logits.float() / 0.1).softmax(-1)[:, kept]
+    rows_from = kept.flip(0).cumsum(0).flip(0)
+    return (transition.sum(1) / rows_from).pow(2).mean(0).sqrt()
+
+
+def _text_attention(logits: Tensor, kept: Tensor) -> Tensor:
+    """The last row, mean over heads."""
+    return logits[:, -1].float().softmax(-1).mean(0)
+
+
+REFERENCE_SCORES = {
+    "pagerank": _pagerank,
+    "pagerank-causal": _pagerank_causal,
+    "text-attention": _text_attention,
+}
+"""Scores [n] of a layer from masked logits[h, n, n] and kept[n], by the names of schedules."""
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

@@ -105,8 +105,7 @@ def _against_reference(device: str) -> Result:
     visual[:, 6:38] = True
     run = _Run(model, embeds, visual, Schedule(prune=Prune(linear=(2, 6))), new_tokens=6)
     reference = Reference(model)
-    counts = run.trace.tokens.attention_tokens
-    kept = reference.kept(embeds[0], visual[0].to(device), counts)
+    kept = reference.kept(embeds[0], visual[0].to(device), run.trace.tokens)
     return run.compare(
         [mask.nonzero()[:, 0] for mask in kept],
         reference.logits(embeds[0], kept),

@@ -12,16 +12,17 @@ from aim_cost.checks import whole
 from aim_runtime.errors import InputError
 
 
-def sample_frames(video_file: str | Path, n: int) -> np.ndarray:
+def sample_frames(video_file: str | Path, n: int, *, fewer: bool = False) -> np.ndarray:
     """Return ``n`` frames spread evenly over the video, the first and the last among them.
 
+    Args: fewer, take all frames of a video that has fewer than ``n``.
     Returns: uint8 [n, H, W, 3], RGB. The file is decoded once from the start, since seeking is
     inexact in many files. Raises: InputError.
     """
     whole(n, "frames", InputError)
     where = f"video {Path(video_file).name}"
     try:
-        frames = _sample(video_file, n, where)
+        frames = _sample(video_file, n, where, fewer)
     except FileNotFoundError as error:
         raise InputError(
             where, expected="a video file", got="no such file", fix="Check the path."
@@ -53,17 +54,17 @@ def pixel_values(
     return torch.from_numpy(normal.transpose(0, 3, 1, 2).copy()).unsqueeze(0)
 
 
-def _sample(video_file: str | Path, n: int, where: str) -> list[np.ndarray]:
+def _sample(video_file: str | Path, n: int, where: str, fewer: bool) -> list[np.ndarray]:
     total = _packets(video_file, where)
     while True:
-        if total < n:
+        if total < (1 if fewer else n):
             raise InputError(
                 where,
                 expected=f"at least {n} frames",
                 got=f"{total} frames",
                 fix=f"Ask for at most {total} frames (--frames), or give a longer video.",
             )
-        wanted = np.linspace(0, total - 1, n).round().astype(int)
+        wanted = np.linspace(0, total - 1, min(n, total)).round().astype(int)
         frames, decoded = _decode(video_file, {int(index) for index in wanted})
         if decoded == total:
             return frames

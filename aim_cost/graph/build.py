@@ -15,14 +15,8 @@ def build_executed(
     """All ops from pixels to the logits of the last position, in the order they run."""
     width, text = execution.element_bytes, model.text
     batch, groups = trace.batch, trace.batch * trace.groups
-    ops: list[Op] = vision.tower_ops(model.vision, groups, width)
-    ops += vision.projector_ops(
-        model.vision.hidden_size, text.hidden_size, groups * model.image_tokens, width
-    )
-    if workload.frames is not None:
-        ops += vision.pooling_ops(
-            groups, model.image_tokens, trace.merge_tokens[0], text.hidden_size, width
-        )
+    model = workload.sized(model)
+    ops = vision.feature_ops(model, groups, width, video=workload.frames is not None)
     ops += reduction.merge_ops(
         groups, trace.merge_tokens, text.hidden_size, width, by=trace.merged_by
     )
@@ -40,7 +34,8 @@ def build_executed(
         attention = execution.attention if score is None or score.flash else "eager"
         ops += decoder.layer_ops(text, batch, tokens, mlp_tokens, attention, width, layer)
         if score is not None:
-            ops += score.ops(LayerSize(layer, batch, tokens, text, width))
+            fused = execution.scoring == "fused"
+            ops += score.ops(LayerSize(layer, batch, tokens, text, width, fused))
     ops += decoder.head_ops(text, batch, trace.mlp_tokens[-1], width)
     return OpGraph(tuple(ops))
 

@@ -62,3 +62,15 @@ def importance_flops(
     """
     scores = attention_scores_flops(batch, heads, tokens, tokens, head_dim)
     return scores + iterations * 2 * batch * heads * tokens * tokens
+
+
+def fused_importance_flops(
+    batch: Count, heads: Count, tokens: Count, head_dim: Count, iterations: Count
+) -> Count:
+    """FLOPs of the same score by kernels that never write the matrix.
+
+    One pass for the sums of its rows, then one pass an iteration; each computes q k^T anew.
+    Source: the formula that aim_runtime.importance_triton registers with torch's flop_counter.
+    """
+    scores = attention_scores_flops(batch, heads, tokens, tokens, head_dim)
+    return (iterations + 1) * scores + iterations * 2 * batch * heads * tokens * tokens

@@ -10,6 +10,10 @@ from aim_cost.graph.op import Count, Op
 IMPORTANCE_ITERATIONS = 5
 """Power iterations of AIM's importance score (arXiv 2412.03248, released code)."""
 
+FUSED_IMPORTANCE = "importance_fused"
+FUSED_IMPORTANCE_LAUNCHES = IMPORTANCE_ITERATIONS + 2
+"""A pass over rows, the iterations, and the mean over heads."""
+
 _FLOAT32_BYTES = 4
 
 
@@ -72,6 +76,44 @@ def importance_ops(
             flops,
             width * (query_key + scores) + _FLOAT32_BYTES * max(iterations, 1) * scores,
             (width + _FLOAT32_BYTES) * scores,
+            shape,
+            layer,
+        )
+    ]
+
+
+def fused_importance_ops(
+    layer: int | None,
+    batch: Count,
+    tokens: Count,
+    heads: Count,
+    key_value_heads: Count,
+    head_dim: Count,
+    width: int,
+) -> list[Op]:
+    """Ops of AIM's score over the ``tokens`` entering ``layer``, fused: no matrix is written.
+
+    Each pass reads q and k; maxima, sums and ranks of every head are kept in float32.
+    Source: aim_runtime.importance_triton.
+    """
+    iterations = IMPORTANCE_ITERATIONS
+    flops = formulas.fused_importance_flops(batch, heads, tokens, head_dim, iterations)
+    vector = _FLOAT32_BYTES * batch * heads * tokens
+    query_key = width * batch * tokens * head_dim * (heads + key_value_heads)
+    shape = {
+        "batch": batch,
+        "tokens": tokens,
+        "heads": heads,
+        "key_value_heads": key_value_heads,
+        "head_dim": head_dim,
+    }
+    return [
+        Op(
+            FUSED_IMPORTANCE,
+            "importance",
+            flops,
+            (iterations + 1) * query_key + (3 * iterations + 1) * vector,
+            (3 + iterations) * vector + _FLOAT32_BYTES * batch * tokens,
             shape,
             layer,
         )

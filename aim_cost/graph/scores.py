@@ -11,20 +11,24 @@ from typing import Any
 from aim_cost.graph import formulas
 from aim_cost.graph.kernels import Kernels
 from aim_cost.graph.op import Count, Op
-from aim_cost.graph.reduction import importance_ops
+from aim_cost.graph.reduction import fused_importance_ops, importance_ops
 
 _PIVOTS = 8
 
 
 @dataclass(frozen=True)
 class LayerSize:
-    """Where a score is computed inside the LLM: ``tokens`` entering ``layer`` of ``text``."""
+    """Where a score is computed inside the LLM: ``tokens`` entering ``layer`` of ``text``.
+
+    Args: fused, whether AIM's score is that of the fused kernels.
+    """
 
     layer: int | None
     batch: Count
     tokens: Count
     text: Any
     width: int
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,9 @@ def _op(
 def _pagerank(size: LayerSize) -> list[Op]:
     text = size.text
     heads, head_dim = text.num_attention_heads, text.head_dim
+    if size.fused:
+        sizes = (size.tokens, heads, text.num_key_value_heads, head_dim, size.width)
+        return fused_importance_ops(size.layer, size.batch, *sizes)
     return importance_ops(size.layer, size.batch, size.tokens, heads, head_dim, size.width)
 
 

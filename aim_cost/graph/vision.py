@@ -2,14 +2,40 @@
 
 from typing import Any
 
+from aim_cost.graph import qwen_vision
 from aim_cost.graph.kernels import Kernels
 from aim_cost.graph.op import Count, Op
+from aim_cost.model import ModelSpec
+from aim_cost.vision_spec import QwenVisionSpec
+
+
+def feature_ops(model: ModelSpec, groups: Count, width: int, *, video: bool) -> list[Op]:
+    """All ops from pixels to the visual tokens of ``groups`` frames, crops or temporal patches.
+
+    Frames of a ``video`` are pooled where the model has a pooling, before or after the projector.
+    A symbol of ``groups`` needs a tower that takes all of them at once: SigLIP's or CLIP's.
+    """
+    vision, hidden = model.vision, model.text.hidden_size
+    if isinstance(vision, QwenVisionSpec):
+        return qwen_vision.tower_ops(vision, groups, width)
+    ops = tower_ops(vision, groups, width)
+    before, pooling = model.image_tokens, model.pooling if video else None
+    if pooling is None:
+        return ops + projector_ops(vision.hidden_size, hidden, groups * before, width)
+    after = model.frame_tokens
+    if pooling.before_projector:
+        ops += pooling_ops(groups, before, after, vision.hidden_size, width)
+        return ops + projector_ops(vision.hidden_size, hidden, groups * after, width)
+    ops += projector_ops(vision.hidden_size, hidden, groups * before, width)
+    return ops + pooling_ops(groups, before, after, hidden, width)
 
 
 def tower_ops(vision: Any, images: Count, width: int) -> list[Op]:
     """Ops of a ViT over ``images`` frames or crops at once. ``vision``: a VisionSpec, or symbols.
 
     Every layer runs, whichever is read: that is what transformers executes. The attention is sdpa.
+    CLIP's norm over all tokens comes first, before the layers; its last one takes the class token
+    alone and is left out.
     """
     hidden, inner = vision.hidden_size, vision.intermediate_size
     rows, heads = images * vision.tokens, vision.num_attention_heads
@@ -52,6 +78,6 @@ def projector_ops(vision_hidden: Count, text_hidden: Count, rows: Count, width: 
 def pooling_ops(
     frames: Count, patches: Count, frame_tokens: Count, hidden: Count, width: int
 ) -> list[Op]:
-    """Ops of the bilinear pooling of each frame (27 x 27 -> 14 x 14 for LLaVA-OneVision)."""
+    """Ops of the pooling of each frame, ``patches`` -> ``frame_tokens`` (bilinear in OneVision)."""
     make = Kernels("vision.pooling", width)
     return [make.elementwise("bilinear", frames * patches * hidden, frames * frame_tokens * hidden)]

@@ -10,6 +10,7 @@ import yaml
 from aim_cost.checks import mapping, whole
 from aim_cost.errors import ProfileError
 from aim_cost.graph.op import Count, Op
+from aim_cost.graph.reduction import FUSED_IMPORTANCE, FUSED_IMPORTANCE_LAUNCHES
 
 _KIND_OF = {
     "input_norm": "rms_norm",
@@ -65,6 +66,8 @@ def general_kind(kind: str) -> str:
 
 def op_parts(op: Op) -> Count:
     """How often the kernels of an op run: the importance score takes head by head."""
+    if op.name == FUSED_IMPORTANCE:
+        return FUSED_IMPORTANCE_LAUNCHES
     return op.shape["heads"] if op.name == "importance" else 1
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from aim_cost.checks import one_of
 from aim_cost.errors import ProfileError, SpecError
 from aim_cost.graph.op import Op
+from aim_cost.graph.reduction import FUSED_IMPORTANCE
 from aim_cost.hardware import HardwareProfile, load_hardware
 from aim_cost.timing.calibration import Calibration
 from aim_cost.timing.eager import (
@@ -32,6 +33,8 @@ SAME_ARCHITECTURE = 0.17
 OTHER_ARCHITECTURE = 0.33
 # The same for batched products and for attention of the other kind, which no table holds.
 UNMEASURED_KIND = 0.33
+# Fused scoring multiplies as often as 3 causal attentions and exponentiates as often as 6: between.
+_FUSED_IMPORTANCE_ATTENTIONS = 4.5
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,10 @@ class OpTimeModel:
     def _price(
         self, kind: str, batched: bool, moved_bytes: Array, dims: tuple[Array, ...]
     ) -> KernelTimes:
+        if kind == FUSED_IMPORTANCE:
+            times = self._price("causal_attention", batched, moved_bytes, dims)
+            factor = np.full(len(times.time_s), _FUSED_IMPORTANCE_ATTENTIONS)
+            return _widened(_scaled(times, factor), UNMEASURED_KIND, extrapolated=True)
         if kind in MEASURED_KINDS:
             times = self._elementwise(self._entry(kind), moved_bytes, dims[0])
         elif kind == "gemm":
@@ -212,6 +219,9 @@ def _sizes(op: Op) -> tuple[str, tuple[Any, ...]]:
     shape = op.shape
     if "m" in shape:
         return "gemm", (shape.get("batch", 1) * shape["m"], shape["n"], shape["k"])
+    if op.name == FUSED_IMPORTANCE:
+        heads = (shape["heads"], shape["key_value_heads"])
+        return FUSED_IMPORTANCE, (shape["tokens"], shape["batch"], *heads, shape["head_dim"])
     if "key_value_heads" in shape and op.name != "softmax":
         tokens, head_dim = shape["tokens"], shape["head_dim"]
         rows = shape["batch"] * shape["heads"] * tokens

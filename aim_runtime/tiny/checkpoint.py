@@ -1,37 +1,76 @@
-"""Training from start to end, and what it leaves: a folder that from_pretrained loads."""
+"""The folder that training leaves: it loads with from_pretrained, and says how it was made."""
 
 import json
-from dataclasses import dataclass
+import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+import transformers
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from aim_cost.files import write_atomically
-from aim_cost.report import to_csv
-from aim_runtime.tiny.model import new_model
-from aim_runtime.tiny.questions import WORDS
-from aim_runtime.tiny.train_answers import AnswerStage
-from aim_runtime.tiny.train_vision import VisionStage
-from aim_runtime.tiny.training import Rhythm, read_progress, run_stage
+from aim_runtime.errors import LoadError
+from aim_runtime.tiny.questions import VOCABULARY
+from aim_runtime.tiny.train import packed_accuracy, packed_questions
+
+SHIPPED = Path(__file__).parent / "checkpoint"
+"""The checkpoint that comes with the project."""
+
+_CARD, _WORDS = "card.json", "vocabulary.json"
+_VALIDATION_SEED, _VALIDATION_CLIPS = 2, 1000
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How long each stage is trained, in optimizer steps."""
+def save_checkpoint(
+    model: LlavaOnevisionForConditionalGeneration, folder: Path, seed: int, told: dict[str, Any]
+) -> dict[str, float]:
+    """Write config, fp16 weights, vocabulary and card; return the validation accuracy by kind.
 
-    vision_steps: int = 2000
-    answer_steps: int = 800
-    rhythm: Rhythm = Rhythm()
+    Args: told, what training says of itself; it goes into the card.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        model.half().save_pretrained(scratch)
+        for name in ("config.json", "model.safetensors"):
+            (Path(scratch) / name).replace(folder / name)
+    write_atomically(folder / _WORDS, json.dumps(VOCABULARY, indent=1).encode())
+    accuracy = validation_accuracy(load_tiny(folder))
+    card = {
+        "command": f"aim-runtime tiny train --seed {seed}",
+        "validation": accuracy,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        **told,
+    }
+    write_atomically(folder / _CARD, (json.dumps(card, indent=1) + "\n").encode())
+    return accuracy
 
 
-def train(seed: int, out: Path, recipe: Recipe = Recipe()) -> None:
-    model = new_model(seed)
-    done = read_progress(out)
-    vision = VisionStage(model, seed, recipe.vision_steps)
-    if done.stage in ("", vision.name):
-        done = run_stage(vision, done, out, recipe.rhythm)
-        write_atomically(out / "curve.csv", to_csv(done.curve).encode())
-    answers = AnswerStage(model, seed, recipe.answer_steps)
-    done = run_stage(answers, done, out, recipe.rhythm)
-    write_atomically(out / "curve.csv", to_csv(done.curve).encode())
+def validation_accuracy(model: LlavaOnevisionForConditionalGeneration) -> dict[str, float]:
+    """Accuracy by kind on fresh validation clips, those that choose what is shipped."""
+    rng = np.random.default_rng(_VALIDATION_SEED)
+    return packed_accuracy(model, *packed_questions(model, "validation", _VALIDATION_CLIPS, rng))
+
+
+def load_tiny(folder: Path = SHIPPED) -> LlavaOnevisionForConditionalGeneration:
+    """A checkpoint of this package in float32, in eval mode. Raises: LoadError."""
+    try:
+        words = json.loads((folder / _WORDS).read_text(encoding="utf-8"))
+        model = LlavaOnevisionForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise LoadError(
+            str(folder),
+            expected="a folder that aim-runtime tiny train wrote",
+            got=" ".join(str(error).split())[:200],
+            fix="Give its path, or tiny for the shipped checkpoint.",
+        ) from error
+    if words != list(VOCABULARY):
+        raise LoadError(
+            f"{folder}/{_WORDS}",
+            expected="the words of this version",
+            got="other words",
+            fix="Train the checkpoint again.",
+        )
+    return model.eval()

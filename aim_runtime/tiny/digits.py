@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from sklearn.datasets import load_digits, load_sample_image
+
+from aim_runtime.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 GLYPH_SIZES = (13, 14, 15, 16)
@@ -37,20 +38,25 @@ def glyphs(split: str) -> Glyphs:
     """The digits of a split; those for training come in eight affine variants each.
 
     Source: scikit-learn's copy of the UCI handwritten digits test set: 1797 scans of 8 x 8.
+    Raises: InputError without scikit-learn.
     """
-    data = load_digits()
+    data = _datasets().load_digits()
     order = np.random.RandomState(_SPLIT_SEED).permutation(len(data.images))[_DIGITS_OF[split]]
     images = (data.images[order] / 16).astype(np.float32)
     values = data.target[order].astype(np.int64)
     if split == "train":
         rng = np.random.default_rng(_SPLIT_SEED)
-        images = np.concatenate([[_affine(image, rng) for image in images] for _ in range(_VARIANTS)])
+        images = np.concatenate(
+            [[_affine(image, rng) for image in images] for _ in range(_VARIANTS)]
+        )
         values = np.tile(values, _VARIANTS)
     return Glyphs(np.stack([_sized(images, size) for size in GLYPH_SIZES], axis=1), values)
 
 
 def _affine(image: Array, rng: np.random.Generator) -> Array:
     """Rotate by up to 12 degrees, shear by up to 0.15, scale by up to 10 %."""
+    from scipy import ndimage
+
     angle, shear = np.deg2rad(rng.uniform(-12, 12)), rng.uniform(-0.15, 0.15)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.array([[1, shear], [0, 1]]) / rng.uniform(0.9, 1.1)
@@ -60,6 +66,8 @@ def _affine(image: Array, rng: np.random.Generator) -> Array:
 
 
 def _sized(images: Array, size: int) -> Array:
+    from scipy import ndimage
+
     canvas = np.zeros((len(images), max(GLYPH_SIZES), max(GLYPH_SIZES)), np.float32)
     scale = size / images.shape[1]
     canvas[:, :size, :size] = ndimage.zoom(images, (1, scale, scale), order=1).clip(0, 1)
@@ -70,11 +78,26 @@ def _sized(images: Array, size: int) -> Array:
 def photographs(split: str) -> tuple[Array, ...]:
     """The strips of two photographs that belong to a split: [height, width, 3] in 0 .. 1, dark.
 
-    Source: scikit-learn's china.jpg and flower.jpg.
+    Source: scikit-learn's china.jpg and flower.jpg. Raises: InputError without scikit-learn.
     """
+    load_sample_image = _datasets().load_sample_image
     strips = []
     for name in ("china.jpg", "flower.jpg"):
         image = load_sample_image(name)
         first, last = (int(share * image.shape[1]) for share in _STRIP_OF[split])
         strips.append((image[:, first:last] / 255 * _DARKENING).astype(np.float32))
     return tuple(strips)
+
+
+def _datasets() -> ModuleType:
+    """scikit-learn's data; scipy comes with it."""
+    try:
+        import sklearn.datasets
+    except ImportError as cause:
+        raise InputError(
+            "digits",
+            expected="scikit-learn, which brings the scans and the photographs",
+            got=str(cause),
+            fix="Install the extra: pip install 'aim-efficiency[runtime,tiny]'.",
+        ) from cause
+    return sklearn.datasets

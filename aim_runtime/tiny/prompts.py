@@ -41,22 +41,6 @@ def packed_logits(
     return model.lm_head(hidden[:, seen + _BLOCK - 1 :: _BLOCK])
 
 
-def single_prompts(
-    model: LlavaOnevisionForConditionalGeneration, features: Tensor, questions: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One question a clip: embeddings[B, n, hidden] and the visual mask [B, n].
-
-    Shapes: features[B, F, 16, hidden], questions[B, 5].
-    """
-    embed = model.get_input_embeddings()
-    visual = video_embeddings(model, features)
-    ask = torch.cat([questions, torch.full_like(questions[:, :1], WORD_ID["<assistant>"])], dim=-1)
-    embeddings = torch.cat([_prefix(embed, len(questions)), visual, embed(ask)], dim=1)
-    mask = torch.zeros(embeddings.shape[:2], dtype=torch.bool)
-    mask[:, len(PREFIX) : len(PREFIX) + visual.shape[1]] = True
-    return embeddings, mask
-
-
 def prompt_ids(question: Sequence[int], visual_tokens: int) -> Tensor:
     """The ids [1, n] that the whole model takes, placeholders included."""
     video = [WORD_ID["<video>"]] * visual_tokens

@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 from aim_runtime.tiny.scenes import COLORS, NOTHING, PLACES
 
 _SPECIAL = ("<pad>", "<bos>", "<user>", "<assistant>", "<video>", "<image>")
-_WORDS = "what digit digits is color place there a how many first last yes no ?".split()
+_WORDS = (
+    *("what", "digit", "digits", "is", "color", "place", "there", "a", "how", "many"),
+    *("first", "last", "yes", "no", "?"),
+)
 VOCABULARY = (*_SPECIAL, *_WORDS, *COLORS, *map(str, range(10)), *PLACES)
 """Word level; a word's id is its place."""
 
@@ -73,12 +76,14 @@ KINDS: dict[str, Callable[[Ints, Ints, Ints, np.random.Generator], Question]] = 
 
 
 def can_ask(kind: str, digit: Ints, color: Ints) -> bool:
-    """Whether a clip has an unambiguous question of that kind."""
+    """Whether a clip has an unambiguous question of that kind, whatever chance then picks."""
     if kind == "digit_of_color":
         return len(_once(color)) > 0
     if kind in ("color_of_digit", "place_of_digit"):
         return len(_once(digit)) > 0
-    return bool((digit != NOTHING).any())
+    shown = np.unique(digit[digit != NOTHING])
+    # "is there" needs a digit that is not
+    return len(shown) > 0 and (kind != "exists" or len(shown) < 10)
 
 
 def ask(

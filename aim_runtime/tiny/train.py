@@ -28,6 +28,7 @@ from aim_runtime.tiny.prompts import packed_logits
 from aim_runtime.tiny.questions import KINDS, ask, can_ask
 from aim_runtime.tiny.scenes import COLORS, NOTHING, PLACES, Clips, draw_clips, draw_mosaics
 
+CURVE_FILE = "curve.json"
 _NONE_DIGIT, _NONE_COLOR = 10, len(COLORS)
 
 
@@ -72,7 +73,9 @@ class Recipe:
         return sum(steps for steps, _, _ in self.stages)
 
 
-def train(seed: int, folder: Path, recipe: Recipe | None = None) -> LlavaOnevisionForConditionalGeneration:
+def train(
+    seed: int, folder: Path, recipe: Recipe | None = None
+) -> LlavaOnevisionForConditionalGeneration:
     """Train a model from nothing, or go on from what ``folder`` holds.
 
     Writes there: ``state.pt`` while training, ``curve.json``: validation accuracy by kind and loss,
@@ -148,7 +151,7 @@ class _Run:
             "recipe": asdict(self.recipe),
             "curve": self.curve,
         }
-        write_atomically(self.folder / "curve.json", (json.dumps(told, indent=2) + "\n").encode())
+        write_atomically(self.folder / CURVE_FILE, (json.dumps(told, indent=2) + "\n").encode())
 
 
 class _Heads(nn.Module):
@@ -196,7 +199,7 @@ def _train_vision(run: _Run, progress: Progress) -> None:
         difficulty = min(1.0, step / recipe.ramp_steps)
         rng = run.rng("vision", step)
         frames = draw_mosaics("train", recipe.vision_frames, rng, difficulty=difficulty)
-        loss, accuracy = run.heads.losses(*_seen(model, frames))
+        loss, _ = run.heads.losses(*_seen(model, frames))
         _step([optimizer], [recipe.vision_lr], loss, parameters, step / recipe.vision_steps)
         progress.advance(task)
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.vision_steps:
@@ -223,14 +226,18 @@ def _train_answers(run: _Run, progress: Progress) -> None:
     steps = recipe.answer_steps
     if run.done["answers"] >= steps:
         return
-    clips, features = clip_features(model, "train", recipe.clips, recipe.clip_frames, run.rng("pool", 0))
+    clips, features = clip_features(
+        model, "train", recipe.clips, recipe.clip_frames, run.rng("pool", 0)
+    )
     validation = _validation(model, recipe)
     decoder = model.model.language_model
     matrices = [p for p in decoder.layers.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in decoder.parameters() if id(p) not in chosen] + [model.model.image_newline]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(
+            matrices, lr=recipe.muon_lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
+        ),
         torch.optim.AdamW(rest, lr=recipe.adam_lr, betas=(0.9, 0.98), weight_decay=0.02),
     ]
     _restore(run, "answers", optimizers)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aim_cost.errors import ScheduleError
+from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.estimate import estimate
 from aim_cost.graph.scores import LAYER_SCORES, VISUAL_SCORES
 from aim_cost.hardware import load_hardware
@@ -11,7 +11,7 @@ from aim_cost.model import load_model_spec
 from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_cost.select import Select
-from aim_cost.workload import VisualInput, Workload
+from aim_cost.workload import Execution, VisualInput, Workload
 
 MODEL = load_model_spec("llava-onevision-qwen2-7b")
 IMAGE = VisualInput(groups=1, group_tokens=576, newline_tokens=0)
@@ -150,3 +150,22 @@ def test_costs_of_scores_come_from_their_products():
 def test_wrong_words_list_the_known_ones(form, expected):
     with pytest.raises(ScheduleError, match=expected):
         Schedule.parse(*form)
+
+
+def test_fused_scoring_computes_more_and_starts_fewer_kernels():
+    aim = Schedule.parse("0.25", "linear:14:22")
+    workload, hardware = Workload(text_tokens=100, frames=32), load_hardware("h100-sxm")
+    plain, fused = (
+        estimate(MODEL, workload, aim, hardware, Execution(scoring=scoring))
+        for scoring in ("torch", "fused")
+    )
+    text = MODEL.text
+    squares = sum(plain.trace.attention_tokens[layer] ** 2 for layer in plain.trace.scored_layers)
+    products = 2 * text.num_attention_heads * text.head_dim * squares
+    assert fused.phase("importance").flops - plain.phase("importance").flops == 5 * products
+    assert fused.phase("llm").flops == plain.phase("llm").flops
+    assert fused.phase("importance").time_s < plain.phase("importance").time_s / 5
+    assert fused.time("importance").extrapolated == 1
+    assert fused.memory.peak_bytes <= plain.memory.peak_bytes
+    with pytest.raises(SpecError, match="fused, torch"):
+        Execution(scoring="triton")

@@ -1,34 +1,62 @@
 """Slow, obvious code that the fast path must equal. See also aim_runtime.reference."""
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration, Qwen2ForCausalLM
 
+from aim_runtime.merge import random_pairs
 
-def slow_merge(frame: Tensor, remove: int) -> Tensor:
-    """One merging pass over one frame [tokens, width], token by token."""
+
+def slow_merge(frame: Tensor, places: list[int], remove: int, by: str) -> tuple[Tensor, list[int]]:
+    """One merging pass over one frame [tokens, width], token by token; ``places`` go along."""
+    if by == "uniform":
+        kept = len(frame) - remove
+        ends = [i * len(frame) // kept for i in range(kept + 1)]
+        means = [frame[start:end].mean(dim=0) for start, end in pairwise(ends)]
+        return torch.stack(means), [places[start] for start in ends[:-1]]
     a = [frame[i] for i in range(0, len(frame), 2)]
     b = [frame[i] for i in range(1, len(frame), 2)]
+    if by == "random":
+        plan = random_pairs(frame[None], remove)
+        order = [*plan.sources[0].tolist(), *plan.unmerged[0].tolist()]
+        into = dict(zip(plan.sources[0].tolist(), plan.targets[0].tolist(), strict=True))
+    else:
+        order, into = most_similar(a, b)
+    groups = [[y] for y in b]
+    for i in order[:remove]:
+        groups[into[i]].append(a[i])
+    means = [torch.stack(group).mean(dim=0) for group in groups]
+    left = [places[0::2][i] for i in order[remove:]] + places[1::2]
+    return torch.stack([a[i] for i in order[remove:]] + means), left
+
+
+def most_similar(a: list[Tensor], b: list[Tensor]) -> tuple[list[int], dict[int, int]]:
+    """The order of A by its best similarity to B, and the best of each."""
     matches = []
     for x in a:
         similarities = [float(x @ y / (x.norm() * y.norm())) for y in b]
         best = max(similarities)
         matches.append((best, similarities.index(best)))
     order = sorted(range(len(a)), key=lambda i: -matches[i][0])
-    groups = [[y] for y in b]
-    for i in order[:remove]:
-        groups[matches[i][1]].append(a[i])
-    means = [torch.stack(group).mean(dim=0) for group in groups]
-    return torch.stack([a[i] for i in order[remove:]] + means)
+    return order, {i: target for i, (_, target) in enumerate(matches)}
 
 
-def slow_merge_tokens(features: Tensor, counts: tuple[int, ...]) -> Tensor:
-    """All passes over all frames [frames, tokens, width]."""
+def slow_passes(
+    frame: Tensor, counts: tuple[int, ...], by: str = "similarity"
+) -> tuple[Tensor, list[int]]:
+    """All passes over one frame, and of each token left its place before them."""
+    places = list(range(len(frame)))
     for before, after in pairwise(counts):
-        features = torch.stack([slow_merge(frame, before - after) for frame in features])
-    return features
+        frame, places = slow_merge(frame, places, before - after, by)
+    return frame, places
+
+
+def slow_merge_tokens(features: Tensor, counts: tuple[int, ...], by: str = "similarity") -> Tensor:
+    """All passes over all frames [frames, tokens, width]."""
+    return torch.stack([slow_passes(frame, counts, by)[0] for frame in features])
 
 
 def full_importance(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -52,24 +80,61 @@ def language_model(llava: LlavaOnevisionForConditionalGeneration) -> Qwen2ForCau
     return model
 
 
+class Embedded(NamedTuple):
+    """Prompts as the language model should get them: embeds[B, n, H], visual[B, n] and, if merged
+    tokens keep them, positions[B, n]."""
+
+    embeds: Tensor
+    visual: Tensor
+    positions: Tensor
+
+
 def embedded_video(
     llava: LlavaOnevisionForConditionalGeneration,
     inputs: dict[str, Tensor],
     counts: tuple[int, ...],
-) -> tuple[Tensor, Tensor]:
-    """embeds[B, n, H] and visual[B, n] as the language model should get them, merged slowly."""
-    pixels, ids = inputs["pixel_values_videos"], inputs["input_ids"]
-    embeds, masks = [], []
-    for row, video in zip(ids, pixels, strict=True):
-        patches = llava.model.vision_tower(video, output_hidden_states=True).hidden_states[-1]
-        pooled = llava.model.apply_pooling(llava.model.multi_modal_projector(patches))
-        merged = slow_merge_tokens(pooled, counts).flatten(0, 1)
-        visual = torch.cat([merged, llava.model.image_newline[None]])
-        where = (row == llava.config.video_token_id).nonzero()[:, 0]
-        text = llava.get_input_embeddings()(row)
-        before, after = text[: where[0]], text[where[-1] + 1 :]
-        embeds.append(torch.cat([before, visual, after]))
-        masks.append(
-            torch.tensor([False] * len(before) + [True] * len(visual) + [False] * len(after))
-        )
-    return torch.stack(embeds), torch.stack(masks)
+    by: str = "similarity",
+) -> Embedded:
+    """Prompts with as many videos each, as the processor writes them, merged slowly."""
+    ids, videos = inputs["input_ids"], list(inputs["pixel_values_videos"])
+    each = len(videos) // len(ids)
+    rows = [
+        _embedded_row(llava, row, videos[i * each : (i + 1) * each], counts, by)
+        for i, row in enumerate(ids)
+    ]
+    return Embedded(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
+
+
+def _embedded_row(
+    llava: LlavaOnevisionForConditionalGeneration,
+    row: Tensor,
+    videos: list[Tensor],
+    counts: tuple[int, ...],
+    by: str,
+) -> Embedded:
+    embeds, visual, positions = [], [], []
+    text, place = llava.get_input_embeddings()(row), 0
+    while place < len(row):
+        if row[place] != llava.config.video_token_id:
+            embeds.append(text[place])
+            visual.append(False)
+            positions.append(place)
+            place += 1
+            continue
+        for frame in pooled_frames(llava, videos.pop(0)):
+            merged, places = slow_passes(frame, counts, by)
+            embeds += list(merged)
+            visual += [True] * len(merged)
+            positions += [place + p for p in places]
+            place += counts[0]
+        embeds.append(llava.model.image_newline)
+        visual.append(True)
+        positions.append(place)
+        place += 1
+    return Embedded(torch.stack(embeds), torch.tensor(visual), torch.tensor(positions))
+
+
+def pooled_frames(llava: LlavaOnevisionForConditionalGeneration, video: Tensor) -> Tensor:
+    """[frames, tokens, H] of one video."""
+    patches = llava.model.vision_tower(video, output_hidden_states=True).hidden_states[-1]
+    return type(llava.model).apply_pooling(llava.model, llava.model.multi_modal_projector(patches))

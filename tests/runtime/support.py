@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
@@ -14,6 +15,7 @@ from transformers import (
 )
 
 VIDEO_TOKEN = 250
+IMAGE_TOKEN = 251
 FRAME_TOKENS = 9  # 75 / 15 = 5 x 5 patches, pooled to 3 x 3
 
 
@@ -63,11 +65,12 @@ def tiny_llava(layers: int = 6, seed: int = 0) -> LlavaOnevisionForConditionalGe
     config = LlavaOnevisionConfig(
         vision_config=vision,
         text_config=text_config(layers),
-        image_token_index=251,
+        image_token_index=IMAGE_TOKEN,
         video_token_index=VIDEO_TOKEN,
-        image_token_id=251,
+        image_token_id=IMAGE_TOKEN,
         video_token_id=VIDEO_TOKEN,
         vision_feature_layer=-1,
+        image_grid_pinpoints=[[75, 75], [75, 150], [150, 75], [150, 150]],
     )
     return LlavaOnevisionForConditionalGeneration(config).eval()
 
@@ -88,3 +91,16 @@ def video_inputs(
         "attention_mask": torch.ones_like(input_ids),
         "pixel_values_videos": torch.randn(batch, frames, 3, 75, 75, generator=generator),
     }
+
+
+def left_padded(prompts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """One batch of several prompts; where there is padding, its mask is 0."""
+    longest = max(prompt["input_ids"].shape[1] for prompt in prompts)
+
+    def padded(name: str) -> torch.Tensor:
+        rows = [prompt[name] for prompt in prompts]
+        return torch.cat([functional.pad(row, (longest - row.shape[1], 0)) for row in rows])
+
+    batch = {name: padded(name) for name in ("input_ids", "attention_mask")}
+    rest = [name for name in prompts[0] if name not in batch]
+    return batch | {name: torch.cat([prompt[name] for prompt in prompts]) for name in rest}

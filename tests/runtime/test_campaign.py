@@ -82,7 +82,7 @@ def test_the_suite_names_what_it_measures():
     steps = h200_steps()
     assert {step.frames for step in steps} == {8, 16, 32, 64, 128, 192}
     assert {step.text_tokens for step in steps} == {50, 100, 500}
-    assert {step.execution for step in steps} == {"eager", "masked", "decode"}
+    assert {step.execution for step in steps} == {"eager", "cuda-graph", "masked", "decode"}
     frames = [step.frames for step in steps if step.model.endswith("7b")]
     assert frames[-3:] == [64, 128, 192]  # the largest last
     with pytest.raises(MeasurementError, match="h200"):

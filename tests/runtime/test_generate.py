@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from aim_cost.merge import Merge
 from aim_cost.prune import Prune
@@ -20,8 +21,8 @@ def teacher(llava):
     reference = Reference(language_model(llava))
 
     def logits(inputs, trace, row, new):
-        embeds, visual = embedded_video(llava, inputs, trace.tokens.merge_tokens)
-        kept = reference.kept(embeds[row], visual[row], trace.tokens.attention_tokens)
+        embeds, visual, _ = embedded_video(llava, inputs, trace.tokens.merge_tokens)
+        kept = reference.kept(embeds[row], visual[row], trace.tokens)
         x = torch.cat([embeds[row], llava.get_input_embeddings()(new[:-1])])
         kept = [torch.cat([mask, mask.new_ones(len(new) - 1)]) for mask in kept]
         return reference.logits(x, kept)[-len(new) :]
@@ -153,20 +154,13 @@ def test_embeddings_generate_new_tokens_only(llava):
         ({"max_length": 99}, "max_new_tokens"),
         ({"min_length": 9, "max_new_tokens": 9}, "min_new_tokens"),
         ({"use_cache": False, "max_new_tokens": 2}, "use_cache"),
-        ({"prompt_lookup_num_tokens": 2, "max_new_tokens": 6}, "cach"),
+        ({"prompt_lookup_num_tokens": 2, "max_new_tokens": 6}, "assisted decoding"),
+        (
+            {"generation_config": GenerationConfig(prompt_lookup_num_tokens=2, max_new_tokens=6)},
+            "assisted decoding",
+        ),
     ],
 )
 def test_refuses_what_would_not_mean_the_same(llava, options, match):
     with patched(llava, BOTH), pytest.raises(PatchError, match=match):
         llava.generate(**video_inputs(), **options)
-
-
-def test_refuses_to_continue_from_a_cache(llava):
-    inputs = video_inputs()
-    with patched(llava, BOTH):
-        cache = llava(**inputs).past_key_values
-        with pytest.raises(PatchError, match="25 cached"):
-            llava.generate(**inputs, past_key_values=cache, max_new_tokens=2)
-        follow_up = torch.cat([inputs["input_ids"], torch.tensor([[1, 2, 3]])], dim=1)
-        with pytest.raises(PatchError, match="25 cached"):
-            llava.generate(follow_up, past_key_values=cache, max_new_tokens=2)

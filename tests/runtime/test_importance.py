@@ -4,8 +4,14 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from aim_runtime.importance import pagerank_importance
+from aim_cost.prune import Prune
+from aim_runtime.importance import (
+    pagerank_causal_importance,
+    pagerank_importance,
+    text_attention_importance,
+)
 from aim_runtime.prune import select_tokens, take_tokens
+from aim_runtime.ranking import LAYER_IMPORTANCE, Attended
 from tests.runtime.reference import full_importance
 from tests.runtime.support import shared_golden
 
@@ -63,6 +69,100 @@ def test_flops_and_no_tensor_of_all_heads(device, dtype):
     assert batch * tokens**2 <= largest <= max(batch * tokens**2, query.numel())
     assert scores.shape == (batch, tokens)
     assert scores.dtype == torch.float32
+
+
+def causal_importance(query, key, scaling):
+    """One entry at a time, from the definition."""
+    heads, tokens = query.shape[1:3]
+    key = key.repeat_interleave(heads // key.shape[1], dim=1)
+    logits = query @ key.transpose(2, 3) * scaling / 0.1
+    scores = torch.zeros(len(query), tokens, dtype=query.dtype)
+    for row in range(len(query)):
+        for j in range(tokens):
+            means = [
+                sum(logits[row, h, i, : i + 1].softmax(0)[j] for i in range(j, tokens))
+                / (tokens - j)
+                for h in range(heads)
+            ]
+            scores[row, j] = (sum(mean**2 for mean in means) / heads) ** 0.5
+    return scores
+
+
+def test_one_causal_step_is_the_mean_over_the_rows_that_see_a_token():
+    query, key = random_heads(tokens=7)
+    expected = causal_importance(query.double(), key.double(), 0.3).float()
+    scores = pagerank_causal_importance(query, key, scaling=0.3)
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_text_attention_is_the_last_row_of_the_layer():
+    query, key = random_heads()
+    every = key.repeat_interleave(3, dim=1)
+    expected = (query[:, :, -1:] @ every.transpose(2, 3) * 0.3).softmax(-1).mean(1)[:, 0]
+    scores = text_attention_importance(query, key, scaling=0.3)
+    torch.testing.assert_close(scores, expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_flops_of_the_other_scores(device):
+    query, key = random_heads(device=device)
+    batch, heads, tokens, dim = query.shape
+    expected = {
+        pagerank_causal_importance: 2 * batch * heads * tokens**2 * dim,
+        text_attention_importance: 2 * batch * heads * tokens * dim,
+    }
+    for score, flops in expected.items():
+        with FlopCounterMode(display=False) as counter:
+            scores = score(query, key, scaling=0.3)
+        assert counter.get_total_flops() == flops
+        assert (scores.shape, scores.dtype) == ((batch, tokens), torch.float32)
+
+
+@pytest.mark.parametrize("name", ["pagerank", "pagerank-causal", "text-attention"])
+def test_padding_changes_no_score(name):
+    query, key = random_heads(tokens=12)
+    padding, visual = torch.tensor([0, 4]), torch.ones(2, 12, dtype=torch.bool)
+    score = LAYER_IMPORTANCE[name]
+    together = score(Attended(query, key, 0.3, visual, 12, 6, padding))
+    for row, left in enumerate(padding.tolist()):
+        alone = Attended(
+            query[row : row + 1, :, left:], key[row : row + 1, :, left:], 0.3, visual, 12, 6
+        )
+        torch.testing.assert_close(together[row, left:], score(alone)[0], rtol=1e-5, atol=1e-7)
+
+
+def ranked(name, visual, stay):
+    query, key = random_heads(batch=len(visual), tokens=visual.shape[1])
+    candidates = int(visual[0].sum())
+    return LAYER_IMPORTANCE[name](Attended(query, key, 0.3, visual, candidates, stay))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "stay"), [(12, 1), (12, 4), (12, 5), (12, 11), (1, 1), (7, 3)]
+)
+def test_uniform_survivors_are_evenly_spaced(candidates, stay):
+    visual = torch.zeros(1, candidates + 5, dtype=torch.bool)
+    visual[:, 3 : 3 + candidates] = True
+    kept = select_tokens(visual, stay + 5, ranked("uniform", visual, stay))[0]
+    places = kept[(kept >= 3) & (kept < 3 + candidates)]
+    gaps = places.diff().tolist()
+    assert len(places) == stay
+    assert not gaps or max(gaps) - min(gaps) <= 1
+    assert set(gaps) <= {candidates // stay, -(-candidates // stay)}
+
+
+def test_random_survivors_are_the_same_in_every_run_and_row():
+    visual = torch.zeros(2, 30, dtype=torch.bool)
+    visual[0, 2:22] = visual[1, 6:26] = True
+    scores = ranked("random", visual, 5)
+    assert torch.equal(scores, ranked("random", visual, 5))
+    assert torch.equal(scores[0, 2:22], scores[1, 6:26])
+    assert len(scores[0, 2:22].unique()) == 20
+
+
+def test_every_score_that_runs_has_a_price():
+    for name in LAYER_IMPORTANCE:
+        assert Prune(linear=(1, 2), importance=name).importance == name
 
 
 def test_bfloat16_is_close_and_leaves_its_inputs_alone():

@@ -1,14 +1,8 @@
 """A question about a video, as a checkpoint's tokenizer and preprocessing write it."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast
 
 from aim_cost.schedule import Schedule
 from aim_cost.workload import Workload
@@ -17,25 +11,13 @@ from aim_runtime.errors import InputError
 from aim_runtime.inputs import question_inputs, sized_inputs
 from aim_runtime.load import load
 from aim_runtime.video import pixel_values
+from tests.runtime.checkpoint import MEAN, STD, save_checkpoint
 from tests.runtime.support import FRAME_TOKENS, VIDEO_TOKEN, tiny_llava
-
-WORDS = ("[UNK]", "user", "assistant", "what", "moves", "here?", "<|im_start|>", "<|im_end|>")
-MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tiny_llava().save_pretrained(folder)
-    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = WhitespaceSplit()
-    special = {"additional_special_tokens": list(WORDS[-2:])}
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", **special).save_pretrained(
-        folder
-    )
-    preprocessing = {"image_mean": MEAN, "image_std": STD}
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
-    return folder
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

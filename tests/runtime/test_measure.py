@@ -6,13 +6,14 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from aim_cost.errors import ScheduleError
+from aim_cost.errors import AimError, ScheduleError
 from aim_cost.estimate import estimate
 from aim_cost.hardware import load_hardware
 from aim_cost.schedule import Schedule
 from aim_cost.workload import Workload
 from aim_runtime import measure as module
 from aim_runtime.errors import InputError, MeasurementError
+from aim_runtime.graph import StaticPrefill
 from aim_runtime.inputs import sized_inputs
 from aim_runtime.load import load
 from aim_runtime.measure import measure, read_rows
@@ -216,5 +217,37 @@ def test_masked_rows_stand_beside_those_that_drop(loaded, tmp_path):
     assert dropped["tokens_per_layer"][-1] < kept["tokens_per_layer"][-1]
     assert kept["importance.time_s"] > 0
     assert read_rows(path) == [dropped, kept]
-    with pytest.raises(MeasurementError, match="eager, masked"):
+    with pytest.raises(MeasurementError, match="cuda-graph, eager, masked"):
         measure(loaded, video, [pruned], execution="graph")
+
+
+def test_a_replayed_prefill_has_a_ttft_and_no_phases(loaded, monkeypatch):
+    built = []
+
+    class Replayed:
+        """What GraphedPrefill is, without a graph: a CPU has none."""
+
+        def __init__(self, loaded, schedule, inputs):
+            self._static = StaticPrefill(loaded, schedule, inputs)
+            built.append(schedule)
+
+        trace = property(lambda self: self._static.trace)
+
+        def replay(self):
+            return self._static.run()
+
+    monkeypatch.setattr(module, "GraphedPrefill", Replayed)
+    pruned, video = Schedule.parse(None, "linear:1:3"), Workload(text_tokens=11, frames=3)
+    rows = measure(loaded, video, [NONE, pruned], repeats=2, warmup=1, execution="cuda-graph")
+    assert built == [NONE, pruned] or built == [pruned, NONE]  # captured once each
+    for row in rows:
+        assert row["error"] is None
+        assert row["ttft_s"] > 0
+        assert row["llm.time_s"] is None
+    assert rows[1]["tokens_per_layer"][-1] < rows[0]["tokens_per_layer"][-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_graphs_without_cuda_are_refused(loaded):
+    with pytest.raises(AimError, match="cuda"):
+        measure(loaded, WORKLOAD, [NONE], repeats=1, execution="cuda-graph")

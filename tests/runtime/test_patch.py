@@ -7,13 +7,22 @@ import weakref
 import pytest
 import torch
 from torch import nn
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    StaticCache,
+)
 
 from aim_cost.errors import AimError, ScheduleError
 from aim_cost.merge import Merge
 from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
+from aim_cost.select import Select
 from aim_runtime import PatchError, patch, patched, unpatch
+from aim_runtime.hooks import Hooks
 from tests.runtime.support import VIDEO_TOKEN, tiny_llava, tiny_qwen2, video_inputs
 
 PRUNE = Schedule(prune=Prune(linear=(1, 4)))
@@ -68,6 +77,33 @@ def test_unpatching_restores_everything(llava, attention):
             assert state(llava) != before
         assert state(llava) == before
     assert torch.equal(llava(**inputs).logits, expected)
+
+
+def registered() -> list[int]:
+    """Sizes of what transformers registers for all models."""
+    registries = AttentionInterface(), AttentionMaskInterface()
+    return [len(registry.valid_keys()) for registry in registries]
+
+
+def hooks_alive() -> int:
+    gc.collect()
+    return sum(type(x) is Hooks for x in gc.get_objects())
+
+
+def test_a_hundred_patches_leave_nothing():
+    model, inputs = tiny_llava(layers=2), video_inputs(frames=1)
+    prune = Prune(ratios=(0.5,), drop_point="after_attention")
+    expected = model(**inputs).logits
+    before, names = state(model), registered()
+    alive = hooks_alive()
+    for turn in range(100):
+        with patched(model, Schedule(Merge(tokens_per_frame=3, positions="kept"), prune)):
+            if not turn % 25:
+                model(**inputs)
+    assert state(model) == before
+    assert registered() == names
+    assert torch.equal(model(**inputs).logits, expected)
+    assert hooks_alive() == alive
 
 
 def test_an_exception_restores_everything(llava):
@@ -228,6 +264,7 @@ def test_refuses_a_second_patch_and_keeps_the_first(llava):
     [
         (Schedule(prune=Prune(linear=(9, 12))), "l1 below 6"),
         (Schedule(prune=Prune(ratios=(0.5,) * 7)), "at most 6"),
+        (Schedule(prune=Prune(tokens=(5,) * 7)), "at most 6"),
         (Schedule(Merge(tokens_per_frame=10)), "1 to 9"),
     ],
 )
@@ -236,6 +273,29 @@ def test_refuses_schedules_that_do_not_fit(llava, schedule, match):
     with pytest.raises(ScheduleError, match=match):
         patch(llava, schedule)
     assert state(llava) == before
+
+
+@pytest.mark.parametrize(
+    ("schedule", "match"),
+    [
+        (Schedule(select=Select(tokens=4)), "merge and prune alone"),
+        (Schedule(prune=Prune(ratios=(1, 0.5), inject_at=1)), "inject_at"),
+        (Schedule(prune=Prune(ratios=(1, 0.5), importance="offline")), "pagerank.*random, uniform"),
+        (Schedule(prune=Prune(ratios=(1, 0.5), importance="pivot-similarity")), "pagerank-causal"),
+    ],
+)
+def test_refuses_parts_that_are_priced_but_not_run(llava, qwen2, schedule, match):
+    for model, mask in ((llava, None), (qwen2, mask_of())):
+        before = state(model)
+        with refused(match):
+            patch(model, schedule, visual_mask=mask)
+        assert state(model) == before
+
+
+def test_refuses_more_tokens_than_there_are(qwen2):
+    schedule = Schedule(prune=Prune(tokens=(13, 4)))
+    with patched(qwen2, schedule, visual_mask=mask_of()), pytest.raises(ScheduleError, match="12"):
+        qwen2(inputs_embeds=torch.randn(1, 20, 64))
 
 
 def test_refuses_sliding_windows():
@@ -283,20 +343,20 @@ def test_refuses_a_mask_of_another_shape(qwen2):
         qwen2(inputs_embeds=torch.randn(1, 19, 64))
 
 
-def test_refuses_padding(qwen2, llava):
+@pytest.mark.parametrize(
+    ("zeros", "match"),
+    [([19], "padding_side='left'"), ([0, 2], "between tokens"), ([0, 1, 2, 3], "at visual tokens")],
+)
+def test_refuses_padding_elsewhere_than_on_the_left(qwen2, zeros, match):
     attention_mask = torch.ones(1, 20, dtype=torch.long)
-    attention_mask[:, 0] = 0
-    with patched(qwen2, PRUNE, visual_mask=mask_of()), refused("padding"):
+    attention_mask[:, zeros] = 0
+    with patched(qwen2, PRUNE, visual_mask=mask_of()), refused(match):
         qwen2(inputs_embeds=torch.randn(1, 20, 64), attention_mask=attention_mask)
+
+
+def test_refuses_other_masks(qwen2):
     with patched(qwen2, PRUNE, visual_mask=mask_of()), refused("attention_mask"):
         qwen2(inputs_embeds=torch.randn(1, 20, 64), attention_mask=torch.zeros(1, 1, 20, 20))
-    inputs = video_inputs()
-    inputs["attention_mask"][:, 0] = 0
-    with patched(llava, BOTH):
-        with refused("padding"):
-            llava(**inputs)
-        with refused("padding"):
-            llava.generate(**inputs, max_new_tokens=2)
 
 
 def test_refuses_static_caches(qwen2, llava):
@@ -321,22 +381,24 @@ def test_refuses_prefill_in_chunks(qwen2):
             qwen2.generate(ids, max_new_tokens=2, prefill_chunk_size=8)
 
 
-def test_refuses_prompts_without_video(llava):
-    text = {"input_ids": torch.randint(0, 200, (1, 9))}
+def test_refuses_pixels_without_placeholders(llava):
+    ids = torch.randint(0, 200, (1, 9))
+    with patched(llava, BOTH), refused("visual tokens in every prompt"):
+        llava(ids, pixel_values_videos=video_inputs()["pixel_values_videos"])
+
+
+def test_refuses_placeholders_without_pixels(llava):
     with patched(llava, BOTH):
         for call in (llava, llava.generate):
-            with refused("a schedule reduces visual tokens"):
-                call(**text)
-        ids = torch.randint(0, 200, (1, 9))
-        with refused("visual tokens in every prompt"):
-            llava(ids, pixel_values_videos=video_inputs()["pixel_values_videos"])
+            with refused("neither pixel_values_videos nor pixel_values"):
+                call(input_ids=video_inputs()["input_ids"])
 
 
-def test_refuses_images(llava):
+def test_refuses_to_merge_images(llava):
     inputs = video_inputs() | {"pixel_values": torch.randn(1, 2, 3, 75, 75)}
     with patched(llava, BOTH):
         for call in (llava, llava.generate):
-            with refused("Images are not supported"):
+            with refused("Prune without merging"):
                 call(**inputs)
 
 
@@ -362,10 +424,14 @@ def test_refuses_unequal_videos_in_a_batch(llava):
         llava(**inputs)
 
 
-def test_refuses_two_videos_in_a_prompt(llava):
+def test_refuses_other_numbers_of_videos(llava):
     inputs = video_inputs(frames=4)
     pixels = inputs["pixel_values_videos"].view(2, 2, 3, 75, 75)
-    with patched(llava, PRUNE), refused("one video for each of 1 prompts"):
+    with patched(llava, PRUNE), refused("38 video placeholders for 4 frames in 2 videos"):
+        llava(**inputs | {"pixel_values_videos": pixels})
+    inputs = video_inputs(batch=2)
+    with patched(llava, PRUNE), refused("as many videos in each of 2 prompts"):
+        pixels = torch.cat([inputs["pixel_values_videos"]] * 2)[:3]
         llava(**inputs | {"pixel_values_videos": pixels})
 
 

@@ -1,0 +1,187 @@
+"""Methods that reduce before the LLM, and the two baselines that any of them should beat."""
+
+from aim_cost.errors import ScheduleError
+from aim_cost.methods.method import Setting, method
+from aim_cost.methods.parameter import Parameter
+from aim_cost.schedule import Schedule
+from aim_cost.select import Select
+
+
+def _share(default: float, meaning: str = "share of the tokens kept") -> Parameter:
+    return Parameter("retention", "share", meaning, default, scales="up")
+
+
+_TOKENS = Parameter(
+    "tokens", "count", "tokens kept of the prompt, instead", least=1, replaces="retention"
+)
+_NO_DEFAULT = "The paper uses several budgets; 25 % is a usual one."
+
+
+def _of_all(retention: float | None, tokens: int | None, by: str) -> Schedule:
+    return Schedule(select=Select(retention=retention, tokens=tokens, by=by))
+
+
+def _of_each(of: Setting, retention: float | None, tokens: int | None, by: str) -> Schedule:
+    """A whole number of each frame or crop, as methods that rank one image at a time keep."""
+    if retention is None:
+        return _of_all(None, tokens, by)
+    return _per_frame(of, retention, by)
+
+
+def _per_frame(of: Setting, retention: float, by: str) -> Schedule:
+    kept = int(of.group_tokens * retention)
+    if kept < 1:
+        raise ScheduleError(
+            "retention",
+            expected=f"at least one of the {of.group_tokens} tokens of a frame",
+            got=retention,
+            fix="Keep more.",
+        )
+    return Schedule(select=Select(tokens_per_frame=kept, by=by))
+
+
+_PRUMERGE_NOTE = (
+    "The number of outliers differs from image to image: give the mean of yours as tokens."
+)
+
+
+@method(
+    *("prumerge", "LLaVA-PruMerge", "2403.15388", "before"),
+    _share(0.07, "share kept; 40 of 576 is the paper's mean"),
+    _TOKENS,
+    counts="mean",
+    note=_PRUMERGE_NOTE,
+)
+def prumerge(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
+    return _of_each(of, retention, tokens, "vision-attention-pairs")
+
+
+@method(
+    *("prumerge-plus", "LLaVA-PruMerge+", "2403.15388", "before"),
+    _share(0.25, "share kept; 144 of 576 is the paper's mean"),
+    _TOKENS,
+    counts="mean",
+    note=_PRUMERGE_NOTE,
+)
+def prumerge_plus(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
+    return _of_each(of, retention, tokens, "vision-attention-pairs")
+
+
+@method(
+    *("tome", "ToMe", "2210.09461", "tower"),
+    Parameter("r", "count", "tokens merged in each tower layer, at most half", 4, scales="down"),
+    note="Only the LLM's side: the saving in the tower and the matching there are not priced, "
+    "and tokens are those of a frame after pooling.",
+)
+def tome(of: Setting, r: int) -> Schedule:
+    left = of.group_tokens
+    for _ in range(of.tower_layers):
+        left -= min(r, left // 2)
+    return Schedule(select=Select(tokens_per_frame=left, by="uniform"))
+
+
+@method(
+    *("visionzip", "VisionZip", "2412.04467", "before"),
+    _share(0.25, "share kept, dominant and contextual together"),
+    _TOKENS,
+    note="How the kept tokens split into dominant and contextual is unverified; no cost hangs "
+    f"on it. {_NO_DEFAULT}",
+)
+def visionzip(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
+    return _of_each(of, retention, tokens, "vision-attention")
+
+
+@method(
+    *("fastervlm", "FasterVLM", "2412.01818", "before"), _share(0.25), _TOKENS, note=_NO_DEFAULT
+)
+def fastervlm(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
+    return _of_each(of, retention, tokens, "vision-attention")
+
+
+@method(*("divprune", "DivPrune", "2503.02175", "before"), _share(0.25), _TOKENS, note=_NO_DEFAULT)
+def divprune(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
+    del of
+    return _of_all(retention, tokens, "pairwise-cosine")
+
+
+@method(
+    *("cdpruner", "CDPruner", "2506.10967", "before"),
+    _share(0.25),
+    _TOKENS,
+    note=f"Its k sequential steps are priced as traffic, not as k waits. {_NO_DEFAULT}",
+)
+def cdpruner(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
+    del of
+    return _of_all(retention, tokens, "determinantal")
+
+
+@method(
+    *("dycoke", "DyCoke", "2411.15024", "before"),
+    Parameter("p", "share", "share dropped of a frame that is like another", 0.7, scales="down"),
+    Parameter("loop", "count", "1: what its code keeps; 0: 1 - 0.75 p, as stated", 1, most=1),
+    note="The code spares more frames than stated. What it drops from the KV cache in decoding "
+    "is not in a prefill.",
+    video=True,
+)
+def dycoke(of: Setting, p: float, loop: int) -> Schedule:
+    if not loop:
+        return _of_all(1 - 0.75 * p, None, "adjacent-cosine")
+    if of.groups < 5:
+        raise ScheduleError(
+            "dycoke", expected="at least 5 frames", got=of.groups, fix="Its code needs a second 4."
+        )
+    # every second frame is compared with the one before it (an odd last frame goes), then every
+    # fourth from 2 on with that two before it, but for the last four frames
+    pairs, fours = of.groups // 2, len(range(0, of.groups - 4, 4))
+    whole = pairs - fours
+    rest = (pairs + fours) * int((1 - p) * of.group_tokens)
+    return Schedule(select=Select(tokens=whole * of.group_tokens + rest, by="adjacent-cosine"))
+
+
+@method(
+    *("fastvid", "FastVID", "2503.11187", "before"),
+    _share(0.25, "share of each frame kept, whole tokens"),
+    video=True,
+)
+def fastvid(of: Setting, retention: float) -> Schedule:
+    return _per_frame(of, retention, "vision-attention-density")
+
+
+@method(
+    *("vidcom2", "VidCom2", "2505.14454", "before"),
+    _share(0.25, "mean share of a frame kept"),
+    note="Frames share the budget unevenly, by their content; the sum is priced.",
+    video=True,
+)
+def vidcom2(of: Setting, retention: float) -> Schedule:
+    del of
+    return _of_all(retention, None, "frame-centres")
+
+
+@method(
+    *("evs", "EVS (vLLM)", "2510.14624", "before"),
+    Parameter("q", "share", "share dropped; the first frame stays whole", 0.75, scales="down"),
+    video=True,
+)
+def evs(of: Setting, q: float) -> Schedule:
+    kept = max(of.group_tokens, int(of.tokens * (1 - q)))
+    return Schedule(select=Select(tokens=kept, by="adjacent-cosine"))
+
+
+@method(
+    *("random", "random choice, a baseline", None, "before"), _share(0.25), _TOKENS, verified="code"
+)
+def random(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
+    del of
+    return _of_all(retention, tokens, "random")
+
+
+@method(
+    *("uniform", "every k-th token, a baseline", None, "before"),
+    _share(0.25),
+    _TOKENS,
+    verified="code",
+)
+def uniform(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
+    del of
+    return _of_all(retention, tokens, "uniform")

@@ -1,0 +1,36 @@
+"""What a KV cache already holds before a call."""
+
+from typing import Any
+
+from transformers import DynamicCache
+
+from aim_runtime.errors import PatchError
+
+Inputs = dict[str, Any]
+
+
+def cached_tokens(inputs: Inputs) -> int:
+    """Tokens in the first layer of the cache. Raises: PatchError for caches of fixed size."""
+    cache = inputs.get("past_key_values")
+    if cache is None:
+        return 0
+    if not isinstance(cache, DynamicCache):
+        raise PatchError(
+            "past_key_values",
+            expected="a DynamicCache, whose layers may differ in length",
+            got=type(cache).__name__,
+            fix="Leave cache_implementation and past_key_values out.",
+        )
+    return cache.get_seq_length()
+
+
+def require_empty_cache(inputs: Inputs) -> None:
+    """Raises: PatchError when something is cached."""
+    cached = cached_tokens(inputs)
+    if cached:
+        raise PatchError(
+            "past_key_values",
+            expected="an empty cache, or text alone after a prompt that this patch has cached",
+            got=f"new tokens after {cached} cached ones",
+            fix="Give each prompt, with its images and videos, in one prefill.",
+        )

@@ -1,0 +1,30 @@
+"""A decoder layer whose dropped tokens skip its output projection and its MLP."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def leaving_after_attention(layer: nn.Module) -> Callable[..., Tensor]:
+    """The forward of a Qwen2 decoder layer, for a prefill that drops tokens inside the layer.
+
+    The attention sees every token that enters; a hook before its output projection (``stay`` of
+    Prefill) lets those that stay pass, and so does the residual here. Other calls, as in decode,
+    run the layer's own forward. The parts and their order are those of Qwen2DecoderLayer in
+    transformers 5.17 to 5.23.
+    """
+    own = layer.forward
+
+    @wraps(own)
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        prefill = kwargs.get("aim_prefill")
+        if prefill is None:
+            return own(hidden_states, *args, **kwargs)
+        normed = layer.input_layernorm(hidden_states)
+        mixed, _ = layer.self_attn(hidden_states=normed, **kwargs)
+        hidden_states = prefill.leave(hidden_states) + mixed
+        return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+
+    return forward

@@ -1,0 +1,87 @@
+"""Arguments: what stands behind ``--model_args`` of lmms-eval, checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from aim_cost.checks import whole
+from aim_cost.schedule import Schedule
+from aim_runtime.errors import InputError
+
+_SCHEDULE = ("schedule", "merge", "prune")
+_BATCH = ("batch_size", "max_batch_size")  # lmms-eval hands its own options over with ours
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """How the model is loaded and run.
+
+    Args:
+        pretrained: preset, hub name or folder of a LLaVA-OneVision checkpoint.
+        schedule: of all requests; by default nothing is reduced.
+        max_frames: frames of a video, spread evenly; of a shorter one, all.
+        device: None for cuda where there is one; dtype: of weights and activations.
+        log: a new JSONL file, one line an answer.
+        images_as_frames: several images of a document are the frames of one video.
+    """
+
+    pretrained: str
+    schedule: Schedule = field(default_factory=Schedule)
+    max_frames: int = 32
+    device: str | None = None
+    dtype: str = "bfloat16"
+    log: Path | None = None
+    images_as_frames: bool = False
+
+    @classmethod
+    def from_model_args(cls, given: Mapping[str, Any]) -> "Arguments":
+        """Read what lmms-eval made of ``name=value,name=value``: strings, numbers and bools.
+
+        ``schedule`` is a YAML or JSON file; ``merge`` and ``prune`` are the short forms of the
+        command line instead, in quotes where they hold commas.
+        Raises: InputError that lists the valid names; ScheduleError.
+        """
+        valid = sorted({*_SCHEDULE, *(argument.name for argument in fields(cls))})
+        unknown = sorted(given.keys() - {*valid, *_BATCH})
+        if unknown:
+            raise _wrong(unknown[0], "a known argument", unknown[0], f"Known: {', '.join(valid)}.")
+        values = {name: _unquoted(value) for name, value in given.items()}
+        for name in _BATCH:
+            if str(values.pop(name, 1)) != "1":
+                raise _wrong(name, "1, since prompts differ in length", given[name], "Set it to 1.")
+        if not values.get("pretrained"):
+            raise _wrong(
+                "pretrained",
+                "a checkpoint: a hub name, a folder or a preset",
+                "none",
+                "Add pretrained=NAME.",
+            )
+        parts = {name: values.pop(name) for name in _SCHEDULE if name in values}
+        if "log" in values:
+            values["log"] = Path(str(values["log"]))
+        arguments = cls(**values, schedule=_schedule(parts))
+        whole(arguments.max_frames, "model_args.max_frames", InputError)
+        if not isinstance(arguments.images_as_frames, bool):
+            got = arguments.images_as_frames
+            raise _wrong("images_as_frames", "true or false", got, "Write one of them.")
+        return arguments
+
+
+def _schedule(parts: Mapping[str, Any]) -> Schedule:
+    if "schedule" not in parts:
+        # 0.25 comes as a number
+        return Schedule.parse(**{name: str(value) for name, value in parts.items()})
+    if len(parts) > 1:
+        raise _wrong(
+            "schedule", "no merge or prune beside it", "both", "Put everything into the file."
+        )
+    return Schedule.load(str(parts["schedule"]))
+
+
+def _unquoted(value: Any) -> Any:
+    return value.strip("'\"") if isinstance(value, str) else value
+
+
+def _wrong(name: str, expected: str, got: object, fix: str) -> InputError:
+    return InputError(f"model_args.{name}", expected=expected, got=got, fix=fix)

@@ -1,0 +1,43 @@
+"""The frames of a document, whatever a task of lmms-eval calls its visuals."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from aim_runtime.errors import InputError
+from aim_runtime.video import sample_frames
+
+
+def document_frames(
+    visuals: Sequence[Any] | None, max_frames: int, images_as_frames: bool, where: str
+) -> np.ndarray:
+    """Return at most ``max_frames`` frames, spread evenly.
+
+    Args:
+        visuals: what a task's ``doc_to_visual`` returns: one path of a video, or images if
+            ``images_as_frames``.
+        where: names the document in errors.
+    Returns: uint8 [frames, H, W, 3], RGB; images in the size of the first.
+    Raises: InputError for everything else.
+    """
+    given = list(visuals or [])
+    if len(given) == 1 and isinstance(given[0], str):
+        return sample_frames(given[0], max_frames, fewer=True)
+    images = bool(given) and all(isinstance(item, Image.Image) for item in given)
+    if images and images_as_frames:
+        count = min(max_frames, len(given))
+        chosen = np.linspace(0, len(given) - 1, count).round().astype(int)
+        size = given[0].size
+        return np.stack([np.asarray(given[i].convert("RGB").resize(size)) for i in chosen])
+    fix = "Choose a task with one video a document"
+    if images:
+        fix += ", or add images_as_frames=true if the images are the frames of one"
+    kinds = sorted({type(item).__name__ for item in given})
+    raise InputError(
+        where,
+        expected="one video file",
+        got=f"{len(given)} visuals" + (f" ({', '.join(kinds)})" if kinds else ""),
+        fix=f"{fix}.",
+    )

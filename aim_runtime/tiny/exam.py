@@ -1,0 +1,102 @@
+"""An exam: questions about clips that training never saw, encoded once for all schedules."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LlavaOnevisionForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from aim_runtime.tiny.model import FRAME_TOKENS, patch_features
+from aim_runtime.tiny.prompts import prompt_ids
+from aim_runtime.tiny.questions import KINDS, ask, can_ask
+from aim_runtime.tiny.scenes import FRAME_SIZE, draw_clips
+
+
+@dataclass(frozen=True)
+class Exam:
+    """One question about each clip, the kinds in turn.
+
+    Shapes: patches[n, F, 64, hidden], what the projector gives for each frame; input_ids[n, t];
+    answers[n], ids of words; kinds, n names.
+    """
+
+    patches: Tensor
+    input_ids: Tensor
+    answers: Tensor
+    kinds: tuple[str, ...]
+
+    @property
+    def visual_tokens(self) -> int:
+        """Of each prompt, newline included."""
+        return self.patches.shape[1] * FRAME_TOKENS + 1
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+
+@torch.no_grad()
+def draw_exam(
+    model: LlavaOnevisionForConditionalGeneration,
+    split: str,
+    count: int,
+    *,
+    frames: int = 8,
+    seed: int = 0,
+) -> Exam:
+    """Draw ``count`` clips of a split, ask one question about each, and encode them."""
+    rng = np.random.default_rng(seed)
+    names = tuple(KINDS)
+    patches, ids, answers, kinds = [], [], [], []
+    while len(kinds) < count:
+        clips = draw_clips(split, 100, frames, rng)
+        for clip in range(len(clips.digit)):
+            kind = names[len(kinds) % len(names)]
+            facts = [x[clip] for x in (clips.digit, clips.color, clips.place)]
+            if len(kinds) == count or not can_ask(kind, facts[0], facts[1]):
+                continue
+            words, answer = ask(kind, *facts, rng)
+            patches.append(patch_features(model, torch.from_numpy(clips.pixels[clip])))
+            ids.append(prompt_ids(words, frames * FRAME_TOKENS + 1))
+            answers.append(answer)
+            kinds.append(kind)
+    return Exam(torch.stack(patches), torch.cat(ids), torch.tensor(answers), tuple(kinds))
+
+
+@torch.no_grad()
+def right_answers(
+    model: LlavaOnevisionForConditionalGeneration, exam: Exam, batch: int = 100
+) -> Tensor:
+    """Run the model, patched or not, over an exam: bool [n], whether each answer is right."""
+    right = []
+    for rows in torch.arange(len(exam)).split(batch):
+        ids, patches = exam.input_ids[rows], exam.patches[rows]
+        # the pixels only tell how many frames there are
+        pixels = torch.zeros(1).expand(*patches.shape[:2], 3, FRAME_SIZE, FRAME_SIZE)
+        with _encoded(model, patches.flatten(0, 1)):
+            logits = model(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                pixel_values_videos=pixels.contiguous(),
+                logits_to_keep=1,
+                use_cache=False,
+            ).logits
+        right.append(logits[:, -1].argmax(dim=-1) == exam.answers[rows])
+    return torch.cat(right)
+
+
+@contextmanager
+def _encoded(model: LlavaOnevisionForConditionalGeneration, patches: Tensor) -> Iterator[None]:
+    """Let tower and projector return ``patches``; pooling, merging and the rest run as ever."""
+    core = model.model
+    output = BaseModelOutputWithPooling(last_hidden_state=patches, hidden_states=(patches,))
+    # on the instances: modules keep their class's forward
+    core.vision_tower.forward = lambda *args, **kwargs: output
+    core.multi_modal_projector.forward = lambda x: x
+    try:
+        yield
+    finally:
+        del core.vision_tower.forward, core.multi_modal_projector.forward

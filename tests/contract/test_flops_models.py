@@ -1,0 +1,180 @@
+"""FLOPs and parameters of the other model kinds equal those of the real classes.
+
+The classes run on the meta device: shapes without data. The lengths of attention segments are data,
+so the small tensors that hold them stay on the CPU.
+"""
+
+import functools
+
+import pytest
+import torch
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.vision_utils import get_vision_window_index
+
+from aim_cost.estimate import estimate
+from aim_cost.hardware import load_hardware
+from aim_cost.model import load_model_spec, preset_config
+from aim_cost.parameters import model_parameters
+from aim_cost.schedule import Schedule
+from aim_cost.workload import Workload
+
+H100 = load_hardware("h100-sxm")
+CLASSES = {
+    "llava-1.5-7b": "Llava",
+    "llava-next-video-7b": "LlavaNextVideo",
+    "qwen2-vl-7b": "Qwen2VL",
+    "qwen2.5-vl-7b": "Qwen2_5_VL",
+}
+QWEN = ("qwen2-vl-7b", "qwen2.5-vl-7b")
+CLIP = ("llava-1.5-7b", "llava-next-video-7b")
+
+
+@functools.cache
+def on_meta(name):
+    fields = {k: v for k, v in preset_config(name).items() if k != "aim_cost"}
+    config = getattr(transformers, CLASSES[name] + "Config")(**fields)
+    kind = getattr(transformers, CLASSES[name] + "ForConditionalGeneration")
+    with torch.device("meta"):
+        return kind(config).to(torch.bfloat16).eval()
+
+
+def empty(*shape):
+    return torch.empty(shape, device="meta", dtype=torch.bfloat16)
+
+
+def counted(forward):
+    """FLOPs of ``forward()``, and what it returns."""
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), counter:
+        found = forward()
+    return counter.get_total_flops(), found
+
+
+def qwen_features(model, workload):
+    """The visual tokens of a video; the positions and the order of the windows beforehand."""
+    vision = model.config.vision_config
+    height, width = (side // vision.patch_size for side in workload.frame_size)
+    times = -(-workload.frames // vision.temporal_patch_size)
+    grid = torch.tensor([[times, height, width]] * workload.batch)
+    rows = int(grid.prod(1).sum())
+    known = {"video_position_ids": torch.zeros(rows, 2, dtype=torch.long, device="meta")}
+    if hasattr(vision, "window_size"):
+        sizes = (vision.spatial_merge_size, vision.window_size, vision.patch_size)
+        index, lengths = get_vision_window_index(grid, *sizes)
+        known |= {"video_window_index": index.to("meta"), "video_cu_window_seqlens": lengths}
+    pixels = empty(rows, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
+    return model.model.get_video_features(pixels, grid, **known).pooler_output
+
+
+def prompt_flops(model, workload, visual):
+    text = model.config.text_config
+    embeds = empty(workload.batch, visual + workload.text_tokens, text.hidden_size)
+    return counted(lambda: model(inputs_embeds=embeds, logits_to_keep=1, use_cache=True))[0]
+
+
+def predicted(name, workload):
+    return estimate(load_model_spec(name), workload, Schedule(), H100)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_parameters_are_those_of_the_class(name):
+    own = sum(p.numel() for p in on_meta(name).parameters())
+    assert own == model_parameters(load_model_spec(name))
+
+
+@pytest.mark.parametrize("name", QWEN)
+@pytest.mark.parametrize(
+    ("frames", "size", "batch"),
+    [
+        (2, (224, 224), 1),
+        (1, (28, 28), 1),
+        (3, (196, 140), 2),  # windows cut off at both edges, the last frame repeated
+        (2, (140, 476), 1),
+        (2, (448, 448), 1),
+    ],
+)
+def test_a_qwen_prefill_is_exact(name, frames, size, batch):
+    model, workload = on_meta(name), Workload(50, frames=frames, batch=batch, frame_size=size)
+    result = predicted(name, workload)
+    flops, features = counted(lambda: qwen_features(model, workload))
+    assert [len(video) for video in features] == [result.trace.visual_tokens] * batch
+    assert flops == result.phase("vision").flops
+    assert prompt_flops(model, workload, len(features[0])) == result.phase("llm").flops
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_a_qwen_merger_is_counted_on_its_own(name):
+    vision, phase = on_meta(name).model.visual, predicted(name, Workload(9, frames=2)).phase
+    merger, _ = counted(lambda: vision.merger(empty(256, 1280)))
+    assert merger == phase("vision.projector").flops
+    assert phase("vision.projector").flops + phase("vision.tower").flops == phase("vision").flops
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_a_qwen_attention_runs_once_a_segment(name, monkeypatch):
+    kernel, calls = torch.nn.functional.scaled_dot_product_attention, []
+
+    def listed(query, *args, **kwargs):
+        calls.append(query.shape[2])
+        return kernel(query, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", listed)
+    workload = Workload(9, frames=3, frame_size=(196, 280))
+    counted(lambda: qwen_features(on_meta(name), workload))
+    tower = predicted(name, workload).graph.phase("vision.tower")
+    own = [op.shape["tokens"] for op in tower if op.name == "attention"]
+    assert sorted(calls) == sorted(own)
+
+
+def test_a_qwen_image_of_any_size_is_one_segment():
+    name, model = "qwen2-vl-7b", on_meta("qwen2-vl-7b")
+    result = predicted(name, Workload(9, image_tokens=144))
+    grid = torch.tensor([[1, 24, 24]])
+    positions = torch.zeros(576, 2, dtype=torch.long, device="meta")
+    flops, found = counted(
+        lambda: model.model.get_image_features(
+            empty(576, 1176), grid, image_position_ids=positions
+        ).pooler_output
+    )
+    assert len(found[0]) == result.trace.visual_tokens == 144
+    assert flops == result.phase("vision").flops
+
+
+@pytest.mark.parametrize(("frames", "batch"), [(1, 1), (3, 2), (32, 1)])
+def test_a_llava_next_video_prefill_is_exact(frames, batch):
+    name = "llava-next-video-7b"
+    model, workload = on_meta(name), Workload(50, frames=frames, batch=batch)
+    result = predicted(name, workload)
+    pixels = empty(batch, frames, 3, 336, 336)
+    flops, features = counted(lambda: model.model.get_video_features(pixels).pooler_output)
+    assert features.shape[1] == result.trace.visual_tokens == 144 * frames
+    assert flops == result.phase("vision").flops
+    assert prompt_flops(model, workload, 144 * frames) == result.phase("llm").flops
+
+
+@pytest.mark.parametrize(("images", "batch"), [(1, 1), (2, 3)])
+def test_a_llava_15_prefill_is_exact(images, batch):
+    name, workload = "llava-1.5-7b", Workload(50, image_tokens=576 * images, batch=batch)
+    model, result = on_meta(name), predicted(name, workload)
+    pixels = empty(batch * images, 3, 336, 336)
+    flops, features = counted(lambda: model.model.get_image_features(pixels).pooler_output)
+    assert sum(map(len, features)) == batch * result.trace.visual_tokens
+    assert flops == result.phase("vision").flops
+    assert prompt_flops(model, workload, 576 * images) == result.phase("llm").flops
+
+
+@pytest.mark.parametrize("name", CLIP)
+def test_clip_runs_every_layer_on_the_class_token_too(name):
+    tower, rows = on_meta(name).model.vision_tower, []
+    hooks = [
+        layer.register_forward_hook(lambda _, given, out: rows.append(tuple(out.shape)))
+        for layer in tower.encoder.layers
+    ]
+    flops, _ = counted(lambda: tower(empty(2, 3, 336, 336)))
+    for hook in hooks:
+        hook.remove()
+    vision = load_model_spec(name).vision
+    assert rows == [(2, vision.tokens, 1024)] * vision.num_hidden_layers
+    workload = Workload(9, frames=2) if "video" in name else Workload(9, image_tokens=1152)
+    assert flops == predicted(name, workload).phase("vision.tower").flops

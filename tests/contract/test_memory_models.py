@@ -1,0 +1,102 @@
+"""Predicted peak memory of the other model kinds against the tensors that are really alive.
+
+The real vision towers, two layers deep, before a narrow LLM: enough for each set that can be the
+largest.
+"""
+
+import copy
+
+import pytest
+import torch
+import transformers
+from packaging.version import Version
+
+from aim_cost.memory import prefill_memory
+from aim_cost.model import ModelSpec, preset_config
+from aim_cost.schedule import Schedule
+from aim_cost.workload import Execution, Workload
+from aim_runtime.memory import track_peak_bytes
+
+CLASSES = {
+    "llava-1.5-7b": "Llava",
+    "llava-next-video-7b": "LlavaNextVideo",
+    "qwen2-vl-7b": "Qwen2VL",
+    "qwen2.5-vl-7b": "Qwen2_5_VL",
+}
+_IMAGE, _VIDEO = 5, 6
+
+
+def small_config(name, hidden):
+    fields = {k: v for k, v in preset_config(name).items() if k != "aim_cost"}
+    text, vision = fields["text_config"], fields["vision_config"]
+    heads = {"num_attention_heads": hidden // 128, "num_key_value_heads": 2}
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    text |= (
+        {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": 2}
+        | heads
+        | ends
+    )
+    text["vocab_size"] = 1000
+    if "qwen" in name:
+        vision["hidden_size" if "qwen2-" in name else "out_hidden_size"] = hidden
+        vision["depth"] = 2
+        if "fullatt_block_indexes" in vision:
+            vision["fullatt_block_indexes"] = [1]
+        return fields | {"image_token_id": _IMAGE, "video_token_id": _VIDEO}
+    vision["num_hidden_layers"] = 2
+    return fields | {"image_token_index": _IMAGE, "video_token_index": _VIDEO}
+
+
+def inputs_of(name, spec, workload, visual):
+    prompt = torch.ones(workload.batch, visual + workload.text_tokens, dtype=torch.long)
+    prompt[:, 3 : 3 + visual] = _IMAGE if workload.frames is None else _VIDEO
+    inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
+    if "qwen" in name:
+        vision = workload.sized(spec).vision
+        groups = workload.visual_input(spec).groups
+        grid = torch.tensor([[groups, *(side // 14 for side in vision.frame_size)]])
+        rows = torch.randn(groups * vision.patches, vision.pixels // vision.patches)
+        inputs |= {"video_grid_thw": grid, "mm_token_type_ids": 2 * (prompt == _VIDEO).int()}
+        return inputs, {"pixel_values_videos": rows.bfloat16()}
+    if workload.frames is None:
+        return inputs, {"pixel_values": torch.randn(workload.batch, 3, 336, 336).bfloat16()}
+    shape = (workload.batch, workload.frames, 3, 336, 336)
+    return inputs, {"pixel_values_videos": torch.randn(shape).bfloat16()}
+
+
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.20"),
+    reason="this version of transformers keeps every hidden state of the vision tower",
+)
+@pytest.mark.parametrize(
+    ("largest", "hidden", "text_tokens"), [("vision", 512, 20), ("llm", 1536, 1000)]
+)
+@pytest.mark.parametrize(
+    ("name", "visual"),
+    [
+        ("llava-1.5-7b", {"image_tokens": 576}),
+        ("llava-next-video-7b", {"frames": 1}),
+        ("qwen2-vl-7b", {"frames": 3}),
+        ("qwen2.5-vl-7b", {"frames": 2, "frame_size": (140, 252)}),
+    ],
+)
+def test_the_peak_is_that_of_the_tensors(name, visual, largest, hidden, text_tokens):
+    fields = small_config(name, hidden)
+    spec = ModelSpec.from_hf_config(fields, name=name)
+    workload = Workload(text_tokens, **visual)
+    config = getattr(transformers, CLASSES[name] + "Config")(**copy.deepcopy(fields))
+    kind = getattr(transformers, CLASSES[name] + "ForConditionalGeneration")
+    model = kind(config).to(torch.bfloat16).eval()
+    trace = Schedule().resolve(spec, workload)
+    inputs, pixels = inputs_of(name, spec, workload, trace.visual_tokens)
+    with torch.inference_mode():
+        tracked = track_peak_bytes(
+            lambda: model(**inputs, **pixels, use_cache=True, logits_to_keep=1).logits
+        )
+    memory = prefill_memory(spec, workload, trace, Execution())
+    # the tracker does not see what was there before: weights and pixels
+    (before,) = pixels.values()
+    activations = memory.peak_bytes - memory.weights_bytes - before.nbytes
+    larger = memory.vision_activation_bytes > memory.llm_activation_bytes
+    assert larger == (largest == "vision")
+    assert activations == pytest.approx(tracked.peak_bytes, rel=0.005)

@@ -1,0 +1,215 @@
+"""The planner: the best schedule that data know within limits, and what it says beyond them."""
+
+import json
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from aim_cost.accuracy import published_accuracy
+from aim_cost.candidates import Limits, Task, candidates, schedule_of
+from aim_cost.cli import app
+from aim_cost.errors import AimError, InfeasibleError
+from aim_cost.evidence import Knobs, expect, known_rows
+from aim_cost.hardware import load_hardware
+from aim_cost.model import load_model_spec
+from aim_cost.plan import plan
+from aim_cost.schedule import Schedule
+from aim_cost.workload import Execution
+from tests.cost.test_cli import run
+
+MODEL = load_model_spec("llava-onevision-qwen2-7b")
+H100 = load_hardware("h100-sxm")
+TASK = Task(MODEL, H100, Execution())
+FREE = Task(MODEL, H100, Execution(), frames=None)
+AIM = "merge 0.25, prune linear:14:22"
+
+
+@pytest.fixture(scope="module")
+def accuracy():
+    return published_accuracy()
+
+
+def choose(accuracy, task=TASK, **limits):
+    return plan(task, Limits(**limits), accuracy, "videomme")
+
+
+def own(**scores):
+    """Own rows of 32 frames, keyed by schedule label; the first is the baseline."""
+    first = next(iter(scores.values()))
+    rows = [
+        {"evidence": "own", "source": "own.csv", "schedule": label, "benchmark": "videomme",
+         "accuracy": score, "baseline": first, "difference": score - first, "method": label}
+        for label, score in scores.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows).assign(frames=32, model=None, note="")
+
+
+def expected(rows, **knobs):
+    """The expectation of one candidate."""
+    found = candidates(TASK, (32,))
+    for name, value in knobs.items():
+        found = found[found[name] == value]
+    (answer,) = expect(known_rows(rows, "videomme", MODEL, 100, 32), found).itertuples()
+    return answer
+
+
+def test_candidates_are_priced_as_estimate_prices_them():
+    found = candidates(TASK, (32,))
+    row = found[(found["tokens"] == 49) & (found["l1"] == 14) & (found["l2"] == 22)].iloc[0]
+    result = TASK.price(schedule_of(row), 32)
+    assert result.schedule.label() == AIM
+    assert row["llm.flops"] == result.phase("llm").flops == 15_527_245_547_520
+    assert row["ttft_s"] == pytest.approx(result.ttft_s, rel=1e-9)
+    assert found["share"].max() == 1
+
+
+def test_without_limits_the_best_row_wins(accuracy):
+    answer = choose(accuracy)
+    assert answer.result.schedule.label() == "merge 0.5"
+    assert answer.difference == 0.3
+    assert answer.basis == "row"
+    assert answer.binding == ()
+
+
+def test_a_limit_binds_and_the_answer_keeps_it(accuracy):
+    answer = choose(accuracy, ttft_s=0.08)
+    assert answer.result.ttft_s <= 0.08
+    assert answer.result.schedule.label() == "merge 0.125"
+    assert answer.difference == -1.6
+    assert answer.binding == ("ttft_s",)
+    assert answer.least_reduction.phase("llm").flops > answer.result.phase("llm").flops
+    flops = choose(accuracy, flops=4.0e13)
+    assert flops.result.flops <= 4.0e13
+    assert flops.binding == ("flops",)
+
+
+def test_interpolation_stays_between_two_rows_of_one_stage(accuracy):
+    rows = accuracy[accuracy["benchmark"] == "videomme"]
+    between = expected(rows, tokens=36, pruned=False)
+    assert between.basis == "interpolated"
+    assert -1.6 < between.difference < -0.2
+    pruned = expected(rows, tokens=49, l1=10, l2=14)
+    assert pruned.basis == "interpolated"
+    assert -16.3 < pruned.difference < 0
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"tokens": 36, "l1": 14, "l2": 22},  # between rows that differ in two stages
+        {"tokens": 49, "l1": 6, "l2": 8},  # beyond the row that prunes most
+        {"tokens": 49, "l1": 3, "l2": 18},  # starts before any row
+        {"tokens": 196, "l1": 14, "l2": 22},  # pruning alone: no row
+    ],
+)
+def test_there_is_no_guess_outside_the_data(accuracy, knobs):
+    answer = expected(accuracy, **knobs)
+    assert answer.basis == "none"
+    assert pd.isna(answer.difference)
+
+
+def test_a_row_of_the_schedule_itself_beats_interpolation():
+    scores = {"none": 60, "merge 0.5": 40, "merge 0.25": 50, "merge 0.125": 30}
+    answer = expected(own(**scores), tokens=49, pruned=False)
+    assert (answer.basis, answer.difference) == ("row", -10)
+
+
+def test_interpolation_is_linear_in_llm_flops_between_the_nearest_rows():
+    scores = {"none": 60, "merge 0.5": 50, "merge 0.25": 40, "merge 0.125": 0}
+    answer = expected(own(**scores), tokens=73, pruned=False)
+    rows = [TASK.price(Schedule.parse(merge), 32) for merge in ("0.5", "0.25", "0.375")]
+    high, low, middle = (row.phase("llm").flops for row in rows)
+    share = (middle - low) / (high - low)
+    assert answer.difference == pytest.approx(-20 + 10 * share)
+
+
+def test_rows_of_other_rankings_models_and_selections_are_no_evidence():
+    assert Knobs.of(Schedule.parse(prune="linear:14:22/random"), MODEL, 32) is None
+    assert Knobs.of(Schedule.parse(merge="0.25/random"), MODEL, 32) is None
+    assert Knobs.of(Schedule.parse(select="frame:49"), MODEL, 32) is None
+    assert Knobs.of(Schedule.parse("passes:98,49"), MODEL, 32) == Knobs(32, 49, 28, 29)
+
+
+def test_without_evidence_the_least_reduction_is_chosen_and_said(accuracy):
+    small = load_model_spec("llava-onevision-qwen2-0.5b")
+    task = Task(small, H100, Execution())
+    answer = choose(accuracy, task, flops=2.17e13)
+    assert answer.difference is None and answer.rows == ()
+    assert answer.to_row()["accuracy.evidence"] == "no evidence"
+    assert answer.result.schedule == answer.least_reduction.schedule
+    found = candidates(task, (32,))
+    fitting = found[found["total.flops"] <= 2.17e13]
+    assert answer.result.phase("llm").flops == fitting["llm.flops"].max()
+
+
+def test_frames_are_free_only_where_rows_are(accuracy):
+    answer = choose(accuracy, FREE, ttft_s=0.5)
+    assert answer.result.schedule.label() == AIM
+    assert answer.result.workload.frames == 160
+    assert answer.basis == "interpolated"
+    assert [row["frames"] for row in answer.rows] == [32, 192]
+    merging = own(**{"none": 60, "merge 0.5": 59})
+    assert choose(merging, FREE).result.workload.frames == 32
+
+
+def test_own_rows_choose_otherwise():
+    answer = choose(own(**{"none": 60, "merge 0.5": 40, AIM: 59}), ttft_s=0.2)
+    assert answer.result.schedule.label() == AIM
+    assert answer.to_row()["accuracy.evidence"] == "own"
+
+
+@pytest.mark.parametrize(
+    ("limits", "flag"),
+    [
+        ({"ttft_s": 0.03}, "--ttft-ms"),
+        ({"flops": 2.2e13}, "--flops-tera"),
+        ({"memory_bytes": 1.6e10}, "--memory-gb"),
+    ],
+)
+def test_infeasible_limits_name_the_flag_and_what_is_nearest(accuracy, limits, flag):
+    with pytest.raises(InfeasibleError, match="nearest: ") as caught:
+        choose(accuracy, **limits)
+    assert caught.value.where == flag
+    if flag == "--ttft-ms":
+        assert "--frames" in caught.value.fix
+
+
+def test_the_device_is_a_limit(accuracy):
+    jetson = load_hardware("jetson-orin-nano-super-8gb")
+    with pytest.raises(InfeasibleError) as caught:
+        choose(accuracy, Task(MODEL, jetson, Execution()))
+    assert caught.value.where == "--memory-gb"
+
+
+def test_command_line(tmp_path):
+    invoked = CliRunner().invoke(app, ["plan", "--ttft-ms", "80", "--format", "json"])
+    answer = json.loads(invoked.stdout)
+    assert answer["schedule_file"] == {"merge": {"retention": 0.125}}
+    assert answer["accuracy"]["rows"][0]["accuracy"] == 56.6
+    assert answer["binding_limit"] == ["ttft_s"]
+    assert answer["ttft_low_s"] < answer["ttft_s"] < answer["ttft_high_s"]
+    assert answer["accuracy.source"].startswith("AIM, arXiv")
+    scores = tmp_path / "own.csv"
+    scores.write_text('schedule,accuracy\nnone,60\n"merge 0.25, prune linear:14:22",61\n')
+    text = run("plan", "--accuracy", str(scores))
+    assert "+1.0 points" in text and "own" in text and AIM in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--ttft-ms", "0"], "--ttft-ms"),
+        (["--ttft-ms", "20"], "nearest"),
+        (["--frames", "many"], "--frames"),
+        (["--frames", "0"], "frames"),
+        (["--benchmark", "mmlu"], "videomme"),
+        (["--accuracy", "/nowhere.csv"], "/nowhere.csv"),
+        (["--model", "llava-1.5-7b"], "video"),
+    ],
+)
+def test_bad_input_is_one_clear_error(arguments, named):
+    error = CliRunner().invoke(app, ["plan", *arguments]).exception
+    assert isinstance(error, AimError)
+    assert named in str(error)

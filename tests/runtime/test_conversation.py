@@ -1,0 +1,181 @@
+"""Further turns behind the cache of a prompt, and positions that go on after it."""
+
+import pytest
+import torch
+
+from aim_cost.merge import Merge
+from aim_cost.prune import Prune
+from aim_cost.schedule import Schedule
+from aim_runtime import PatchError, patched
+from aim_runtime.reference import Reference
+from tests.runtime.reference import embedded_video, language_model
+from tests.runtime.support import IMAGE_TOKEN, VIDEO_TOKEN, left_padded, video_inputs
+
+PRUNE = Prune(linear=(1, 4))
+KEPT = Schedule(Merge(passes=(5, 3), positions="kept"), PRUNE)
+RECOUNTED = Schedule(Merge(passes=(5, 3)), PRUNE)
+SCHEDULES = [KEPT, RECOUNTED, Schedule(prune=PRUNE)]
+GREEDY = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+
+
+def expected_logits(llava, inputs, tokens, row, new, schedule):
+    """Of the reference: logits [new, V] that precede each of ``new`` tokens behind a prompt."""
+    embeds, visual, positions = (
+        part[row] for part in embedded_video(llava, inputs, tokens.merge_tokens)
+    )
+    after = len(new) - 1
+    moves = schedule.merge is not None and schedule.merge.positions == "kept"
+    positions = positions if moves else torch.arange(len(embeds))
+    reference = Reference(language_model(llava))
+    kept = reference.kept(embeds, visual, tokens, positions=positions)
+    embeds = torch.cat([embeds, llava.get_input_embeddings()(new[:-1])])
+    kept = [torch.cat([mask, mask.new_ones(after)]) for mask in kept]
+    positions = torch.cat([positions, positions[-1] + 1 + torch.arange(after)])
+    return reference.logits(embeds, kept, positions=positions)[-len(new) :]
+
+
+def follow_up(first, batch):
+    """The conversation so far and four more words, as a chat template would write it."""
+    words = torch.randint(0, 200, (batch, 4), generator=torch.Generator().manual_seed(4))
+    ids = torch.cat([first.sequences, words], dim=1)
+    return ids, torch.ones_like(ids)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=Schedule.label)
+@pytest.mark.parametrize("with_pixels", [True, False])
+def test_a_second_turn_sees_what_the_first_kept(llava, schedule, attention, with_pixels):
+    llava.set_attn_implementation(attention)
+    inputs = video_inputs(batch=2)
+    prompt = inputs["input_ids"].shape[1]
+    pixels = {"pixel_values_videos": inputs["pixel_values_videos"]} if with_pixels else {}
+    with patched(llava, schedule) as trace:
+        first = llava.generate(**inputs, **GREEDY, max_new_tokens=3)
+        tokens = trace.tokens
+        ids, mask = follow_up(first, 2)
+        cache = {"past_key_values": first.past_key_values}
+        second = llava.generate(
+            input_ids=ids, attention_mask=mask, **pixels, **cache, **GREEDY, max_new_tokens=4
+        )
+        assert trace.tokens == tokens
+    assert torch.equal(second.sequences[:, :-4], ids)
+    seen = torch.stack([*first.logits, *second.logits], dim=1)
+    for row in range(2):
+        new = second.sequences[row, prompt:]
+        expected = expected_logits(llava, inputs, tokens, row, new, schedule)
+        torch.testing.assert_close(seen[row, :3], expected[:3], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(seen[row, 3:], expected[-4:], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=Schedule.label)
+def test_padded_prompts_go_on_as_they_would_alone(llava, schedule):
+    short, long = video_inputs(before=2), video_inputs(before=6, seed=3)
+    both = left_padded([short, long])
+    with patched(llava, schedule):
+        first = llava.generate(**both, **GREEDY, max_new_tokens=3)
+        ids, _ = follow_up(first, 2)
+        mask = torch.cat([both["attention_mask"], torch.ones(2, 7, dtype=torch.long)], dim=1)
+        cache = first.past_key_values
+        second = llava.generate(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, **GREEDY, max_new_tokens=3
+        )
+        for row, inputs in enumerate((short, long)):
+            alone = llava.generate(**inputs, **GREEDY, max_new_tokens=3)
+            ids = torch.cat([alone.sequences, second.sequences[row : row + 1, -7:-3]], dim=1)
+            again = llava.generate(
+                input_ids=ids, past_key_values=alone.past_key_values, **GREEDY, max_new_tokens=3
+            )
+            for one, other in ((first, alone), (second, again)):
+                for ours, theirs in zip(one.logits, other.logits, strict=True):
+                    torch.testing.assert_close(ours[row], theirs[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_loop_by_hand_goes_on_after_the_unmerged_prompt(llava, attention):
+    llava.set_attn_implementation(attention)
+    inputs = video_inputs(batch=2)
+    with patched(llava, KEPT):
+        generated = llava.generate(**inputs, max_new_tokens=5, do_sample=False)
+        output, tokens = llava(**inputs), []
+        for _ in range(5):
+            tokens.append(output.logits[:, -1:].argmax(-1))
+            output = llava(input_ids=tokens[-1], past_key_values=output.past_key_values)
+        recounted = Schedule(Merge(passes=(5, 3)), PRUNE)
+    assert torch.equal(torch.cat(tokens, dim=1), generated[:, -5:])
+    with patched(llava, recounted):
+        other = llava.generate(**inputs, max_new_tokens=5, do_sample=False)
+    assert not torch.equal(other, generated)
+
+
+@pytest.mark.parametrize(
+    "beams", [{"num_beams": 3}, {"num_return_sequences": 3, "do_sample": True}]
+)
+def test_kept_positions_of_several_sequences(llava, beams):
+    inputs = video_inputs(batch=2)
+    options = GREEDY | {"output_scores": True} | beams
+    with patched(llava, KEPT) as trace:
+        output = llava.generate(**inputs, **options, max_new_tokens=4)
+    copies = 1 if "num_beams" in beams else 3
+    prompt = inputs["input_ids"].shape[1]
+    for row, sequence in enumerate(output.sequences):
+        new = sequence[prompt:]
+        expected = expected_logits(llava, inputs, trace.tokens, row // copies, new, KEPT)
+        if copies == 3:
+            seen = torch.stack(output.logits, dim=1)[row]
+            torch.testing.assert_close(seen, expected, rtol=1e-3, atol=1e-3)
+        else:
+            score = expected.log_softmax(-1).gather(1, new[:, None]).mean()
+            torch.testing.assert_close(output.sequences_scores[row], score, rtol=1e-3, atol=1e-3)
+
+
+def test_kept_positions_are_those_of_the_features_given(llava):
+    inputs, others = video_inputs(), video_inputs(seed=9)
+    with patched(llava, KEPT):
+        encode = llava.model.get_video_features
+        features = encode(inputs["pixel_values_videos"])
+        if features.pooler_output.dim() != 3 or features.pooler_output.shape[1] != 13:
+            pytest.skip("this version of transformers takes no ready features")
+        expected = llava(**inputs).logits
+        ready = {"input_ids": inputs["input_ids"], "mm_encoder_outputs": {"video": features}}
+        assert torch.equal(llava(**ready).logits, expected)
+        encode(others["pixel_values_videos"])
+        with pytest.raises(PatchError, match="another video"):
+            llava(**ready)
+
+
+def test_refuses_positions_that_the_schedule_would_overwrite(llava):
+    inputs = video_inputs()
+    with patched(llava, KEPT):
+        short = inputs["input_ids"][:, [*range(5 + 13), *range(42, 49)]]
+        given = {"input_ids": short, "pixel_values_videos": inputs["pixel_values_videos"]}
+        expected = llava(**inputs).logits
+        assert torch.equal(llava(**given).logits, expected)
+        with pytest.raises(PatchError, match="position_ids"):
+            llava(**given, position_ids=torch.arange(short.shape[1])[None])
+
+
+def test_refuses_new_visual_tokens_behind_a_cache(llava):
+    inputs = video_inputs()
+    ids = inputs["input_ids"]
+    with patched(llava, RECOUNTED):
+        cache = llava(**inputs).past_key_values
+        for new in ([VIDEO_TOKEN] * 37 + [3], [IMAGE_TOKEN, 3]):
+            more = torch.cat([ids, torch.tensor([new])], dim=1)
+            with pytest.raises(PatchError, match="whole conversation"):
+                llava.generate(more, past_key_values=cache, max_new_tokens=2)
+            with pytest.raises(PatchError, match="25 cached"):
+                llava(input_ids=torch.tensor([new]), past_key_values=cache)
+        with pytest.raises(PatchError, match="25 cached"):
+            llava.generate(**inputs, past_key_values=cache, max_new_tokens=2)
+        words = torch.tensor([[1, 2, 3]])
+        with pytest.raises(PatchError, match="whole conversation.* 37 visual tokens.* 0 place"):
+            llava.generate(words, past_key_values=cache, max_new_tokens=2)
+
+
+def test_refuses_a_cache_of_another_patch(llava):
+    inputs = video_inputs()
+    with patched(llava, RECOUNTED):
+        cache = llava(**inputs).past_key_values
+    more = torch.cat([inputs["input_ids"], torch.tensor([[1, 2, 3]])], dim=1)
+    with patched(llava, KEPT), pytest.raises(PatchError, match="that this patch has cached"):
+        llava.generate(more, past_key_values=cache, max_new_tokens=2)
