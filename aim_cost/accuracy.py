@@ -1,5 +1,6 @@
 """Accuracy under token reduction as papers print it, each row with its source."""
 
+import math
 from collections.abc import Iterator
 from importlib import resources
 from typing import Any
@@ -8,6 +9,8 @@ import pandas as pd
 import yaml
 
 from aim_cost.conventions import get_convention
+from aim_cost.merge import Merge
+from aim_cost.prune import Prune
 from aim_cost.published import published_rows
 from aim_cost.schedule import Schedule
 from aim_cost.units import si
@@ -39,8 +42,40 @@ def published_accuracy() -> pd.DataFrame:
 
 def benchmark_title(name: str) -> str:
     """How people write a benchmark; unknown names stay as they are."""
-    titles: dict[str, str] = yaml.safe_load(_text())["benchmarks"]
-    return titles.get(name, name)
+    return str(_benchmarks().get(name, {}).get("title", name))
+
+
+def sampling_note(name: str) -> str:
+    """How far other questions of the same kind could move one score; empty where n is unknown."""
+    questions = _benchmarks().get(name, {}).get("questions")
+    if questions is None:
+        return ""
+    points = 100 * 1.96 * math.sqrt(0.25 / questions)
+    return f"A score over {questions:,} questions carries ±{points:.1f} points (95 %, binomial)."
+
+
+def method_of(schedule: Schedule) -> str:
+    """AIM's name for what a schedule does; the label of one that is not AIM's."""
+    merge, prune = schedule.merge, schedule.prune
+    others = [
+        schedule.select is not None,
+        merge is not None and merge.by != Merge.by,
+        prune is not None and prune.importance != Prune.importance,
+    ]
+    if any(others):
+        return schedule.label()
+    names = {
+        (False, False): "no reduction",
+        (True, False): "AIM, merging alone",
+        (False, True): "AIM, pruning alone",
+        (True, True): "AIM",
+    }
+    return names[merge is not None, prune is not None]
+
+
+def _benchmarks() -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = yaml.safe_load(_text())["benchmarks"]
+    return table
 
 
 def _text() -> str:
@@ -92,14 +127,9 @@ def _efficiency_rows() -> Iterator[dict[str, Any]]:
     rows = [row for row in published_rows() if row.videomme is not None]
     unreduced = float(next(row.tflops for row in rows if row.schedule == Schedule()))
     for row in rows:
-        parts = row.schedule.to_dict()
         yield {
             "model": row.model,
-            "method": "AIM"
-            if "prune" in parts
-            else "AIM, merging alone"
-            if parts
-            else "no reduction",
+            "method": method_of(row.schedule),
             "frames": row.workload.frames,
             "schedule": None if row.reproduced_by else row.schedule.label(),
             "budget": row.label,

@@ -1,16 +1,16 @@
 """The parameter of a method at which it costs as much as another: tokens, FLOPs or time."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aim_cost.checks import one_of
-from aim_cost.compare import Case, Entry, average_tokens, reduced_flops, resolve
+from aim_cost.compare import Case, Entry, average_tokens, reduced_flops, resolve, token_trace
 from aim_cost.errors import ScheduleError
 from aim_cost.methods.library import get_method
 from aim_cost.methods.method import Method, Request
 from aim_cost.methods.parameter import Value, show_value
 from aim_cost.schedule import Schedule
-from aim_cost.units import show, show_time
+from aim_cost.units import show, show_time, si
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Kind:
 
 
 def _tokens(case: Case, schedule: Schedule) -> float:
-    return average_tokens(schedule.resolve(case.model, case.workload))
+    return average_tokens(token_trace(case, schedule))
 
 
 KINDS = {
@@ -46,17 +46,35 @@ KINDS = {
 }
 
 
-def get_kind(name: str) -> Kind:
-    """The kind of budget of that name. Raises ScheduleError that lists them."""
-    return KINDS[one_of(name, KINDS, "--equal", ScheduleError)]
+@dataclass(frozen=True)
+class Budget:
+    """What every method of a comparison may cost: ``amount`` in the unit of ``kind``, SI."""
+
+    kind: Kind
+    amount: float
+
+    def shown(self) -> str:
+        return f"{self.kind.show(self.amount)} ({self.kind.title})"
 
 
-def default_budget(case: Case, kind: Kind) -> float:
-    """What AIM's default schedule costs. Raises: ScheduleError where AIM does not fit."""
-    return kind.measure(case, get_method("aim").schedule(case.model, case.workload))
+def get_budget(case: Case, name: str, given: float | None = None) -> Budget:
+    """A budget of one of KINDS.
+
+    Args: given, in the kind's unit for people; by default what AIM's default schedule costs.
+    Raises: ScheduleError for an unknown kind, no positive number, or where AIM does not fit.
+    """
+    kind = KINDS[one_of(name, KINDS, "--equal", ScheduleError)]
+    if given is None:
+        default = get_method("aim").schedule(case.model, case.workload)
+        return Budget(kind, kind.measure(case, default))
+    if not 0 < given < float("inf"):
+        raise ScheduleError(
+            "--budget", expected="a number above 0", got=given, fix=f"Give {kind.unit}."
+        )
+    return Budget(kind, si(given, kind.prefix) if kind.prefix else given)
 
 
-def meet(case: Case, request: Request, kind: Kind, budget: float) -> Entry:
+def meet(case: Case, request: Request, budget: Budget) -> Entry:
     """Scale the method's parameter to the largest cost that is not above ``budget``.
 
     Bisection over the parameter's steps, on the premise that cost does not fall where tokens rise;
@@ -68,72 +86,77 @@ def meet(case: Case, request: Request, kind: Kind, budget: float) -> Entry:
     method.check(case.model, request.given)
     if knob is None:
         return Entry(method, request.given, reason="no parameter that a budget could scale")
-    fixed = {name: value for name, value in request.given.items() if name != knob.name}
+    if knob.name in request.given:
+        raise ScheduleError(
+            f"{method.name}.{knob.name}",
+            expected="no value, the budget decides it",
+            got=show_value(request.given[knob.name]),
+            fix="Leave it out, or leave --equal out.",
+        )
+    fixed = dict(request.given)
     method.check(case.model, {**fixed, knob.name: knob.default_for(_layers(case))})
-    search = _Search(case, method, fixed, knob.name, kind)
+    search = _Search(case, method, fixed, knob.name, budget)
     found = resolve(case, Request(method, fixed))
-    if found.schedule is not None and kind.measure(case, found.schedule) == budget:
-        return _entry(found, kind, budget, budget)
+    if found.schedule is not None and search.measure(found.schedule) == budget.amount:
+        return search.met(found, budget.amount)
     steps = knob.steps(_layers(case), case.workload.visual_input(case.model).group_tokens)
     least, most = 0, len(steps) - 1
     top = search.cost(steps[most])
-    if top is None or top < budget:
-        reached = "" if top is None else f"at most {kind.show(top)}"
-        return _unmet(request, knob.name, steps[most], reached or search.why(steps[most]))
-    if top == budget:
-        return _entry(search.entry(steps[most]), kind, budget, top)
+    if top is None or top < budget.amount:
+        return search.unmet(steps[most], "at most", top)
     while most - least > 1:
         middle = (least + most) // 2
         cost = search.cost(steps[middle])
         # too few tokens to be a schedule at all lies below any budget
-        if cost is None or cost <= budget:
+        if cost is None or cost <= budget.amount:
             least = middle
         else:
             most = middle
     cost = search.cost(steps[least])
-    if cost is None or cost > budget:
-        over = search.cost(steps[most]) if cost is None else cost
-        at = steps[most] if cost is None else steps[least]
-        assert over is not None
-        return _unmet(request, knob.name, at, f"at least {kind.show(over)}")
-    return _entry(search.entry(steps[least]), kind, budget, cost)
+    if cost is None:
+        return search.unmet(steps[most], "at least", search.cost(steps[most]))
+    if cost > budget.amount:
+        return search.unmet(steps[least], "at least", cost)
+    return search.met(search.entry(steps[least]), cost)
 
 
 @dataclass(frozen=True)
 class _Search:
+    """A method whose parameter ``knob`` is to be found, the others ``fixed``."""
+
     case: Case
     method: Method
     fixed: dict[str, Value]
     knob: str
-    kind: Kind
+    budget: Budget
 
     def entry(self, value: Value) -> Entry:
         return resolve(self.case, Request(self.method, {**self.fixed, self.knob: value}))
 
+    def measure(self, schedule: Schedule) -> float:
+        return self.budget.kind.measure(self.case, schedule)
+
     def cost(self, value: Value) -> float | None:
         """None where the value gives no schedule."""
         schedule = self.entry(value).schedule
-        return None if schedule is None else self.kind.measure(self.case, schedule)
+        return None if schedule is None else self.measure(schedule)
 
-    def why(self, value: Value) -> str:
-        return self.entry(value).reason
+    def met(self, found: Entry, cost: float) -> Entry:
+        amount = self.budget.amount
+        columns = {"budget": amount, "budget.reached": cost, "budget.share": cost / amount}
+        return replace(found, budget=columns)
+
+    def unmet(self, value: Value, bound: str, cost: float | None) -> Entry:
+        """The entry that says how near the budget the method comes, and where."""
+        if cost is None:
+            return Entry(self.method, self.fixed, reason=self.entry(value).reason)
+        shown, kind = self.budget.kind.show, self.budget.kind
+        reason = (
+            f"cannot meet {shown(self.budget.amount)} ({kind.title}): {bound} {shown(cost)}, at "
+            f"{self.knob} {show_value(value)}"
+        )
+        return Entry(self.method, self.fixed, reason=reason)
 
 
 def _layers(case: Case) -> int:
     return case.model.text.num_hidden_layers
-
-
-def _unmet(request: Request, knob: str, value: Value, reached: str) -> Entry:
-    reason = f"cannot meet the budget: {reached}, at {knob} {show_value(value)}"
-    return Entry(request.method, request.given, reason=reason)
-
-
-def _entry(found: Entry, kind: Kind, budget: float, cost: float) -> Entry:
-    return Entry(
-        found.method,
-        found.parameters,
-        found.schedule,
-        budget={"budget": budget, "budget.reached": cost, "budget.share": cost / budget},
-    )
-
-

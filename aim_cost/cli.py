@@ -1,4 +1,4 @@
-"""aim-cost: predict, plan, sweep, symbolic, models, hardware, table, calibrate, evaluate."""
+"""aim-cost: predict, plan, plot, methods, compare, sweep, symbolic, models, table and more."""
 
 import json
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aim_cost import plan_cli, sweep_cli
+from aim_cost import compare_cli, plan_cli, plot_cli, sweep_cli
 from aim_cost.command_line import (
     BatchOption,
     DtypeOption,
@@ -42,6 +42,9 @@ app = new_app("FLOPs, memory and prefill time of multimodal LLMs under visual-to
 app.command()(sweep_cli.sweep)
 app.command()(sweep_cli.symbolic)
 app.command()(plan_cli.plan)
+app.command()(plot_cli.plot)
+app.command()(compare_cli.methods)
+app.command("compare")(compare_cli.compare_methods)
 
 
 @app.command()

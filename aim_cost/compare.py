@@ -1,6 +1,7 @@
 """compare(): methods beside each other, counted as each paper counts and as they run."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from aim_cost.methods.figures import NO_REDUCTION, find_figure
 from aim_cost.methods.method import Method, Request
 from aim_cost.methods.parameter import Value
 from aim_cost.model import ModelSpec
-from aim_cost.schedule import Schedule
+from aim_cost.schedule import EXECUTED_RULE, Schedule
 from aim_cost.timing import Calibration
 from aim_cost.trace import TokenTrace
 from aim_cost.workload import Execution, Workload
@@ -58,6 +59,13 @@ class Entry:
 BASELINE = Entry(None, schedule=Schedule())
 """No reduction, what shares are of."""
 
+_ANY_TEXT = replace(EXECUTED_RULE, least_text_tokens=0)
+
+
+def token_trace(case: Case, schedule: Schedule) -> TokenTrace:
+    """The trace as executed; a case without text, which conventions may count, has one too."""
+    return schedule.resolve(case.model, case.workload, _ANY_TEXT)
+
 
 def resolve(case: Case, request: Request) -> Entry:
     """The method on ``case``; one that does not fit it says so in the entry.
@@ -69,7 +77,7 @@ def resolve(case: Case, request: Request) -> Entry:
     try:
         values = method.values(case.model, given)
         schedule = method.schedule(case.model, case.workload, **given)
-        schedule.resolve(case.model, case.workload)
+        token_trace(case, schedule)
     except ScheduleError as error:
         return Entry(method, given, reason=str(error))
     return Entry(method, values, schedule)
@@ -99,7 +107,6 @@ def compare(
     case: Case,
     entries: Iterable[Entry],
     conventions: Sequence[Convention],
-    done: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Rows of a comparison: no reduction first, then each entry, under each convention.
 
@@ -108,28 +115,31 @@ def compare(
     convention. Rows of ``executed`` also have tokens, memory, time and what the scoring costs.
     ``published`` is the figure that a paper prints for this schedule, as printed, in units of
     10**12; its text may be another: ``published.computed`` is our count at its own workload.
-    Args: done, called after each entry.
+    ``label`` tells two entries of one method apart.
     """
     unreduced = [case.price(Schedule(), convention) for convention in conventions]
-    rows = []
+    rows, seen = [], Counter[str]()
     for entry in (BASELINE, *entries):
+        seen[entry.name] += 1
+        times = seen[entry.name]
+        label = entry.name if times == 1 else f"{entry.name} ({times})"
         for convention, base in zip(conventions, unreduced, strict=True):
-            row = _head(entry) | {"convention": convention.name}
+            row = _head(entry, label) | {"convention": convention.name}
             if entry.schedule is not None:
                 result = case.price(entry.schedule, convention)
                 row |= {**_counts(entry, result, base), **entry.budget}
                 row |= _executed(case, result, base) if convention is EXECUTED else {}
             rows.append(row)
-        done()
     return rows
 
 
-def _head(entry: Entry) -> dict[str, Any]:
+def _head(entry: Entry, label: str) -> dict[str, Any]:
     method = entry.method
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in entry.parameters.items()}
     return {
         "kind": "comparison",
         "method": entry.name,
+        "label": label,
         "parameters": {name: value for name, value in values.items() if value is not None},
         "schedule": entry.schedule.label() if entry.schedule is not None else None,
         "counts": method.counts if method else "static",

@@ -1,5 +1,6 @@
 """What data say of a schedule's accuracy: a row's own score, or one between two rows."""
 
+from collections.abc import Hashable
 from dataclasses import astuple, dataclass
 from itertools import combinations
 from typing import Any
@@ -9,7 +10,7 @@ import pandas as pd
 
 from aim_cost.graph.build import build_executed
 from aim_cost.merge import Merge
-from aim_cost.model import ModelSpec
+from aim_cost.model import ModelSpec, preset_names
 from aim_cost.own_accuracy import read_schedule
 from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
@@ -70,7 +71,7 @@ def known_rows(
     """
     rows = []
     for row in accuracy[accuracy["benchmark"] == benchmark].to_dict("records"):
-        if pd.isna(row["schedule"]) or (pd.notna(row["model"]) and row["model"] != model.name):
+        if pd.isna(row["schedule"]) or _of_another(row, model):
             continue
         schedule = read_schedule(row["schedule"], row["source"])
         count = frames if pd.isna(row["frames"]) else int(row["frames"])
@@ -81,6 +82,13 @@ def known_rows(
             graph = build_executed(model, workload, trace, Execution())
             rows.append(row | {"knobs": knobs, "llm_flops": graph.phase("llm").flops})
     return pd.DataFrame(rows)
+
+
+def _of_another(row: dict[Hashable, Any], model: ModelSpec) -> bool:
+    """Whether a row is of another model. A name that is no preset is taken on trust."""
+    if pd.isna(row["model"]) or row["model"] == model.name:
+        return False
+    return row["evidence"] == "published" or row["model"] in preset_names()
 
 
 def expect(rows: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from aim_cost.accuracy import COLUMNS
+from aim_cost.accuracy import COLUMNS, method_of
 from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.lmms_results import lmms_rows, looks_like_lmms
 from aim_cost.prune import Prune
@@ -26,26 +26,27 @@ _PERCENT = ("accuracy", "ci_low", "ci_high")
 def load_accuracy(paths: Sequence[str | Path]) -> pd.DataFrame:
     """Read own scores into the columns of ``accuracy.COLUMNS``, evidence ``own``.
 
-    Files: CSV with a header, a JSON list of the same rows, or a results file of lmms-eval, one a
-    run. Rows:
+    Files: CSV with a header, JSON rows (a list, or ``{"rows": ...}`` as ``aim-runtime accuracy``
+    writes it), or a results file of lmms-eval, one a run. Rows:
         schedule: as ``Schedule.label`` prints it (``merge 0.25, prune linear:14:22``, ``none``), or
             in JSON the mapping that a schedule file holds.
         accuracy, ci_low, ci_high: percent, or shares in a file with no number above 1.
         benchmark or kind: a name; ``all`` where both are missing.
         importance: how pruning ranks, where the schedule does not say it.
         frames, model, method, n: optional. Other columns are left alone.
-    The first unreduced row of a benchmark is its baseline.
+    The first unreduced row of a benchmark and model is its baseline.
     Raises: SpecError, ScheduleError.
     """
     rows = [row for path in paths for row in _file_rows(Path(path))]
-    baselines: dict[str, float] = {}
+    baselines: dict[tuple[str, str | None], float] = {}
     for row in rows:
         if row["schedule"] == "none":
-            baselines.setdefault(row["benchmark"], row["accuracy"])
+            baselines.setdefault((row["benchmark"], row["model"]), row["accuracy"])
     names = ", ".join(map(str, paths))
     seen = set()
     for row in rows:
-        if row["benchmark"] not in baselines:
+        mine = row["benchmark"], row["model"]
+        if mine not in baselines:
             raise SpecError(
                 names,
                 expected=f"an unreduced row of {row['benchmark']}, schedule none",
@@ -61,7 +62,7 @@ def load_accuracy(paths: Sequence[str | Path]) -> pd.DataFrame:
                 fix="Average seeds and repeats first.",
             )
         seen.add(key)
-        row["baseline"] = baselines[row["benchmark"]]
+        row["baseline"] = baselines[mine]
         row["difference"] = row["accuracy"] - row["baseline"]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"frames": "Int64"})
 
@@ -101,6 +102,8 @@ def _given_rows(path: Path) -> list[dict[str, Any]]:
         ) from error
     if looks_like_lmms(found):
         return lmms_rows(found, str(path))
+    if isinstance(found, dict) and found.keys() == {"rows"}:
+        found = found["rows"]
     if isinstance(found, list) and all(isinstance(row, dict) for row in found):
         return found
     raise SpecError(
@@ -121,7 +124,7 @@ def _row(given: dict[str, Any], where: str) -> Row:
         "schedule": schedule.label(),
         "benchmark": given.get("benchmark") or given.get("kind") or "all",
         "model": given.get("model") or None,
-        "method": given.get("method") or schedule.label(),
+        "method": given.get("method") or method_of(schedule),
         "budget": schedule.label(),
         "note": "",
     }

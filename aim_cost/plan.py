@@ -17,7 +17,7 @@ from aim_cost.candidates import (
     uses,
     within,
 )
-from aim_cost.errors import InfeasibleError
+from aim_cost.errors import InfeasibleError, SpecError
 from aim_cost.estimate import Estimate
 from aim_cost.evidence import expect, known_rows
 from aim_cost.schedule import Schedule
@@ -115,6 +115,13 @@ def plan(task: Task, limits: Limits, accuracy: pd.DataFrame, benchmark: str) -> 
     capacity = float(task.hardware.memory_bytes)
     limits = replace(limits, memory_bytes=min(limits.memory_bytes or capacity, capacity))
     known = known_rows(accuracy, benchmark, task.model, task.text_tokens, task.reference_frames)
+    if known.empty and "own" in set(accuracy["evidence"]):
+        raise SpecError(
+            "--accuracy",
+            expected=f"scores of {task.model.name}",
+            got=", ".join(accuracy["model"].dropna().unique()),
+            fix="Name that model with --model.",
+        )
     ranked = _ranked(task, known)
     fitting = within(ranked, limits)
     place = first_within(task, fitting, limits)

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Group, RenderableType
 
-from aim_cost.accuracy import benchmark_title
+from aim_cost.accuracy import benchmark_title, sampling_note
 from aim_cost.plan import LIMIT_FLAGS, Plan, show_limit
 from aim_cost.report import table
 from aim_cost.units import show, show_time
@@ -60,7 +60,7 @@ def _accuracy(plan: Plan) -> str:
     kind, source = plan.rows[0]["evidence"], plan.rows[0]["source"]
     return (
         f"{name}: expected difference to no reduction {plan.difference:+.1f} points; {how}. "
-        f"Evidence: {kind}, {source}."
+        f"Evidence: {kind}, {source}. {sampling_note(plan.benchmark)}"
     )
 
 

@@ -26,7 +26,15 @@ class Format(StrEnum):
 def console(*, error: bool = False) -> Console:
     """A terminal to print on; 80 columns wide where the output is no terminal."""
     stream = sys.stderr if error else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 80, highlight=False)
+    terminal = stream.isatty()
+    # a notebook claims to be a terminal with colours, and has rich look for widgets
+    return Console(
+        file=stream,
+        width=None if terminal else 80,
+        highlight=False,
+        force_terminal=terminal,
+        force_jupyter=False,
+    )
 
 
 def print_rows(rows: Sequence[Row], form: Format) -> None:

@@ -1,12 +1,13 @@
 """``generate`` for prompts that merging shortens: the caller sees the prompt they passed."""
 
+import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 
 from aim_runtime.errors import PatchError
 
@@ -16,26 +17,29 @@ _ASSISTED = ("prompt_lookup_num_tokens", "assistant_model", "assistant_early_exi
 
 
 def with_own_prompt(
-    generate: Callable[..., Any],
-    shorten: Callable[[Inputs], Inputs],
-    config: GenerationConfig | None,
+    model: GenerationMixin, shorten: Callable[[Inputs], Inputs]
 ) -> Callable[..., Any]:
-    """Wrap a model's ``generate``: shorten the prompt, run, put the caller's prompt back in front.
+    """Wrap ``model.generate``: shorten the prompt, run, put the caller's prompt back in front.
 
-    So ``output[:, input_ids.shape[1]:]`` are the new tokens, as without the patch. ``config`` is
-    the model's own. Raises: PatchError for limits that count the prompt, for assisted decoding, and
-    for generation without a cache.
+    So ``output[:, input_ids.shape[1]:]`` are the new tokens, as without the patch.
+    Raises: PatchError for limits that count the prompt, for assisted decoding, and for generation
+    without a cache, each given as an argument or in a generation config.
     """
+    generate = model.generate
+    names = tuple(inspect.signature(generate).parameters)
 
     @wraps(generate)
     def generate_from_own_prompt(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        _check(kwargs, kwargs.get("generation_config", config))
+        kwargs |= dict(zip(names[1:], args, strict=False))
+        config = kwargs.get("generation_config") or model.generation_config
+        _refuse_assisted(kwargs, config)
         own = inputs if inputs is not None else kwargs.pop("input_ids", None)
         if own is None:
-            return generate(None, *args, **kwargs)
+            return generate(None, **kwargs)
+        _check(kwargs, config)
         shortened = shorten(kwargs | {"input_ids": own})
         prompt = shortened.pop("input_ids")
-        output = generate(prompt, *args, **shortened)
+        output = generate(prompt, **shortened)
         new = (output if isinstance(output, Tensor) else output.sequences)[:, prompt.shape[1] :]
         # several sequences of one prompt are neighbours
         repeated = own.repeat_interleave(new.shape[0] // own.shape[0], dim=0)
@@ -48,15 +52,7 @@ def with_own_prompt(
     return generate_from_own_prompt
 
 
-def _check(kwargs: Inputs, config: GenerationConfig | None) -> None:
-    for limit in ("max_length", "min_length"):
-        if kwargs.get(limit) is not None:
-            raise PatchError(
-                limit,
-                expected="a limit on new tokens: merging shortens the prompt that it would count",
-                got=kwargs[limit],
-                fix=f"Use {limit.replace('length', 'new_tokens')}.",
-            )
+def _refuse_assisted(kwargs: Inputs, config: GenerationConfig) -> None:
     for way in _ASSISTED:
         given = kwargs.get(way, getattr(config, way, None))
         if given is not None:
@@ -67,7 +63,19 @@ def _check(kwargs: Inputs, config: GenerationConfig | None) -> None:
                 got=given if isinstance(given, int) else type(given).__name__,
                 fix="Leave it out; greedy search, sampling and beam search work.",
             )
-    if kwargs.get("use_cache") is False:
+
+
+def _check(kwargs: Inputs, config: GenerationConfig) -> None:
+    for limit in ("max_length", "min_length"):
+        given = kwargs.get(limit, getattr(config, limit, None))
+        if given is not None:
+            raise PatchError(
+                limit,
+                expected="a limit on new tokens: merging shortens the prompt that it would count",
+                got=given,
+                fix=f"Use {limit.replace('length', 'new_tokens')}.",
+            )
+    if kwargs.get("use_cache", getattr(config, "use_cache", None)) is False:
         raise PatchError(
             "use_cache",
             expected="True: what a layer keeps is decided once, in the prefill",

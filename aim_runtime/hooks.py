@@ -75,9 +75,8 @@ class Hooks:
                     self._replace(layer, "forward", leaving_after_attention(layer))
             if self._layout is not None:
                 inner = self._model.model
-                model = self._model
-                generate = with_own_prompt(model.generate, self._shorten, model.generation_config)
-                self._replace(model, "generate", generate)
+                generate = with_own_prompt(self._model, self._shorten)
+                self._replace(self._model, "generate", generate)
                 self._hook(inner.register_forward_pre_hook, self._prepare)
                 self._replace(inner, "apply_pooling", self._encoding.behind(inner.apply_pooling))
             self._undo = undo.pop_all()
@@ -169,9 +168,12 @@ class Hooks:
     def _continue(self, inputs: Inputs, x: Tensor) -> Inputs:
         """New tokens behind a cached prompt: text, which every layer keeps."""
         prompt = self._cached.get(inputs["past_key_values"])
+        counted = inputs.get("position_ids") is not None
+        if prompt is None and self._keeps_positions and not counted:
+            require_empty_cache(inputs)
         if x.shape[1] > 1 and (prompt is None or self._embedded is not None):
             require_empty_cache(inputs)
-        if prompt is None or not self._moves(prompt) or inputs.get("position_ids") is not None:
+        if prompt is None or counted or not self._moves(prompt):
             return inputs
         visual = prompt.visual
         lost = visual.groups * (visual.group_tokens - self._layout.merge_tokens[-1])

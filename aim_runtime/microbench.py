@@ -20,6 +20,7 @@ from aim_cost.report import console
 from aim_cost.timing.form import Ceilings
 from aim_cost.timing.table import table_name
 from aim_cost.units import dtype_bytes
+from aim_cost.vision_spec import QwenVisionSpec
 from aim_cost.workload import Workload
 from aim_runtime.device import present_hardware
 from aim_runtime.errors import MeasurementError
@@ -71,11 +72,18 @@ def microbench(
     or of all runs where there is none. Cases that would not fit into the time five times are left
     out, the longest first. Ctrl-C writes what there is.
 
-    Returns: the files. Raises: MeasurementError for another device, or too short a time.
+    Returns: the files. Raises: MeasurementError for another device or tower, or too short a time.
     """
     if device.type not in DEFAULT_SECONDS:
         raise MeasurementError(
             "device", expected="cuda or cpu", got=device.type, fix="Choose one of them."
+        )
+    if isinstance(spec.vision, QwenVisionSpec):
+        raise MeasurementError(
+            f"model {spec.name}",
+            expected="a model with a SigLIP or CLIP tower",
+            got=spec.vision.model_type,
+            fix="Take llava-onevision-qwen2-7b: its LLM has the same dims.",
         )
     start = time.perf_counter()
     budget_s = DEFAULT_SECONDS[device.type] if seconds is None else seconds

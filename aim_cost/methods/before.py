@@ -70,8 +70,9 @@ def prumerge_plus(of: Setting, retention: float | None, tokens: int | None) -> S
 @method(
     *("tome", "ToMe", "2210.09461", "tower"),
     Parameter("r", "count", "tokens merged in each tower layer, at most half", 4, scales="down"),
-    note="Only the LLM's side: the saving in the tower and the matching there are not priced, "
-    "and tokens are those of a frame after pooling.",
+    note="Only the LLM's side: the saving in the tower and the matching there are not priced. "
+    "Tokens are those of a frame after pooling; every layer of the tower merges, the last of "
+    "LLaVA-1.5's included, whose output is not read.",
 )
 def tome(of: Setting, r: int) -> Schedule:
     left = of.group_tokens
@@ -128,7 +129,7 @@ def dycoke(of: Setting, p: float, loop: int) -> Schedule:
         return _of_all(1 - 0.75 * p, None, "adjacent-cosine")
     if of.groups < 5:
         raise ScheduleError(
-            "dycoke", expected="at least 5 frames", got=of.groups, fix="Its code needs a second 4."
+            "frames", expected="at least 5", got=of.groups, fix="Give more, or take loop=0."
         )
     # every second frame is compared with the one before it (an odd last frame goes), then every
     # fourth from 2 on with that two before it, but for the last four frames

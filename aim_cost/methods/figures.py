@@ -10,6 +10,7 @@ import yaml
 from aim_cost.conventions import get_convention
 from aim_cost.estimate import Estimate
 from aim_cost.methods.library import get_method
+from aim_cost.methods.parameter import show_value
 from aim_cost.model import ModelSpec, load_model_spec
 from aim_cost.published import published_rows
 from aim_cost.schedule import Schedule
@@ -31,6 +32,7 @@ class Figure:
         gives: what the schedule gives, to the same digits; another number where ``reason`` says
             why.
         note: what had to be derived; empty where the paper states all.
+        stated: the parameters as text.
     """
 
     method: str
@@ -43,6 +45,7 @@ class Figure:
     source: str
     reason: str = ""
     note: str = ""
+    stated: str = ""
 
     def computed(self, result: Estimate) -> str:
         """The count of ``result`` to the digits of ``printed``."""
@@ -75,7 +78,9 @@ def _method_figures() -> tuple[Figure, ...]:
 
 def _figure(row: dict[str, Any], workloads: dict[str, dict[str, Any]]) -> Figure:
     size = dict(workloads[row.pop("workload")])
-    name, parameters = size.pop("model"), row.pop("parameters", {})
+    given = row.pop("parameters", {})
+    parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    name = size.pop("model")
     workload = Workload(**size)
     schedule = Schedule()
     if row["method"] != NO_REDUCTION:
@@ -83,7 +88,10 @@ def _figure(row: dict[str, Any], workloads: dict[str, dict[str, Any]]) -> Figure
         schedule = get_method(row["method"]).schedule(model, workload, **parameters)
     get_convention(row["convention"])
     gives = row.pop("gives", row["printed"])
-    return Figure(schedule=schedule, model=name, workload=workload, gives=gives, **row)
+    stated = ", ".join(f"{k} {show_value(v)}" for k, v in parameters.items()) or "defaults"
+    return Figure(
+        schedule=schedule, model=name, workload=workload, gives=gives, stated=stated, **row
+    )
 
 
 @cache
@@ -93,7 +101,7 @@ def _aim_figures() -> tuple[Figure, ...]:
     for row in published_rows():
         if row.schedule != Schedule() and row.schedule.prune is None:
             continue
-        stated = row.to_row()
+        computed = row.to_row()
         figures.append(
             Figure(
                 method="aim" if row.schedule != Schedule() else NO_REDUCTION,
@@ -102,9 +110,10 @@ def _aim_figures() -> tuple[Figure, ...]:
                 model=row.model,
                 workload=row.workload,
                 printed=row.tflops,
-                gives=stated["computed.tflops"],
+                gives=computed["computed.tflops"],
                 source=row.source,
-                reason=stated["note"],
+                reason=computed["note"],
+                stated=row.label,
             )
         )
     return tuple(figures)

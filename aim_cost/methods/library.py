@@ -67,7 +67,7 @@ def method_from_file(path: str | Path) -> Method:
     """
     loaded = Schedule.load(path)
     part = next((p for p in (loaded.merge, loaded.select) if p and p.retention is not None), None)
-    parameters = ()
+    parameters: tuple[Parameter, ...] = ()
     if part is not None:
         share = part.retention
         parameters = (Parameter("retention", "share", "as in the file", share, scales="up"),)
@@ -82,6 +82,4 @@ def method_from_file(path: str | Path) -> Method:
         return replace(loaded, select=replace(loaded.select, retention=retention))
 
     where = "both" if loaded.prune and part else "inside" if loaded.prune else "before"
-    return Method(
-        Path(path).stem, str(path), None, where, parameters, build, verified="unverified"
-    )
+    return Method(Path(path).stem, str(path), None, where, parameters, build, verified="unverified")

@@ -17,6 +17,9 @@ COUNTS = {
     "mean": "the counts depend on the video; these are means",
     "assumed": "the paper's own counts are not at hand; these have their form",
 }
+COUNT_MARKS = {"static": "", "mean": "*", "assumed": "**"}
+"""Beside names in tables."""
+
 VERIFIED = ("code", "paper", "unverified")
 
 
@@ -78,8 +81,8 @@ class Method:
         """Names of VISUAL_SCORES or MERGE_KINDS, then of LAYER_SCORES, that it ranks tokens by."""
         defaults = {p.name: p.default_for(_REFERENCE.layers) for p in self.parameters}
         made = self.build(_REFERENCE, **defaults)
-        parts = (made.merge and made.merge.by, made.select and made.select.by)
-        return tuple(filter(None, (*parts, made.prune and made.prune.importance)))
+        names = [part.by for part in (made.merge, made.select) if part is not None]
+        return (*names, *([made.prune.importance] if made.prune is not None else []))
 
     @property
     def scale(self) -> Parameter | None:
@@ -129,10 +132,10 @@ class Method:
         values = self.values(model, parameters)
         if self.video and workload.frames is None:
             raise ScheduleError(
-                self.name,
-                expected="a video, it compares frames",
+                "workload",
+                expected=f"a video, {self.name} compares its frames",
                 got="an image",
-                fix="Give frames, or another method.",
+                fix="Give frames, or choose another method.",
             )
         visual, sized = workload.visual_input(model), workload.sized(model)
         setting = Setting(

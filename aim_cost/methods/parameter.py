@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aim_cost.checks import integral, numbers, one_of, ratio, sequence, whole
+from aim_cost.checks import integral, numbers, one_of, sequence, whole
 from aim_cost.errors import ScheduleError
 
 KINDS = ("share", "count", "layer", "layers")
@@ -61,14 +61,21 @@ class Parameter:
         if self.kind == "layer":
             return _layer(value, where, layers)
         if self.kind == "share":
-            number: float = ratio(value, where, ScheduleError, zero_allowed=True)
-        else:
-            number = whole(value, where, ScheduleError, at_least=self.least)
-        if self.most is not None and number > self.most:
+            return self._share(value, where)
+        count = whole(value, where, ScheduleError, at_least=self.least)
+        if self.most is not None and count > self.most:
             raise ScheduleError(
-                where, expected=f"at most {self.most}", got=number, fix=f"Correct {where}."
+                where, expected=f"at most {self.most}", got=count, fix=f"Correct {where}."
             )
-        return number
+        return count
+
+    def _share(self, value: object, where: str) -> float:
+        most = 1 if self.most is None else self.most
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most:
+            return value
+        raise ScheduleError(
+            where, expected=f"a number from 0 to {most:g}", got=value, fix=f"It is: {self.meaning}."
+        )
 
     def parse(self, text: str, where: str) -> Value:
         """Read ``0.25``, ``16`` or ``7/14/21``. Raises: ScheduleError."""

@@ -133,9 +133,11 @@ def test_a_qwen_image_of_any_size_is_one_segment():
     grid = torch.tensor([[1, 24, 24]])
     positions = torch.zeros(576, 2, dtype=torch.long, device="meta")
     flops, found = counted(
-        lambda: model.model.get_image_features(
-            empty(576, 1176), grid, image_position_ids=positions
-        ).pooler_output
+        lambda: (
+            model.model.get_image_features(
+                empty(576, 1176), grid, image_position_ids=positions
+            ).pooler_output
+        )
     )
     assert len(found[0]) == result.trace.visual_tokens == 144
     assert flops == result.phase("vision").flops

@@ -89,6 +89,8 @@ def test_csv_of_percent_and_json_of_shares(tmp_path):
     assert own.iloc[1]["schedule"] == "prune linear:2:4/random"
     assert own.iloc[1][["accuracy", "ci_low", "difference"]].tolist() == [50, 40, -40]
     assert set(own["benchmark"]) == {"all"}
+    wrapped = write(tmp_path / "wrapped.json", json.dumps({"rows": rows}))
+    assert load_accuracy([wrapped])["accuracy"].tolist() == [90, 50]
 
 
 def lmms(arguments, score):
@@ -98,7 +100,7 @@ def lmms(arguments, score):
                 "videomme": {
                     "alias": "videomme",
                     "videomme_perception_score,none": score,
-                    "videomme_perception_score_stderr,none": "N/A",
+                    "videomme_perception_score_stderr,none": 0.9,
                 }
             },
             "n-samples": {"videomme": {"original": 2700, "effective": 2700}},

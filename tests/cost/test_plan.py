@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from aim_cost.accuracy import published_accuracy
 from aim_cost.candidates import Limits, Task, candidates, schedule_of
 from aim_cost.cli import app
-from aim_cost.errors import AimError, InfeasibleError
+from aim_cost.errors import AimError, InfeasibleError, SpecError
 from aim_cost.evidence import Knobs, expect, known_rows
 from aim_cost.hardware import load_hardware
 from aim_cost.model import load_model_spec
@@ -79,6 +79,8 @@ def test_a_limit_binds_and_the_answer_keeps_it(accuracy):
     assert answer.difference == -1.6
     assert answer.binding == ("ttft_s",)
     assert answer.least_reduction.phase("llm").flops > answer.result.phase("llm").flops
+    found = candidates(TASK, (32,))
+    assert (answer.candidates, answer.feasible) == (len(found), sum(found["ttft_s"] <= 0.08))
     flops = choose(accuracy, flops=4.0e13)
     assert flops.result.flops <= 4.0e13
     assert flops.binding == ("flops",)
@@ -149,6 +151,8 @@ def test_frames_are_free_only_where_rows_are(accuracy):
     assert answer.result.workload.frames == 160
     assert answer.basis == "interpolated"
     assert [row["frames"] for row in answer.rows] == [32, 192]
+    longer = answer.candidates - len(candidates(TASK, (32,)))
+    assert longer == 10  # AIM's own schedule at 48, 64 ... 192 frames; nothing is known of others
     merging = own(**{"none": 60, "merge 0.5": 59})
     assert choose(merging, FREE).result.workload.frames == 32
 
@@ -157,6 +161,14 @@ def test_own_rows_choose_otherwise():
     answer = choose(own(**{"none": 60, "merge 0.5": 40, AIM: 59}), ttft_s=0.2)
     assert answer.result.schedule.label() == AIM
     assert answer.to_row()["accuracy.evidence"] == "own"
+
+
+def test_own_rows_of_another_preset_are_refused():
+    scores = {"none": 60, "merge 0.5": 40}
+    trusted = choose(own(**scores).assign(model="my fine-tune"))
+    assert trusted.difference == 0
+    with pytest.raises(SpecError, match=r"llava-1\.5-7b"):
+        choose(own(**scores).assign(model="llava-1.5-7b"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Further turns behind the cache of a prompt, and positions that go on after it."""
 
+import copy
+
 import pytest
 import torch
 
@@ -91,6 +93,31 @@ def test_padded_prompts_go_on_as_they_would_alone(llava, schedule):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_kept_positions_without_a_cache(llava, attention):
+    llava.set_attn_implementation(attention)
+    inputs = video_inputs(batch=2)
+    with patched(llava, KEPT):
+        expected = llava(**inputs).logits
+        del inputs["attention_mask"]
+        assert torch.equal(llava(**inputs, use_cache=False).logits, expected)
+
+
+def test_a_loop_by_hand_over_padded_prompts(llava):
+    inputs = left_padded([video_inputs(before=2), video_inputs(before=6, seed=3)])
+    with patched(llava, KEPT):
+        generated = llava.generate(**inputs, **GREEDY, max_new_tokens=3)
+        output, mask = llava(**inputs), inputs["attention_mask"]
+        for logits in generated.logits:
+            torch.testing.assert_close(output.logits[:, -1], logits, rtol=0, atol=1e-5)
+            mask = torch.cat([mask, mask[:, -1:]], dim=1)
+            output = llava(
+                input_ids=logits.argmax(-1, keepdim=True),
+                attention_mask=mask,
+                past_key_values=output.past_key_values,
+            )
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_loop_by_hand_goes_on_after_the_unmerged_prompt(llava, attention):
     llava.set_attn_implementation(attention)
     inputs = video_inputs(batch=2)
@@ -168,7 +195,7 @@ def test_refuses_new_visual_tokens_behind_a_cache(llava):
         with pytest.raises(PatchError, match="25 cached"):
             llava.generate(**inputs, past_key_values=cache, max_new_tokens=2)
         words = torch.tensor([[1, 2, 3]])
-        with pytest.raises(PatchError, match="whole conversation.* 37 visual tokens.* 0 place"):
+        with pytest.raises(PatchError, match=r"whole conversation.* 37 visual tokens.* 0 place"):
             llava.generate(words, past_key_values=cache, max_new_tokens=2)
 
 
@@ -179,3 +206,12 @@ def test_refuses_a_cache_of_another_patch(llava):
     more = torch.cat([inputs["input_ids"], torch.tensor([[1, 2, 3]])], dim=1)
     with patched(llava, KEPT), pytest.raises(PatchError, match="that this patch has cached"):
         llava.generate(more, past_key_values=cache, max_new_tokens=2)
+
+
+def test_refuses_a_copy_of_a_cache_whose_positions_are_unknown(llava):
+    with patched(llava, KEPT):
+        output = llava(**video_inputs())
+        word = output.logits[:, -1:].argmax(-1)
+        copied = copy.deepcopy(output.past_key_values)
+        with pytest.raises(PatchError, match="that this patch has cached"):
+            llava(input_ids=word, past_key_values=copied)

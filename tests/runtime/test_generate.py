@@ -148,19 +148,37 @@ def test_embeddings_generate_new_tokens_only(llava):
     assert new.shape == (1, 3)
 
 
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"max_length": 99}, "max_new_tokens"),
-        ({"min_length": 9, "max_new_tokens": 9}, "min_new_tokens"),
-        ({"use_cache": False, "max_new_tokens": 2}, "use_cache"),
-        ({"prompt_lookup_num_tokens": 2, "max_new_tokens": 6}, "assisted decoding"),
-        (
-            {"generation_config": GenerationConfig(prompt_lookup_num_tokens=2, max_new_tokens=6)},
-            "assisted decoding",
-        ),
-    ],
-)
+LOOKUP = {"prompt_lookup_num_tokens": 2, "max_new_tokens": 6}
+WRONG = [
+    ({"max_length": 99}, "max_new_tokens"),
+    ({"min_length": 9, "max_new_tokens": 9}, "min_new_tokens"),
+    ({"use_cache": False, "max_new_tokens": 2}, "use_cache"),
+    (LOOKUP, "assisted decoding"),
+]
+
+
+@pytest.mark.parametrize(("options", "match"), WRONG)
 def test_refuses_what_would_not_mean_the_same(llava, options, match):
-    with patched(llava, BOTH), pytest.raises(PatchError, match=match):
-        llava.generate(**video_inputs(), **options)
+    inputs = video_inputs()
+    ids, config = inputs.pop("input_ids"), GenerationConfig(**options)
+    with patched(llava, BOTH):
+        with pytest.raises(PatchError, match=match):
+            llava.generate(ids, **inputs, **options)
+        with pytest.raises(PatchError, match=match):
+            llava.generate(ids, **inputs, generation_config=config)
+        with pytest.raises(PatchError, match=match):
+            llava.generate(ids, config, **inputs)
+        llava.generation_config = config
+        with pytest.raises(PatchError, match=match):
+            llava.generate(ids, **inputs)
+
+
+def test_refuses_assisted_decoding_with_a_mask_too(llava, qwen2):
+    mask = torch.zeros(1, 20, dtype=torch.bool)
+    mask[:, 3:15] = True
+    for model, match in ((llava, "assisted decoding"), (qwen2, "whole prompts")):
+        with (
+            patched(model, Schedule(prune=BOTH.prune), visual_mask=mask),
+            pytest.raises(PatchError, match=match),
+        ):
+            model.generate(torch.randint(0, 9, (1, 20)), **LOOKUP)

@@ -151,6 +151,12 @@ def test_uniform_survivors_are_evenly_spaced(candidates, stay):
     assert set(gaps) <= {candidates // stay, -(-candidates // stay)}
 
 
+def test_uniform_survivors_stand_in_the_middle_of_their_runs():
+    visual = torch.ones(1, 12, dtype=torch.bool)
+    assert ranked("uniform", visual, 4)[0].nonzero()[:, 0].tolist() == [1, 4, 7, 10]
+    assert ranked("uniform", visual, 1)[0].nonzero()[:, 0].tolist() == [5]
+
+
 def test_random_survivors_are_the_same_in_every_run_and_row():
     visual = torch.zeros(2, 30, dtype=torch.bool)
     visual[0, 2:22] = visual[1, 6:26] = True

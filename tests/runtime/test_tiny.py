@@ -1,128 +1,40 @@
-"""The tiny model: its data, its prompts, its training and the folder that it leaves."""
+"""The tiny model's world is honest, its prompts are the real model's, its training resumes."""
 
 import json
-import sys
-from dataclasses import replace
-from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from transformers import LlavaOnevisionForConditionalGeneration
 
-from aim_runtime.cli import main
-from aim_runtime.errors import InputError, LoadError
-from aim_runtime.tiny import checkpoint, digits, train
-from aim_runtime.tiny.checkpoint import load_tiny, save_checkpoint
-from aim_runtime.tiny.digits import SPLITS
-from aim_runtime.tiny.model import FRAME_TOKENS, frame_features, new_model
+pytest.importorskip("sklearn", reason="the tiny model needs the extra tiny (scikit-learn)")
+
+from aim_cost.schedule import Schedule
+from aim_runtime.errors import LoadError
+from aim_runtime.patch import patched
+from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny, save_checkpoint
+from aim_runtime.tiny.digits import SPLITS, glyphs, photographs
+from aim_runtime.tiny.exam import draw_exam, right_answers
+from aim_runtime.tiny.model import (
+    FRAME_TOKENS,
+    frame_features,
+    new_model,
+    video_embeddings,
+)
 from aim_runtime.tiny.prompts import packed_logits, prompt_ids
-from aim_runtime.tiny.questions import KINDS, VOCABULARY, ask, can_ask
+from aim_runtime.tiny.questions import KINDS, QUESTION_WORDS, VOCABULARY, ask, can_ask
 from aim_runtime.tiny.scenes import COLORS, NOTHING, PLACES, draw_clips, draw_mosaics
+from aim_runtime.tiny.train import Recipe, train
 
-SHORT = train.Recipe(
+SMALL = Recipe(
     vision_steps=4,
     vision_frames=4,
     ramp_steps=2,
-    clips=6,
-    clip_frames=4,
-    stages=((2, 2, 3), (3, 3, 4)),
+    clips=12,
+    stages=((2, 2, 3), (2, 4, 6)),
     batch=2,
-    questions=3,
     save_every=2,
-    validation_clips=2,
+    validation_clips=4,
 )
-
-
-def test_splits_share_no_scan(monkeypatch):
-    # a scan of one grey, its number; bending and scaling leave the middle as it is
-    count = 1797
-    images = np.ones((count, 8, 8)) * np.arange(count)[:, None, None] / count * 16
-    data = SimpleNamespace(images=images, target=np.zeros(count, int))
-    monkeypatch.setattr("sklearn.datasets.load_digits", lambda: data)
-    drawn = {}
-    for split in SPLITS:
-        ink = digits.glyphs.__wrapped__(split).ink[:, -1, 8, 8]
-        drawn[split] = set(np.rint(ink * count).astype(int).tolist())
-    assert [len(drawn[split]) for split in SPLITS] == [1197, 200, 400]
-    assert set.union(*drawn.values()) == set(range(count))
-
-
-def test_splits_share_no_column_of_a_photograph(monkeypatch):
-    width = 200
-    image = np.broadcast_to(np.arange(width)[None, :, None], (40, width, 3))
-    monkeypatch.setattr("sklearn.datasets.load_sample_image", lambda name: image)
-    strips = [digits.photographs.__wrapped__(split)[0] for split in SPLITS]
-    assert all(before.max() < after.min() for before, after in pairwise(strips))
-
-
-def test_without_scikit_learn_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    for load in (digits.glyphs, digits.photographs):
-        with pytest.raises(InputError, match=r"pip install 'aim-efficiency\[runtime,tiny\]'"):
-            load.__wrapped__("test")
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_a_clip_shows_what_it_says(split):
-    clips = draw_clips(split, 4, 8, np.random.default_rng(3), difficulty=0.0)
-    light = (clips.pixels + 1) / 2  # on black: whatever is light is ink
-    quadrants = light.reshape(4, 8, 3, 2, 16, 2, 16).sum(axis=(4, 6)).reshape(4, 8, 3, 4)
-    shown = quadrants.sum(axis=2) > 0
-    expected = clips.place[..., None] == np.arange(len(PLACES))
-    assert (shown == expected).all()
-    assert (clips.place == NOTHING).sum() == (clips.digit == NOTHING).sum() > 0
-    ink = quadrants.sum(axis=3)[clips.color != NOTHING]
-    palette = np.array(tuple(COLORS.values()))
-    hue = ink / ink.max(axis=1, keepdims=True)
-    nearest = np.abs(hue[:, None] - palette).sum(axis=2).argmin(axis=1)
-    assert (nearest == clips.color[clips.color != NOTHING]).all()
-
-
-def test_a_mosaic_shows_what_it_says():
-    frames = draw_mosaics("train", 16, np.random.default_rng(4), difficulty=0.0)
-    light = ((frames.pixels + 1) / 2).reshape(16, 3, 2, 16, 2, 16).sum(axis=(1, 3, 5))
-    assert ((light.reshape(16, 4) > 0) == (frames.digit != NOTHING)).all()
-
-
-SHOWN = st.tuples(st.integers(0, 9), st.integers(0, 5), st.integers(0, 3))
-
-
-@given(st.lists(st.none() | SHOWN, min_size=1, max_size=12), st.sampled_from(list(KINDS)))
-def test_a_question_has_one_answer(frames, kind):
-    """A second way to every answer: from the words, frame by frame."""
-    facts = [np.array([NOTHING if f is None else f[i] for f in frames]) for i in range(3)]
-    assume(can_ask(kind, facts[0], facts[1]))
-    seed = len([f for f in frames if f])
-    words, answer = ask(kind, *facts, np.random.default_rng(seed))
-    text, said = [VOCABULARY[word] for word in words], VOCABULARY[answer]
-    assert len(text) == 5
-    shown = [(str(f[0]), list(COLORS)[f[1]], PLACES[f[2]]) for f in frames if f is not None]
-    match text:
-        case ["what", "digit", "is", "first", "?"]:
-            right = {shown[0][0]}
-        case ["what", "digit", "is", "last", "?"]:
-            right = {shown[-1][0]}
-        case ["what", "digit", "is", color, "?"]:
-            right = {d for d, c, _ in shown if c == color}
-        case ["what", "color", "is", digit, "?"]:
-            right = {c for d, c, _ in shown if d == digit}
-        case ["what", "place", "is", digit, "?"]:
-            right = {p for d, _, p in shown if d == digit}
-        case ["is", "there", "a", digit, "?"]:
-            right = {"yes" if any(d == digit for d, _, _ in shown) else "no"}
-        case ["how", "many", color, "digits", "?"]:
-            right = {str(len([c for _, c, _ in shown if c == color]))}
-    assert right == {said}
-
-
-def test_nothing_is_missing_where_all_digits_are_shown():
-    every = np.arange(10)
-    assert not can_ask("exists", every, every % len(COLORS))
-    assert can_ask("exists", every[1:], every[1:] % len(COLORS))
 
 
 @pytest.fixture(scope="module")
@@ -130,117 +42,190 @@ def model():
     return new_model(0).eval()
 
 
-def test_packed_questions_are_answered_as_one_by_one(model):
-    """Against the real model's own forward: pixels, placeholders, one question a prompt."""
-    rng = np.random.default_rng(5)
-    clips = draw_clips("validation", 2, 3, rng)
+def test_splits_share_no_digit_and_no_part_of_a_photograph():
+    scans = [{ink.tobytes() for ink in glyphs(split).ink[:, 0]} for split in SPLITS]
+    assert not scans[1] & scans[2]
+    assert len(scans[1]) >= 190
+    assert len(scans[2]) >= 390
+    widths = [photographs(split)[0].shape[1] for split in SPLITS]
+    assert sum(widths) <= 640
+    train_part, validation, test = (photographs(split)[0] for split in SPLITS)
+    assert not np.array_equal(validation[:, :10], train_part[:, -10:])
+    assert not np.array_equal(test[:, :10], validation[:, -10:])
+
+
+def test_what_a_clip_says_is_what_it_shows():
+    clips = draw_clips("test", 20, 8, np.random.default_rng(0))
+    shown = clips.digit != NOTHING
+    assert 0.6 < shown.mean() < 0.95
+    assert clips.pixels.min() >= -1
+    assert clips.pixels.max() <= 1
+    half = clips.pixels.shape[-1] // 2
+    for group, frame in zip(*np.nonzero(shown), strict=True):
+        row, column = divmod(int(clips.place[group, frame]), 2)
+        pixels = clips.pixels[group, frame]
+        brightness = [
+            (pixels[:, r * half : (r + 1) * half, c * half : (c + 1) * half] > 0.3).sum()
+            for r in range(2)
+            for c in range(2)
+        ]
+        assert int(np.argmax(brightness)) == 2 * row + column
+
+
+def test_answers_are_right():
+    """By a second reading of the facts, question by question."""
+    rng = np.random.default_rng(3)
+    clips = draw_clips("train", 60, 8, rng)
+    for clip in range(60):
+        digit, color, place = (x[clip] for x in (clips.digit, clips.color, clips.place))
+        frames = [f for f in range(8) if digit[f] != NOTHING]
+        for kind in KINDS:
+            if not can_ask(kind, digit, color):
+                continue
+            ids, answer_id = ask(kind, digit, color, place, rng)
+            words, answer = [VOCABULARY[i] for i in ids], VOCABULARY[answer_id]
+            assert len(words) == QUESTION_WORDS
+            names = tuple(COLORS)
+            if kind == "digit_of_color":
+                (at,) = [f for f in frames if names[color[f]] == words[3]]
+                assert answer == str(digit[at])
+            elif kind in ("color_of_digit", "place_of_digit"):
+                (at,) = [f for f in frames if str(digit[f]) == words[3]]
+                assert answer == (names[color[at]] if kind[0] == "c" else PLACES[place[at]])
+            elif kind == "exists":
+                assert (answer == "yes") == any(str(digit[f]) == words[3] for f in frames)
+            elif kind == "first_last":
+                assert answer == str(digit[frames[0 if words[3] == "first" else -1]])
+            else:
+                assert answer == str(sum(names[color[f]] == words[2] for f in frames))
+
+
+def test_packed_questions_are_answered_as_single_prompts_of_the_whole_model(model):
+    clips = draw_clips("validation", 2, 3, np.random.default_rng(0))
     pixels = torch.from_numpy(clips.pixels)
-    facts = [[x[clip] for x in (clips.digit, clips.color, clips.place)] for clip in range(2)]
-    questions = [[ask(kind, *of_clip, rng)[0] for kind in KINDS] for of_clip in facts]
-    features = frame_features(model, pixels.flatten(0, 1)).unflatten(0, (2, 3))
-    packed = packed_logits(model, features, torch.tensor(questions))
-    for clip in range(2):
-        for number, question in enumerate(questions[clip]):
-            ids = prompt_ids(question, 3 * FRAME_TOKENS + 1)
-            alone = model(input_ids=ids, pixel_values_videos=pixels[clip : clip + 1]).logits
-            torch.testing.assert_close(packed[clip, number], alone[0, -1], atol=1e-5, rtol=1e-4)
+    questions = torch.randint(6, len(VOCABULARY), (2, 2, QUESTION_WORDS))
+    with torch.no_grad():
+        features = frame_features(model, pixels.flatten(0, 1)).unflatten(0, (2, 3))
+        packed = packed_logits(model, features, questions)
+        for clip in range(2):
+            for question in range(2):
+                ids = prompt_ids(questions[clip, question].tolist(), 3 * FRAME_TOKENS + 1)
+                single = model(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    pixel_values_videos=pixels[clip : clip + 1],
+                ).logits[0, -1]
+                torch.testing.assert_close(packed[clip, question], single, atol=1e-5, rtol=1e-4)
+
+
+def test_features_are_those_the_model_makes(model):
+    pixels = torch.randn(1, 2, 3, 32, 32)
+    with torch.no_grad():
+        theirs = model.model.get_video_features(
+            pixels, vision_feature_layer=-1, vision_feature_select_strategy="full"
+        ).pooler_output
+        ours = video_embeddings(model, frame_features(model, pixels[0])[None])
+    assert torch.equal(ours, theirs)
+
+
+def test_an_exam_runs_the_model_with_tokens_really_dropped(model):
+    exam = draw_exam(model, "test", 12)
+    assert len(exam) == 12
+    assert set(exam.kinds) == set(KINDS)
+    plain = right_answers(model, exam, batch=5)
+    with patched(model, Schedule()):
+        assert torch.equal(right_answers(model, exam), plain)
+    with patched(model, Schedule.parse("0.25", "linear:2:6")) as trace:
+        right_answers(model, exam, batch=5)
+        assert trace.tokens.merge_tokens == (16, 8, 4)
+        assert trace.tokens.attention_tokens[-1] < trace.tokens.attention_tokens[0] == 41
+        assert trace.tokens.batch == 2  # the last batch
+    assert "forward" not in vars(model.model.vision_tower)
+
+
+def test_an_exam_can_be_drawn_again(model):
+    first, second, other = (draw_exam(model, "test", 6, seed=seed) for seed in (5, 5, 6))
+    assert torch.equal(first.input_ids, second.input_ids)
+    assert torch.equal(first.patches, second.patches)
+    assert not torch.equal(first.patches, other.patches)
+
+
+@torch.enable_grad()
+def test_a_killed_training_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    whole = train(1, tmp_path / "whole", SMALL)
+    saves = []
+
+    def save_and_die(self, stage, step, optimizers):
+        save(self, stage, step, optimizers)
+        saves.append(stage)
+        if len(saves) == 3:
+            raise KeyboardInterrupt
+
+    from aim_runtime.tiny import train as module
+
+    save = module._Run.save
+    monkeypatch.setattr(module._Run, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(1, tmp_path / "killed", SMALL)
+    monkeypatch.undo()
+    resumed = train(1, tmp_path / "killed", SMALL)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    curves = [
+        json.loads((tmp_path / name / "curve.json").read_text()) for name in ("whole", "killed")
+    ]
+    assert curves[0]["curve"] == curves[1]["curve"]
+    assert [row["stage"] for row in curves[0]["curve"]] == ["vision"] * 2 + ["answers"] * 2
+
+
+def test_mosaics_show_a_digit_in_about_half_of_the_places():
+    frames = draw_mosaics("train", 50, np.random.default_rng(0))
+    assert frames.digit.shape == frames.color.shape == (50, 4)
+    assert 0.35 < (frames.digit != NOTHING).mean() < 0.65
+
+
+def test_checkpoints_load_back_and_others_are_refused(model, tmp_path, monkeypatch):
+    from aim_runtime.tiny import checkpoint as module
+
+    monkeypatch.setattr(module, "_VALIDATION_CLIPS", 4)
+    save_checkpoint(new_model(3), tmp_path / "mine", 3, {"seconds": 1.0})
+    loaded = load_tiny(tmp_path / "mine")
+    for name, value in new_model(3).half().state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.float()), name
+    card = json.loads((tmp_path / "mine" / "card.json").read_text())
+    assert card["command"] == "aim-runtime tiny train --seed 3"
+    assert set(card["validation"]) == set(KINDS)
+    assert (tmp_path / "mine" / "model.safetensors").stat().st_size < 4e6
+    (tmp_path / "mine" / "vocabulary.json").write_text("[]")
+    for folder, fix in (("mine", "Train the checkpoint again"), ("nowhere", "tiny train")):
+        with pytest.raises(LoadError, match=fix):
+            load_tiny(tmp_path / folder)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The weights and the curve of a training that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("whole")
-    with torch.enable_grad():
-        weights = train.train(1, folder, SHORT).state_dict()
-    return weights, _curve(folder)
+def shipped():
+    return load_tiny(SHIPPED)
 
 
-def _curve(folder):
-    return json.loads((folder / train.CURVE_FILE).read_text())["curve"]
+@pytest.fixture(scope="module")
+def exam(shipped):
+    return draw_exam(shipped, "test", 300, seed=11)
 
 
-class _Killed(BaseException):
-    pass
+def share(model, exam, merge, prune=None):
+    with patched(model, Schedule.parse(merge, prune)):
+        return float(right_answers(model, exam).float().mean())
 
 
-@pytest.mark.parametrize("steps", [3, 7], ids=["vision", "answers"])
-def test_a_killed_training_ends_as_one_that_was_not(monkeypatch, tmp_path, whole, steps):
-    """Killed between two saves, in either stage: the same weights and the same curve."""
-    taken = 0
-    step = train._step
-
-    def dies(*args):
-        nonlocal taken
-        taken += 1
-        if taken > steps:
-            raise _Killed
-        step(*args)
-
-    with torch.enable_grad():
-        monkeypatch.setattr(train, "_step", dies)
-        with pytest.raises(_Killed):
-            train.train(1, tmp_path, SHORT)
-        monkeypatch.setattr(train, "_step", step)
-        resumed = train.train(1, tmp_path, SHORT).state_dict()
-    weights, curve = whole
-    assert all(torch.equal(x, resumed[name]) for name, x in weights.items())
-    assert _curve(tmp_path) == curve
-    assert [row["step"] for row in curve] == [2, 4, 2, 4, 5]
+def test_the_shipped_checkpoint_answers(shipped, exam):
+    assert share(shipped, exam, None) > 0.88
+    for kind in KINDS:
+        asked = torch.tensor([name == kind for name in exam.kinds])
+        assert float(right_answers(shipped, exam)[asked].float().mean()) > 0.75, kind
 
 
-def test_a_finished_training_is_not_done_again(monkeypatch, tmp_path):
-    recipe = replace(SHORT, vision_steps=1, stages=((1, 2, 2),))
-    with torch.enable_grad():
-        first = train.train(0, tmp_path, recipe)
-        monkeypatch.setattr(train, "_step", lambda *args: pytest.fail("trained again"))
-        again = train.train(0, tmp_path, recipe)
-    assert all(torch.equal(x, again.state_dict()[n]) for n, x in first.state_dict().items())
-
-
-@pytest.fixture
-def saved(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint, "_VALIDATION_CLIPS", 4)
-    model = new_model(3)
-    save_checkpoint(model, tmp_path, 3, {"curve": []})
-    return tmp_path
-
-
-def test_a_checkpoint_loads_with_from_pretrained(saved):
-    plain = LlavaOnevisionForConditionalGeneration.from_pretrained(saved, dtype=torch.float32)
-    assert sum(p.numel() for p in plain.parameters()) < 1.5e6
-    assert (saved / "model.safetensors").stat().st_size < 4e6
-    exact = new_model(3).state_dict()
-    for name, tensor in plain.state_dict().items():
-        assert torch.equal(tensor, exact[name].half().float()), name
-    assert load_tiny(saved).dtype is torch.float32
-
-
-def test_the_card_says_how_the_checkpoint_was_made(saved):
-    card = json.loads((saved / "card.json").read_text())
-    assert card["command"] == "aim-runtime tiny train --seed 3"
-    assert set(card["validation"]) == set(KINDS)
-    assert card["versions"]["torch"] == torch.__version__
-    assert json.loads((saved / "vocabulary.json").read_text()) == list(VOCABULARY)
-
-
-def test_a_folder_of_something_else_is_refused(saved, tmp_path_factory):
-    with pytest.raises(LoadError, match="a folder that aim-runtime tiny train wrote"):
-        load_tiny(tmp_path_factory.mktemp("empty"))
-    (saved / "vocabulary.json").write_text('["other"]')
-    with pytest.raises(LoadError, match="other words"):
-        load_tiny(saved)
-
-
-def test_the_command_trains_and_saves(monkeypatch, capfd, tmp_path):
-    monkeypatch.setattr(checkpoint, "_VALIDATION_CLIPS", 4)
-    recipe = replace(SHORT, vision_steps=1, stages=((1, 2, 2),))
-    monkeypatch.setattr(train, "Recipe", lambda: recipe)
-    command = f"aim-runtime tiny train --seed 2 --out {tmp_path} --format json"
-    monkeypatch.setattr(sys, "argv", command.split())
-    with pytest.raises(SystemExit) as end, torch.enable_grad():
-        main()
-    printed = capfd.readouterr()
-    assert not end.value.code, printed.err
-    row = json.loads(printed.out)[0]
-    assert row["seed"] == 2 and set(KINDS) < set(row)
-    assert load_tiny(tmp_path)
+def test_fewer_tokens_answer_less_and_similarity_beats_chance(shipped, exam):
+    shares = [share(shipped, exam, merge) for merge in (None, "0.5/kept", "0.125/kept")]
+    assert shares[0] > shares[2] + 0.1
+    assert shares[0] >= shares[1] - 0.02 >= shares[2] - 0.02
+    assert share(shipped, exam, "0.25/kept") > share(shipped, exam, "0.25/random/kept") + 0.05

@@ -1,0 +1,204 @@
+"""Pictures: what is drawn is what was given, and files are written whole."""
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from aim_cost.accuracy import published_accuracy
+from aim_cost.cli import app
+from aim_cost.errors import AimError
+from aim_cost.estimate import estimate
+from aim_cost.hardware import load_hardware
+from aim_cost.model import load_model_spec
+from aim_cost.plots import (
+    break_even,
+    pareto,
+    pareto_points,
+    payoff,
+    roofline,
+    save,
+    tokens,
+    ttft,
+)
+from aim_cost.plots.pareto import pareto_front
+from aim_cost.plots.roofline import op_points
+from aim_cost.schedule import Schedule
+from aim_cost.workload import Execution, Workload
+
+SMALL = load_model_spec("llava-onevision-qwen2-0.5b")
+LARGE = load_model_spec("llava-onevision-qwen2-7b")
+H100 = load_hardware("h100-sxm")
+AIM = Schedule.parse("0.25", "linear:14:22")
+
+
+def price(schedule=AIM, model=LARGE, hardware=H100, frames=32, mode="eager"):
+    execution = Execution(mode=mode)
+    return estimate(model, Workload(100, frames=frames), schedule, hardware, execution)
+
+
+def texts(figure):
+    drawn = [text.get_text() for text in figure.texts]
+    return " ".join(drawn).replace("\n", " ")
+
+
+def test_tokens_draws_the_traces():
+    results = [price(Schedule()), price()]
+    figure = tokens(results)
+    (axis,) = figure.axes
+    lines = [patch for patch in axis.patches if hasattr(patch, "get_data")]
+    assert [tuple(line.get_data().values) for line in lines] == [
+        result.trace.attention_tokens for result in results
+    ]
+    assert len({(line.get_edgecolor(), line.get_linestyle()) for line in lines}) == 2
+    (keys,) = figure.legends
+    assert [text.get_text() for text in keys.get_texts()] == [
+        *("text, 100", "none", "merge 0.25, prune linear:14:22")
+    ]
+
+
+def test_ttft_bars_add_up_and_whiskers_are_the_band():
+    results = [price(Schedule()), price()]
+    (axis,) = ttft(results).axes
+    for place, result in enumerate(results):
+        bars = [container[place] for container in axis.containers[:4]]
+        assert sum(bar.get_width() for bar in bars) == pytest.approx(1e3 * result.ttft_s)
+        assert bars[-1].get_x() + bars[-1].get_width() == pytest.approx(1e3 * result.ttft_s)
+    whiskers = [line.get_segments()[0][:, 0] for c in axis.containers[4:] for line in c.lines[2]]
+    for ends, result in zip(whiskers, results, strict=True):
+        assert list(ends) == pytest.approx([1e3 * result.ttft.low_s, 1e3 * result.ttft.high_s])
+
+
+def test_ttft_of_a_lower_bound_has_no_whisker_and_says_so():
+    figure = ttft([price(mode="ideal")])
+    assert len(figure.axes[0].containers) == 4
+    assert "lower bound" in texts(figure)
+
+
+@pytest.mark.parametrize("mode", ["eager", "ideal"])
+def test_roofline_points_lie_under_the_roof_and_hold_all_work(mode):
+    result = price(mode=mode)
+    points = op_points(result)
+    assert sum(point.flops for point in points) == result.flops
+    ridge = 989.4e12 / 3.35e12
+    for point in points:
+        assert point.flops_per_s <= min(989.5e12, point.intensity * 3.35e12) * 1.001, point
+    if mode == "ideal":
+        assert sum(p.time_s for p in points) == pytest.approx(result.ttft_s)
+    figure = roofline(result)
+    (axis,) = figure.axes
+    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
+    drawn = sum(len(collection.get_offsets()) for collection in axis.collections)
+    assert drawn == sum(point.flops > 0 for point in points)
+    assert any(f"{ridge:.0f} FLOPs/B" in text.get_text() for text in axis.texts)
+
+
+def test_payoff_is_the_ratio_of_two_estimates():
+    data = payoff(price(model=SMALL), frames=(4, 64), text_tokens=(100, 200))
+    assert data.speedup.shape == (2, 2)
+    whole, reduced = (price(s, SMALL, frames=4) for s in (Schedule(), AIM))
+    assert data.speedup[0, 0] == pytest.approx(whole.ttft_s / reduced.ttft_s)
+    assert data.host_bound[0, 0] and not data.host_bound[0, 1]
+    assert data.speedup[0, 0] < 1 < data.speedup[0, 1]
+    figure = break_even(data)
+    (keys,) = figure.legends
+    assert [text.get_text() for text in keys.get_texts()] == [
+        "break-even, 1x",
+        "the reduced LLM waits for the host more than it computes",
+    ]
+    pays = payoff(price(model=LARGE), frames=(32, 64), text_tokens=(100, 200))
+    assert "pays everywhere" in texts(break_even(pays))
+
+
+def test_pareto_points_are_recomputed_where_the_schedule_is_known():
+    baseline = price(Schedule())
+    points = pareto_points(published_accuracy(), "videomme", baseline)
+    aim = points[(points["method"] == "AIM") & (points["accuracy_difference"] == 0)]
+    result = price()
+    assert list(aim["flops"]) == [result.flops - result.phase("vision").flops]
+    assert list(aim["ttft_s"]) == [result.ttft_s]
+    unknown = points[~points["known"]]
+    assert unknown["ttft_s"].isna().all()
+    assert set(unknown["method"]) == {"AIM", "PyramidDrop"}
+    assert pareto_points(published_accuracy(), "videomme", price(Schedule(), SMALL)).empty
+
+
+def test_pareto_front_keeps_what_nothing_beats():
+    points = pd.DataFrame(
+        {
+            "flops": [3, 1, 2, 4, 2.5],
+            "accuracy_difference": [0, -5, -1, -0.5, 9],
+            "known": [True, True, True, True, False],
+        }
+    )
+    assert list(pareto_front(points, "flops")["flops"]) == [1, 2, 3]
+
+
+def test_pareto_sets_own_rows_apart():
+    published = published_accuracy()
+    own = published[published["schedule"].notna()].head(8).assign(evidence="own", source="a/b.csv")
+    baseline = price(Schedule())
+    points = pareto_points(pd.concat([published, own]), "videomme", baseline)
+    figure = pareto(points, "videomme", baseline)
+    left, right = figure.axes
+    assert left.get_xlabel() == "TFLOPs after the vision tower"
+    assert right.get_xlabel() == "time to first token (ms)"
+    black = [line for line in left.lines if line.get_markeredgecolor() == "black"]
+    assert len([line for line in black if line.get_marker() != "None"]) == 8
+    steps = [line.get_linestyle() for line in left.lines if line.get_drawstyle() == "steps-post"]
+    assert steps == ["-", "--"]
+    (keys,) = figure.legends
+    names = [text.get_text() for text in keys.get_texts()]
+    assert "b.csv" in names and "AIM's paper" in names
+
+
+def test_small_print_says_what_the_times_are():
+    assert "calibration of this device" in texts(roofline(price()))
+    l4 = price(hardware=load_hardware("l4"))
+    assert "calibration of another device" in texts(ttft([l4]))
+
+
+def test_text_lies_inside_the_picture_and_apart():
+    """Title, legend and small print do not touch each other or the axes."""
+    for figure in (tokens([price(Schedule()), price()]), ttft([price()]), roofline(price())):
+        figure.draw_without_rendering()
+        parts = [*figure.texts, *figure.legends, *figure.axes]
+        boxes = [part.get_tightbbox() for part in parts]
+        for place, box in enumerate(boxes):
+            assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 + 1, parts[place]
+            assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 + 1, parts[place]
+            assert not any(box.overlaps(other) for other in boxes[:place]), parts[place]
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_save_writes_the_format_of_the_suffix(tmp_path, suffix):
+    path = tmp_path / f"tokens.{suffix}"
+    save(tokens([price()]), path)
+    start = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[suffix]
+    assert path.read_bytes().startswith(start)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["pareto", "roofline", "tokens", "ttft"])
+def test_command_line(tmp_path, kind):
+    path = tmp_path / "a.png"
+    answer = CliRunner().invoke(app, ["plot", kind, "--out", str(path)])
+    assert answer.exit_code == 0, answer.exception
+    assert path.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["pie", "--out", "a.png"], "break-even, pareto, roofline, tokens, ttft"),
+        (["tokens", "--out", "a.jpg"], ".pdf, .png, .svg"),
+        (["tokens", "--out", "a.png", "--hardware", "h100-sxm,l4"], "one for tokens"),
+        (["roofline", "--out", "a.png", "--also", "merge 0.5"], "one schedule"),
+        (["tokens", "--out", "a.png", "--also", "half"], "--also"),
+        (["pareto", "--out", "a.png", "--benchmark", "mmlu"], "videomme"),
+        (["pareto", "--out", "a.png", "--model", "llava-onevision-qwen2-0.5b"], "--accuracy"),
+    ],
+)
+def test_bad_input_is_one_clear_error(arguments, named):
+    error = CliRunner().invoke(app, ["plot", *arguments]).exception
+    assert isinstance(error, AimError)
+    assert named in str(error)

@@ -1,0 +1,128 @@
+"""Accuracy rows: intervals, paired differences, random twins, resumption; and real drops."""
+
+import json
+
+import pytest
+import torch
+
+from aim_cost.estimate import estimate
+from aim_cost.hardware import load_hardware
+from aim_cost.model import ModelSpec
+from aim_cost.schedule import Schedule
+from aim_cost.workload import Execution, Workload
+from aim_runtime.accuracy import at_random, exam_schedules, is_random, measure_accuracy
+from aim_runtime.chance import drawing, random_numbers
+from aim_runtime.errors import MeasurementError
+from aim_runtime.tiny.model import tiny_config
+
+SPEC = ModelSpec.from_hf_config(tiny_config().to_dict(), name="tiny")
+PROMPT = Workload(text_tokens=8, frames=8)
+KINDS = ("a", "b") * 50
+CUT = Schedule.parse("0.5", "linear:2:6")
+
+
+def answers_of(shares):
+    """Answers with that many of the first questions right."""
+
+    def answers(schedule):
+        right = torch.zeros(len(KINDS), dtype=torch.bool)
+        right[: int(shares(schedule) * len(KINDS))] = True
+        return right
+
+    return answers
+
+
+def measured(shares, schedules, **options):
+    return measure_accuracy(answers_of(shares), KINDS, schedules, SPEC, PROMPT, **options)
+
+
+def share_of(schedule):
+    if schedule == Schedule():
+        return 0.9
+    return 0.5 if is_random(schedule) else 0.7
+
+
+def test_each_schedule_has_a_row_of_all_and_of_each_kind():
+    rows = measured(share_of, [Schedule(), CUT])
+    assert [row["kind"] for row in rows] == ["all", "a", "b"] * 2
+    assert [row["accuracy"] for row in rows[::3]] == pytest.approx([0.9, 0.7])
+    assert [row["n"] for row in rows[:3]] == [100, 50, 50]
+    assert rows[3]["importance"] == "pagerank"
+    assert rows[0]["difference"] == 0
+    assert rows[0]["random_difference"] is None
+    json.dumps(rows)
+
+
+def test_differences_are_paired():
+    row = measured(share_of, [CUT])[0]
+    assert row["difference"] == pytest.approx(-0.2)
+    assert row["random_difference"] == pytest.approx(0.2)
+    # 20 of 100 differ by one: sd = sqrt(0.2 * 0.8 * 100 / 99)
+    half = 1.96 * (0.2 * 0.8 * 100 / 99) ** 0.5 / 10
+    assert row["difference_low"] == pytest.approx(-0.2 - half)
+    assert row["random_difference_high"] == pytest.approx(0.2 + half)
+
+
+def test_wilson_interval():
+    row = measured(lambda schedule: 1.0, [Schedule()])[0]
+    assert row["accuracy"] == 1
+    assert row["ci_high"] == pytest.approx(1)
+    assert row["ci_low"] == pytest.approx(100 / (100 + 1.96**2))
+
+
+def test_flops_are_those_of_the_cost_model():
+    row = measured(share_of, [CUT])[0]
+    priced = estimate(SPEC, PROMPT, CUT, load_hardware("cpu-generic"), Execution(dtype="float32"))
+    assert row["total_flops"] == priced.flops
+    scoring = priced.phase("importance").flops
+    assert row["llm_flops"] == priced.phase("llm").flops + scoring > scoring > 0
+
+
+def test_random_schedules_are_the_mean_of_draws():
+    seen = []
+
+    def answers(schedule):
+        seen.append(random_numbers(1, 4).tolist())
+        return torch.full((len(KINDS),), len(seen) == 1)
+
+    twin = at_random(CUT)
+    (row, *_) = measure_accuracy(answers, KINDS, [twin], SPEC, PROMPT, draws=4)
+    assert row["accuracy"] == 0.25
+    assert row["draws"] == 4
+    assert len({str(numbers) for numbers in seen[:4]}) == 4  # the fifth run is no reduction
+    with pytest.raises(MeasurementError, match="draws"):
+        measure_accuracy(answers, KINDS, [twin], SPEC, PROMPT, draws=0)
+
+
+def test_rows_that_are_there_are_not_measured_again():
+    kept = []
+    first = measured(share_of, [Schedule()], keep=lambda rows: kept.append(len(rows)))
+    assert kept == [3]
+    again = measured(lambda schedule: 0.1, [Schedule(), CUT], done=first)
+    assert again[:3] == first
+    assert again[3]["accuracy"] == pytest.approx(0.1)
+
+
+def test_twins():
+    assert at_random(Schedule()) is None
+    twin = at_random(Schedule.parse("0.25/kept", "linear:2:6/text-attention"))
+    assert twin.label() == "merge 0.25/random/kept, prune linear:2:6/random"
+    assert at_random(twin) == twin
+    assert not is_random(Schedule.parse("0.25/uniform", None))
+
+
+def test_draws_repeat_and_differ_from_row_to_row():
+    assert torch.equal(random_numbers(3, 5)[0], random_numbers(3, 5)[2])
+    with drawing(1):
+        first = random_numbers(3, 5)
+    with drawing(1):
+        assert torch.equal(first, random_numbers(3, 5))
+    with drawing(2):
+        assert not torch.equal(first, random_numbers(3, 5))
+    assert not torch.equal(first[0], first[1])
+
+
+def test_the_suite_has_45_schedules_each_once():
+    labels = [schedule.label() for schedule in exam_schedules()]
+    assert len(set(labels)) == len(labels) == 45
+    assert labels[0] == "none"
