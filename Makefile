@@ -13,7 +13,7 @@ LMMS_EVAL := lmms-eval==0.7.3 loguru==0.7.3 pytz==2026.6
 export TORCH_INDEX_URL
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest lint check clean
+.PHONY: help demo notebooks test test-oldest lint check clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ help:  ## list the targets
 
 demo: $(READY)  ## the main job: published tables, a real run, predicted beside measured
 	$(BIN)/python -m benchmarks.demo $(if $(VIDEO),--video "$(VIDEO)")
+
+notebooks: $(READY)  ## run the notebooks and keep their outputs
+	$(BIN)/python -m pip install --quiet --editable ".[notebooks]"
+	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb
 
 test: export OMP_NUM_THREADS := 1
 test: $(READY)  ## pytest

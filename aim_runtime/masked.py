@@ -68,12 +68,12 @@ class _Masks:
         return args, kwargs | {"aim_masks": self}
 
     def _begin(self, prefill: Prefill) -> None:
-        plan, pruning = prefill._plan, Schedule(prune=self._schedule.prune)
+        plan, pruning = prefill.plan, Schedule(prune=self._schedule.prune)
         everything = VisualInput(groups=1, group_tokens=plan.visual_tokens, newline_tokens=0)
         self._counts = pruning.resolve_visual(
             everything, text_tokens=plan.text_tokens, layers=len(plan.attention_tokens)
         ).attention_tokens
-        self._visual = prefill._visual[0]
+        self._visual = prefill.visual[0]
         self.kept = torch.ones_like(self._visual)
 
     def attend(

@@ -35,13 +35,13 @@ class Prefill:
         recorder: Recorder,
     ) -> None:
         self.prompt = prompt
-        self._plan, self._merge_tokens, self._recorder = plan, merge_tokens, recorder
+        self.plan, self._merge_tokens, self._recorder = plan, merge_tokens, recorder
         # non-blocking: the vision tower may still be running
-        self._visual = prompt.visual_mask.to(device, non_blocking=True)
+        self.visual = prompt.visual_mask.to(device, non_blocking=True)
         padding = prompt.padding
         self._padding = None if padding is None else padding.to(device, non_blocking=True)
         everything = torch.arange(prompt.tokens, device=device)
-        self._left = everything.expand(self._visual.shape[0], -1)
+        self._left = everything.expand(self.visual.shape[0], -1)
         self._next: Tensor | None = None  # which of those left stay, once a layer has decided
         self._positions: dict[str, Any] | None = {}  # of those left; None where out of date
         self._kept: list[Tensor] = []
@@ -71,7 +71,7 @@ class Prefill:
 
         Shapes: query[B, heads, n, d], key[B, kv_heads, n, d], both after the rotary embedding.
         """
-        plan, layer, now = self._plan, len(self._attention_tokens), query.shape[2]
+        plan, layer, now = self.plan, len(self._attention_tokens), query.shape[2]
         self._attention_tokens.append(now)
         count = min(plan.mlp_tokens[layer], *plan.attention_tokens[layer + 1 : layer + 2], now)
         if count == now:
@@ -81,11 +81,11 @@ class Prefill:
             scores = None
             if count > text:
                 at = Attended(
-                    query, key, scaling, self._visual, now - text, count - text, self._padding
+                    query, key, scaling, self.visual, now - text, count - text, self._padding
                 )
                 scores = LAYER_IMPORTANCE[plan.importance](at)
                 self._scored_layers.append(layer)
-            self._next = select_tokens(self._visual, count, scores)
+            self._next = select_tokens(self.visual, count, scores)
 
     def stay(self, x: Tensor) -> Tensor:
         """Of x[B, n, ...], the tokens that the layer has decided to keep."""
@@ -96,7 +96,7 @@ class Prefill:
         if self._next is None:
             return x
         x = self.stay(x)
-        self._visual, self._left = self.stay(self._visual), self.stay(self._left)
+        self.visual, self._left = self.stay(self.visual), self.stay(self._left)
         self._next = self._positions = None
         return x
 
@@ -106,7 +106,7 @@ class Prefill:
 
     def finish(self, trace: RunTrace, cache_tokens: tuple[int, ...]) -> None:
         """Write the record. Raises: PatchError when a layer ran without being observed."""
-        layers = len(self._plan.attention_tokens)
+        layers = len(self.plan.attention_tokens)
         if len(self._attention_tokens) != layers:
             raise PatchError(
                 "attention implementation",
@@ -124,7 +124,7 @@ class Prefill:
             attention_tokens=tuple(self._attention_tokens),
             mlp_tokens=tuple(self._mlp_tokens),
             scored_layers=tuple(self._scored_layers),
-            merged_by=self._plan.merged_by,
-            importance=self._plan.importance,
+            merged_by=self.plan.merged_by,
+            importance=self.plan.importance,
         )
         trace.record(tokens, [*self._kept, self._left], cache_tokens)

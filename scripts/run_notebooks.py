@@ -25,9 +25,17 @@ def run(path: Path) -> nbformat.NotebookNode:
         extra_arguments=["--log-level=ERROR"],
     )
     client.execute()
-    # version and editor of whoever ran it last
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_blank(output)]
+    # not the Python version of whoever ran it last
     notebook.metadata["language_info"] = {"name": "python"}
     return notebook
+
+
+def _is_blank(output: nbformat.NotebookNode) -> bool:
+    """A stream without text, such as a progress bar leaves behind."""
+    return output.output_type == "stream" and not output.text.strip()
 
 
 def main(names: list[str]) -> None:

@@ -15,7 +15,7 @@ from aim_runtime.errors import LoadError
 from aim_runtime.tiny.questions import VOCABULARY
 from aim_runtime.tiny.train import packed_accuracy, packed_questions
 
-SHIPPED = Path(__file__).parent / "checkpoint"
+SHIPPED = Path(__file__).parent / "weights"
 """The checkpoint that comes with the project."""
 
 _CARD, _WORDS = "card.json", "vocabulary.json"

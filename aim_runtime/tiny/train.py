@@ -108,15 +108,16 @@ class _Run:
         self.heads = _Heads(self.model.config.text_config.hidden_size, seed)
         self.done = {"vision": 0, "answers": 0}
         self.curve: list[dict[str, Any]] = []
-        self.seconds = 0.0
-        self._started = time.monotonic()
+        self.seconds, self.cpu_seconds = 0.0, 0.0
+        self._since = time.monotonic(), time.process_time()
         self.optimizers: dict[str, dict[str, Any]] = {"vision": {}, "answers": {}}
         if self._file.exists():
             state = torch.load(self._file, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.heads.load_state_dict(state["heads"])
             self.done, self.curve = state["done"], state["curve"]
-            self.seconds, self.optimizers = state["seconds"], state["optimizers"]
+            self.seconds, self.cpu_seconds = state["seconds"], state["cpu_seconds"]
+            self.optimizers = state["optimizers"]
 
     @property
     def _file(self) -> Path:
@@ -126,8 +127,10 @@ class _Run:
         return np.random.default_rng([self.seed, ("vision", "pool", "answers").index(stage), step])
 
     def save(self, stage: str, step: int, optimizers: list[torch.optim.Optimizer]) -> None:
-        now = time.monotonic()
-        self.seconds, self._started = self.seconds + now - self._started, now
+        now = time.monotonic(), time.process_time()
+        self.seconds += now[0] - self._since[0]
+        self.cpu_seconds += now[1] - self._since[1]
+        self._since = now
         self.done[stage] = step
         self.optimizers[stage] = {str(i): o.state_dict() for i, o in enumerate(optimizers)}
         state = BytesIO()
@@ -138,6 +141,7 @@ class _Run:
                 "done": self.done,
                 "curve": self.curve,
                 "seconds": self.seconds,
+                "cpu_seconds": self.cpu_seconds,
                 "optimizers": self.optimizers,
             },
             state,
@@ -146,6 +150,7 @@ class _Run:
         told = {
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
+            "cpu_seconds": round(self.cpu_seconds, 1),
             "threads": torch.get_num_threads(),
             "cores": os.cpu_count(),
             "recipe": asdict(self.recipe),

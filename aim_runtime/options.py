@@ -1,0 +1,77 @@
+"""Options that several commands of aim-runtime share, and what they choose."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aim_cost.command_line import schedule_from
+from aim_cost.report import console
+from aim_cost.schedule import Schedule
+
+if TYPE_CHECKING:
+    from aim_runtime.load import Loaded
+
+LayersOption = Annotated[
+    int | None,
+    typer.Option("--layers", help="Only N layers of decoder and vision tower (random weights)."),
+]
+VisionLayersOption = Annotated[
+    int | None,
+    typer.Option("--vision-layers", help="Only N layers of the vision tower (random weights)."),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cuda or cpu; by default cuda where there is one.")
+]
+WeightsOption = Annotated[
+    bool,
+    typer.Option(
+        "--random-weights/--pretrained",
+        help="Random weights on the real dims, or the checkpoint of that name or folder.",
+    ),
+]
+RepeatsOption = Annotated[int, typer.Option("--repeats", help="Runs of each schedule.")]
+SchedulesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--schedule", help="A schedule as YAML or JSON; may be given again.", show_default=False
+    ),
+]
+
+
+def chosen_schedules(
+    merge: str | None,
+    tokens_per_frame: int | None,
+    prune: str | None,
+    files: list[Path] | None,
+    suite: list[Schedule],
+) -> list[Schedule]:
+    """No reduction first, then those asked for; the suite when none is."""
+    asked = [Schedule.load(path) for path in files or []]
+    if merge or prune or tokens_per_frame is not None:
+        asked.append(schedule_from(merge, tokens_per_frame, prune, None))
+    if not asked:
+        return suite
+    return [Schedule(), *(schedule for schedule in asked if schedule != Schedule())]
+
+
+def load_model(
+    model: str,
+    device: str | None,
+    dtype: str,
+    random_weights: bool,
+    layers: int | None = None,
+    vision_layers: int | None = None,
+) -> "Loaded":
+    """``load``, with a spinner."""
+    from aim_runtime.load import load
+
+    with console(error=True).status(f"loading {model}"):
+        return load(
+            model,
+            device,
+            dtype,
+            random_weights=random_weights,
+            layers=layers,
+            vision_layers=vision_layers,
+        )
