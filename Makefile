@@ -3,6 +3,10 @@
 #   TORCH_INDEX_URL=URL      the package index torch, and only torch, is installed from
 #   VIDEO=clip.mp4           a video for the demo instead of the made one
 
+# The tests that reach into transformers.
+SEAMS := $(patsubst %,tests/runtime/test_%.py,conversation drop_point equivalence generate golden \
+	graph masked measure memory meta patch prompts selfcheck validate video_prompts)
+
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,7 +27,6 @@ demo: $(READY)  ## the main job: published tables, a real run, predicted beside 
 	$(BIN)/python -m benchmarks.demo $(if $(VIDEO),--video "$(VIDEO)")
 
 notebooks: $(READY)  ## run the notebooks and keep their outputs
-	$(BIN)/python -m pip install --quiet --editable ".[notebooks]"
 	$(BIN)/python scripts/run_notebooks.py notebooks/*.ipynb
 
 test: export OMP_NUM_THREADS := 1
@@ -32,7 +35,7 @@ test: $(READY)  ## pytest
 
 test-oldest: export OMP_NUM_THREADS := 1
 test-oldest: $(OLDEST)  ## the runtime's tests with the oldest transformers we support
-	.venv-oldest/bin/python -m pytest -n 2 tests/runtime tests/contract/test_flops.py
+	.venv-oldest/bin/python -m pytest -n 2 $(SEAMS) tests/contract/test_flops.py
 
 lint: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -60,6 +63,6 @@ $(READY): pyproject.toml scripts/install_torch.py
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python scripts/install_torch.py
-	$(BIN)/python -m pip install --editable ".[runtime,dev]"
+	$(BIN)/python -m pip install --editable ".[runtime,dev,notebooks]"
 	$(BIN)/python -m pip install --quiet --no-deps $(LMMS_EVAL)
 	@touch $@

@@ -8,6 +8,7 @@ import pytest
 nbformat = pytest.importorskip("nbformat", reason="pip install '.[notebooks]'")
 pytest.importorskip("nbclient", reason="pip install '.[notebooks]'")
 pytest.importorskip("ipykernel", reason="pip install '.[notebooks]'")
+pytest.importorskip("ipywidgets", reason="pip install '.[notebooks]'")
 
 from scripts.run_notebooks import run  # noqa: E402  needs nbclient
 
