@@ -10,9 +10,14 @@ import typer
 from aim_cost import compare_cli, plan_cli, plot_cli, sweep_cli
 from aim_cost.command_line import (
     BatchOption,
+    CalibrationOption,
     DtypeOption,
+    ExecutionOption,
     FormatOption,
+    FrameSizeOption,
     FramesOption,
+    HardwareOption,
+    ImageTokensOption,
     MergeOption,
     ModelOption,
     PerFrameOption,
@@ -50,17 +55,10 @@ app.command("compare")(compare_cli.compare_methods)
 @app.command()
 def predict(
     model: ModelOption = "llava-onevision-qwen2-7b",
-    hardware: Annotated[
-        str, typer.Option(help="A profile (aim-cost hardware) or the path of a YAML file.")
-    ] = "h100-sxm",
+    hardware: HardwareOption = "h100-sxm",
     frames: FramesOption = None,
-    image_tokens: Annotated[
-        int | None, typer.Option(help="An image of that many visual tokens instead of a video.")
-    ] = None,
-    frame_size: Annotated[
-        str | None,
-        typer.Option(help="HEIGHTxWIDTH in pixels, for towers that take any (Qwen: 224x224)."),
-    ] = None,
+    image_tokens: ImageTokensOption = None,
+    frame_size: FrameSizeOption = None,
     text_tokens: TextTokensOption = 100,
     batch: BatchOption = 1,
     merge: MergeOption = None,
@@ -76,12 +74,8 @@ def predict(
     scoring: Annotated[
         str, typer.Option(help="Of AIM's importance: torch, or fused as a GPU with Triton runs it.")
     ] = "torch",
-    execution: Annotated[
-        str, typer.Option(help="eager (transformers as it is), cuda-graph, or ideal (roofline).")
-    ] = "eager",
-    calibration: Annotated[
-        Path | None, typer.Option(help="A calibration of your own (aim-cost calibrate).")
-    ] = None,
+    execution: ExecutionOption = "eager",
+    calibration: CalibrationOption = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Price one prefill: FLOPs, traffic, time with its band, and memory, phase by phase.

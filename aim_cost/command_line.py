@@ -45,6 +45,30 @@ ScheduleOption = Annotated[
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="bfloat16, float16 or float32.")]
+HardwareOption = Annotated[
+    str,
+    typer.Option("--hardware", help="A profile (aim-cost hardware) or the path of a YAML file."),
+]
+ImageTokensOption = Annotated[
+    int | None,
+    typer.Option("--image-tokens", help="An image of that many visual tokens, not a video."),
+]
+FrameSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--frame-size", help="HEIGHTxWIDTH in pixels, for towers that take any (Qwen: 224x224)."
+    ),
+]
+ExecutionOption = Annotated[
+    str,
+    typer.Option(
+        "--execution", help="eager (transformers as it is), cuda-graph, or ideal (roofline)."
+    ),
+]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option("--calibration", help="A calibration of your own (aim-cost calibrate)."),
+]
 
 
 def new_app(help_text: str) -> typer.Typer:

@@ -1,6 +1,5 @@
 """aim-cost methods, aim-cost compare."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,9 +8,14 @@ from rich.progress import track
 from aim_cost.budget import KINDS, get_budget, meet
 from aim_cost.command_line import (
     BatchOption,
+    CalibrationOption,
     DtypeOption,
+    ExecutionOption,
     FormatOption,
+    FrameSizeOption,
     FramesOption,
+    HardwareOption,
+    ImageTokensOption,
     ModelOption,
     TextTokensOption,
 )
@@ -59,26 +63,15 @@ def compare_methods(
         typer.Option(help="Tokens, 10**12 FLOPs or ms; by default AIM's default schedule's."),
     ] = None,
     model: ModelOption = "llava-onevision-qwen2-7b",
-    hardware: Annotated[
-        str, typer.Option(help="A profile (aim-cost hardware) or the path of a YAML file.")
-    ] = "h100-sxm",
+    hardware: HardwareOption = "h100-sxm",
     frames: FramesOption = None,
-    image_tokens: Annotated[
-        int | None, typer.Option(help="An image of that many visual tokens instead of a video.")
-    ] = None,
-    frame_size: Annotated[
-        str | None,
-        typer.Option(help="HEIGHTxWIDTH in pixels, for towers that take any (Qwen: 224x224)."),
-    ] = None,
+    image_tokens: ImageTokensOption = None,
+    frame_size: FrameSizeOption = None,
     text_tokens: TextTokensOption = 100,
     batch: BatchOption = 1,
     dtype: DtypeOption = "bfloat16",
-    execution: Annotated[
-        str, typer.Option(help="eager (transformers as it is), cuda-graph, or ideal (roofline).")
-    ] = "eager",
-    calibration: Annotated[
-        Path | None, typer.Option(help="A calibration of your own (aim-cost calibrate).")
-    ] = None,
+    execution: ExecutionOption = "eager",
+    calibration: CalibrationOption = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Set methods beside each other: FLOPs by convention, tokens, memory, time, scoring.

@@ -9,7 +9,9 @@ from aim_cost.checks import integral, numbers, one_of
 from aim_cost.command_line import (
     BatchOption,
     DtypeOption,
+    ExecutionOption,
     FormatOption,
+    HardwareOption,
     ModelOption,
     TextTokensOption,
 )
@@ -28,9 +30,7 @@ _Limit = float | None
 
 def plan(
     model: ModelOption = "llava-onevision-qwen2-7b",
-    hardware: Annotated[
-        str, typer.Option(help="A profile (aim-cost hardware) or the path of a YAML file.")
-    ] = "h100-sxm",
+    hardware: HardwareOption = "h100-sxm",
     ttft_ms: Annotated[_Limit, typer.Option(help="Longest time to first token.")] = None,
     flops_tera: Annotated[_Limit, typer.Option(help="Most FLOPs of a prefill, in 10**12.")] = None,
     memory_gb: Annotated[
@@ -47,9 +47,7 @@ def plan(
         str | None, typer.Option(help="Whose accuracy; videomme, or the only one of your files.")
     ] = None,
     dtype: DtypeOption = "bfloat16",
-    execution: Annotated[
-        str, typer.Option(help="eager (transformers as it is), cuda-graph, or ideal (roofline).")
-    ] = "eager",
+    execution: ExecutionOption = "eager",
     form: FormatOption = Format.table,
 ) -> None:
     """Find the schedule with the best expected accuracy within limits, and say what that rests on.

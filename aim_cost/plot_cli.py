@@ -10,6 +10,7 @@ from aim_cost.checks import one_of
 from aim_cost.command_line import (
     BatchOption,
     DtypeOption,
+    ExecutionOption,
     MergeOption,
     ModelOption,
     PerFrameOption,
@@ -66,9 +67,7 @@ def plot(
     ] = None,
     benchmark: Annotated[str, typer.Option(help="For pareto.")] = "videomme",
     dtype: DtypeOption = "bfloat16",
-    execution: Annotated[
-        str, typer.Option(help="eager (transformers as it is), cuda-graph, or ideal (roofline).")
-    ] = "eager",
+    execution: ExecutionOption = "eager",
 ) -> None:
     """Draw a picture for print; without a schedule it is AIM's."""
     from aim_cost import plots
