@@ -6,11 +6,14 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Row = dict[str, Any]
 
@@ -34,6 +37,26 @@ def console(*, error: bool = False) -> Console:
         highlight=False,
         force_terminal=terminal,
         force_jupyter=False,
+    )
+
+
+def counted_progress() -> "Progress":
+    """A bar with steps done of all, on stderr; it goes away at the end."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console(error=True),
+        transient=True,
     )
 
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aim_cost.checks import one_of, whole
 from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
-from aim_cost.report import console, to_csv
+from aim_cost.report import counted_progress, to_csv
 from aim_cost.schedule import Schedule
 from aim_cost.workload import Workload
 from aim_runtime.environment import environment
@@ -95,7 +94,7 @@ def measure(
 
     order = random.Random(seed)
     try:
-        with _progress() as progress:
+        with counted_progress() as progress:
             task = progress.add_task("measuring", total=len(todo) * (warmup + repeats))
             for round_ in range(warmup + repeats):
                 order.shuffle(todo)
@@ -265,14 +264,3 @@ def _not_rows(path: Path, got: str) -> MeasurementError:
 
 def _key(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in _KEY)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console(error=True),
-        transient=True,
-    )

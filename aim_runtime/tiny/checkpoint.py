@@ -12,8 +12,8 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from aim_cost.files import write_atomically
 from aim_runtime.errors import LoadError
+from aim_runtime.tiny.packed import packed_accuracy, packed_questions
 from aim_runtime.tiny.questions import VOCABULARY
-from aim_runtime.tiny.train import packed_accuracy, packed_questions
 
 SHIPPED = Path(__file__).parent / "weights"
 """The checkpoint that comes with the project."""

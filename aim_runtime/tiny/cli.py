@@ -28,7 +28,7 @@ def train(
     import torch
 
     from aim_runtime.tiny.checkpoint import save_checkpoint
-    from aim_runtime.tiny.train import CURVE_FILE
+    from aim_runtime.tiny.run import CURVE_FILE
     from aim_runtime.tiny.train import train as run_train
 
     torch.set_num_threads(threads)

@@ -16,18 +16,20 @@ pytest.importorskip("sklearn", reason="the tiny model needs the extra tiny (scik
 
 from aim_cost.schedule import Schedule
 from aim_runtime.cli import main
-from aim_runtime.errors import InputError
+from aim_runtime.errors import InputError, LoadError
 from aim_runtime.patch import patched
-from aim_runtime.tiny import checkpoint, digits, train
+from aim_runtime.tiny import checkpoint, digits, train, train_answers, train_vision
 from aim_runtime.tiny.checkpoint import load_tiny
 from aim_runtime.tiny.digits import SPLITS
 from aim_runtime.tiny.exam import Exam, right_answers
 from aim_runtime.tiny.model import FRAME_TOKENS, patch_features
 from aim_runtime.tiny.prompts import prompt_ids
 from aim_runtime.tiny.questions import KINDS, VOCABULARY, ask, can_ask
+from aim_runtime.tiny.recipe import Recipe
+from aim_runtime.tiny.run import CURVE_FILE, STATE_FILE
 from aim_runtime.tiny.scenes import COLORS, NOTHING, PLACES, draw_clips, draw_mosaics
 
-SHORT = train.Recipe(
+SHORT = Recipe(
     vision_steps=4,
     vision_frames=4,
     ramp_steps=2,
@@ -139,7 +141,7 @@ def whole(tmp_path_factory):
 
 
 def _curve(folder):
-    return json.loads((folder / train.CURVE_FILE).read_text())["curve"]
+    return json.loads((folder / CURVE_FILE).read_text())["curve"]
 
 
 class _Killed(BaseException):
@@ -150,7 +152,7 @@ class _Killed(BaseException):
 def test_a_killed_training_ends_as_one_that_was_not(monkeypatch, tmp_path, whole, steps):
     """Killed between two saves, in either stage: the same weights and the same curve."""
     taken = 0
-    step = train._step
+    step = train_vision.step_with
 
     def dies(*args):
         nonlocal taken
@@ -161,7 +163,8 @@ def test_a_killed_training_ends_as_one_that_was_not(monkeypatch, tmp_path, whole
 
     with torch.enable_grad():
         with monkeypatch.context() as dying:
-            dying.setattr(train, "_step", dies)
+            for stage in (train_vision, train_answers):
+                dying.setattr(stage, "step_with", dies)
             with pytest.raises(_Killed):
                 train.train(1, tmp_path, SHORT)
         resumed = train.train(1, tmp_path, SHORT).state_dict()
@@ -175,9 +178,22 @@ def test_a_finished_training_is_not_done_again(monkeypatch, tmp_path):
     recipe = replace(SHORT, vision_steps=1, stages=((1, 2, 2),))
     with torch.enable_grad():
         first = train.train(0, tmp_path, recipe)
-        monkeypatch.setattr(train, "_step", lambda *args: pytest.fail("trained again"))
+        for stage in (train_vision, train_answers):
+            monkeypatch.setattr(stage, "step_with", lambda *args: pytest.fail("trained again"))
         again = train.train(0, tmp_path, recipe)
     assert all(torch.equal(x, again.state_dict()[n]) for n, x in first.state_dict().items())
+
+
+def test_the_state_of_another_training_is_refused(tmp_path):
+    recipe = replace(SHORT, vision_steps=1, stages=())
+    with torch.enable_grad():
+        train.train(0, tmp_path, recipe)
+    for seed, other, named in ((1, recipe, "seed"), (0, replace(recipe, batch=9), "recipe")):
+        with pytest.raises(LoadError, match=f"of another {named}"):
+            train.train(seed, tmp_path, other)
+    (tmp_path / STATE_FILE).write_bytes(b"no tensors")
+    with pytest.raises(LoadError, match="cannot be read"):
+        train.train(0, tmp_path, recipe)
 
 
 def test_the_command_trains_and_saves(monkeypatch, capfd, tmp_path):

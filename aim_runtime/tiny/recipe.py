@@ -1,0 +1,42 @@
+"""Everything that a training depends on beside the seed and the versions."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Args:
+    vision_steps, vision_frames: of the first stage; the ramp ends after ``ramp_steps``.
+    clips, clip_frames: of the pool whose features the second stage draws from.
+    stages: (steps, fewest and most frames of a clip) of the second stage.
+    questions: behind each clip; kind_weights, how often each kind is asked.
+    save_every: steps between states on disk.
+    """
+
+    vision_steps: int = 2400
+    vision_frames: int = 64
+    ramp_steps: int = 600
+    vision_lr: float = 3e-3
+    clips: int = 4000
+    clip_frames: int = 12
+    stages: tuple[tuple[int, int, int], ...] = ((150, 2, 3), (250, 2, 6), (500, 6, 8))
+    batch: int = 32
+    questions: int = 14
+    kind_weights: dict[str, float] = field(
+        default_factory=lambda: {
+            "digit_of_color": 2.0,
+            "color_of_digit": 1.0,
+            "place_of_digit": 3.0,
+            "exists": 1.0,
+            "first_last": 2.0,
+            "count_color": 2.0,
+        }
+    )
+    muon_lr: float = 4e-3
+    adam_lr: float = 1.5e-3
+    save_every: int = 100
+    validation_clips: int = 250
+
+    @property
+    def answer_steps(self) -> int:
+        return sum(steps for steps, _, _ in self.stages)
