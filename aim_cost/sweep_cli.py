@@ -57,6 +57,10 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="Write all rows to this .csv or .parquet.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="With --out: price on a Ray cluster, its address or local."),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Rows to print without --out.")] = 10,
     benchmark: Annotated[
         bool, typer.Option("--benchmark", help="Measure schedules per second; no axes needed.")
@@ -85,20 +89,24 @@ def sweep(
         prunes=pairs(_starts(l1), whole_numbers(l2, "--l2")),
         batch=batch,
     )
+    if ray is not None and out is None:
+        raise SpecError(
+            "--ray", expected="--out beside it", got=ray, fix="Add --out sweep.parquet or .csv."
+        )
     if out is not None:
-        _write(grid, out)
+        _write(grid, out, ray)
     else:
         _print_best(grid, top, form)
 
 
-def _write(grid: "Grid", out: Path) -> None:
+def _write(grid: "Grid", out: Path, address: str | None) -> None:
     from aim_cost.sweep.store import write_sweep
 
     done = 0
     try:
         with _progress() as progress:
             task = progress.add_task("sweeping", total=grid.chunks)
-            for done in write_sweep(grid, out):
+            for done in write_sweep(grid, out, address):
                 progress.update(task, completed=done)
     except KeyboardInterrupt:
         print(

@@ -4,6 +4,7 @@ import hashlib
 import io
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,14 +12,18 @@ import pandas as pd
 from aim_cost.checks import one_of
 from aim_cost.errors import SpecError
 from aim_cost.files import write_atomically
+from aim_cost.spread import spread
 from aim_cost.sweep.chunk import chunk
 from aim_cost.sweep.grid import Grid
 
 SUFFIXES = (".csv", ".parquet")
 
 
-def write_sweep(grid: Grid, path: str | Path) -> Iterator[int]:
+def write_sweep(grid: Grid, path: str | Path, address: str | None = None) -> Iterator[int]:
     """Write all rows to ``path``; yields after each chunk how many are finished.
+
+    Args: address, of a Ray cluster whose workers price the chunks, as in ``spread``; they are
+    written here.
 
     Finished chunks lie in a folder beside it, ``<name>.parts``. When all are there they are joined
     into the file, which then appears whole, and the folder goes. So an interrupted sweep keeps its
@@ -32,10 +37,12 @@ def write_sweep(grid: Grid, path: str | Path) -> Iterator[int]:
     folder = target.with_name(f"{target.name}.parts")
     _claim(folder, grid)
     parts = [folder / f"{index:08d}" for index in range(grid.chunks)]
-    for index, part in enumerate(parts):
-        if not part.exists():
-            write_atomically(part, _encode(chunk(grid, index), target.suffix, header=index == 0))
-        yield index + 1
+    todo = [index for index, part in enumerate(parts) if not part.exists()]
+    finished = len(parts) - len(todo)
+    for index, frame in spread(partial(chunk, grid), todo, address):
+        write_atomically(parts[index], _encode(frame, target.suffix, header=index == 0))
+        finished += 1
+        yield finished
     joined = folder / "joined"
     _join(parts, joined, target.suffix)
     joined.replace(target)

@@ -1,0 +1,95 @@
+"""spread(): the same calls here, or on the workers of a Ray cluster."""
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from aim_cost.errors import SpecError
+
+LOCAL = "local"
+"""Address of a cluster that is started on this machine for the length of one call."""
+
+_RETRIES = 20  # of a call whose worker died
+_ANSWER_S = 5.0
+_AHEAD = 2  # calls in flight for each core of the cluster
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def spread(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], address: str | None = None
+) -> Iterator[tuple[_Item, _Result]]:
+    """Yield each item with ``function(item)``, as they come to an end.
+
+    Args:
+        function: picklable, without side effects: a call whose worker dies is made again elsewhere.
+        address: of a Ray cluster (``ray://host:10001``, ``host:6379``, ``auto``), or LOCAL; without
+            one the calls are made here, in order.
+    Closing the iterator cancels what is in flight. Raises: SpecError without ray or a cluster.
+    """
+    if address is None:
+        for item in items:
+            yield item, function(item)
+        return
+    ray = _connected(address)
+    try:
+        yield from _on_workers(ray, function, items)
+    finally:
+        ray.shutdown()
+
+
+def _on_workers(
+    ray: Any, function: Callable[[_Item], _Result], items: Sequence[_Item]
+) -> Iterator[tuple[_Item, _Result]]:
+    shared = ray.put(function)  # once for all workers: it may hold a large grid
+
+    @ray.remote(max_retries=_RETRIES)  # type: ignore[untyped-decorator]
+    def call(work: Callable[[_Item], _Result], item: _Item) -> _Result:
+        return work(item)
+
+    most = max(1, int(_AHEAD * ray.cluster_resources().get("CPU", 1)))
+    waiting = list(reversed(items))
+    running: dict[Any, _Item] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < most:
+                item = waiting.pop()
+                running[call.remote(shared, item)] = item
+            for done in ray.wait(list(running), num_returns=1)[0]:
+                yield running.pop(done), ray.get(done)
+    finally:
+        for task in running:
+            ray.cancel(task, force=True)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at ``host:port``."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+
+
+def _connected(address: str) -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise SpecError(
+            "--ray",
+            expected="ray",
+            got="none installed",
+            fix='Run pip install "aim-efficiency[ray]", or leave --ray out.',
+        ) from error
+    if ray.is_initialized():
+        ray.shutdown()
+    try:
+        _knock(address)  # ray itself waits for minutes
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SpecError(
+            "--ray",
+            expected=f"the address of a Ray cluster, or {LOCAL}",
+            got=f"{address} ({' '.join(str(error).split())[:120]})",
+            fix="Start one with ray start --head, and give what it prints.",
+        ) from error
+    return ray
