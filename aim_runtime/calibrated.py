@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from aim_cost.workload import Workload
 from aim_runtime.device import known_profile
 from aim_runtime.environment import cpu_name
 from aim_runtime.microbench import PROFILE_FILE, microbench
+from aim_runtime.probe import speed_since
 
 _CALIBRATION_FILE = "calibration.yaml"
+_DRIFT = 1.25
 
 
 def present_calibration(
@@ -31,17 +34,29 @@ def present_calibration(
 
     A GPU whose calibration is shipped gets that one. Any other device is measured for ``seconds``
     (as in ``microbench``), once for each model, size of prompt, dtype and version of torch and
-    transformers; the tables stay in ``cache_folder``.
+    transformers; the tables stay in ``cache_folder``. They are measured anew where the device now
+    runs more than a quarter faster or slower than it did then: one of the two times it was busy.
     """
     name = known_profile(device)
     if name in calibration_names():
         return load_hardware(name), load_calibration(name)
     folder = cache_folder(spec, workload, device, dtype)
     profile_file, file = folder / PROFILE_FILE, folder / _CALIBRATION_FILE
+    if file.exists() and not _still_holds(load_hardware(profile_file), device, dtype):
+        file.unlink()
     if not file.exists():
         microbench(spec, workload, folder, device, dtype, seconds)
         fit_calibration(folder, load_hardware(profile_file), dtype).save(file)
     return load_hardware(profile_file), Calibration.from_yaml(file)
+
+
+def _still_holds(profile: HardwareProfile, device: torch.device, dtype: str) -> bool:
+    speed = speed_since(profile, device, dtype)
+    if speed is None or 1 / _DRIFT <= speed <= _DRIFT:
+        return True
+    share = f"{100 * speed:.0f} %"
+    print(f"this device runs at {share} of its rate at calibration: once more", file=sys.stderr)
+    return False
 
 
 def cache_folder(spec: ModelSpec, workload: Workload, device: torch.device, dtype: str) -> Path:

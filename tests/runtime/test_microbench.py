@@ -249,6 +249,8 @@ def test_a_measured_profile_survives_its_file(tmp_path):
 
 def test_the_calibration_of_this_device_is_made_once(spec, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    speed = [1.2]
+    monkeypatch.setattr("aim_runtime.calibrated.speed_since", lambda *_: speed[0])
     profile, calibration = present_calibration(spec, WORKLOAD, CPU, "float32", seconds=1)
     monkeypatch.setattr("aim_runtime.calibrated.microbench", None)
     again = present_calibration(spec, WORKLOAD, CPU, "float32")
@@ -259,3 +261,8 @@ def test_the_calibration_of_this_device_is_made_once(spec, tmp_path, monkeypatch
     assert re.fullmatch(r"cpu-float32-[0-9a-f]{12}", folder.name)
     longer = Workload(text_tokens=13, frames=4)
     assert cache_folder(spec, longer, CPU, "float32") != folder
+
+    speed[0] = 3.0  # the device was busy then: what was measured is not believed
+    monkeypatch.setattr("aim_runtime.calibrated.microbench", lambda *_: pytest.fail("again"))
+    with pytest.raises(pytest.fail.Exception, match="again"):
+        present_calibration(spec, WORKLOAD, CPU, "float32")
