@@ -56,7 +56,7 @@ def published_prefills(calibration: Calibration) -> list[PrefillRow]:
             for count, ops in parts:
                 device = model.times(ops)
                 host = float(model.host_s(ops).sum())
-                host_bound |= count > 1 and host > device.time_s.sum()
+                host_bound |= count > 1 and host > float(device.time_s.sum())
                 total += count * max(float(device.time_s.sum()), host)
                 low += count * max(float(device.low_s.sum()), host)
                 high += count * max(float(device.high_s.sum()), host)
