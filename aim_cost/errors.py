@@ -1,5 +1,8 @@
 """The errors a user can meet: each says where, what was expected, what came, and the way out."""
 
+from functools import partial
+from typing import Any
+
 
 class AimError(Exception):
     """Base of all errors caused by input. The command lines print it on one line and exit with 2.
@@ -15,6 +18,11 @@ class AimError(Exception):
         self.where, self.expected, self.got, self.fix = where, expected, got, fix
         shown = got if isinstance(got, str) else repr(got)
         super().__init__(f"{where}: expected {expected}, got {shown}. {fix}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its four parts: it may be raised in another process."""
+        parts = partial(type(self), expected=self.expected, got=self.got, fix=self.fix)
+        return parts, (self.where,)
 
 
 class SpecError(AimError):

@@ -26,9 +26,11 @@ def spread(
         function: picklable, without side effects: a call whose worker dies is made again elsewhere.
         address: of a Ray cluster (``ray://host:10001``, ``host:6379``, ``auto``), or LOCAL; without
             one the calls are made here, in order.
-    Closing the iterator cancels what is in flight. Raises: SpecError without ray or a cluster.
+    Closing the iterator ends what is in flight.
+    Raises: SpecError without ray or a cluster, or workers that can make the calls; and what
+    ``function`` raises.
     """
-    if address is None:
+    if address is None or not items:
         for item in items:
             yield item, function(item)
         return
@@ -51,16 +53,32 @@ def _on_workers(
     most = max(1, int(_AHEAD * ray.cluster_resources().get("CPU", 1)))
     waiting = list(reversed(items))
     running: dict[Any, _Item] = {}
+    while waiting or running:
+        while waiting and len(running) < most:
+            item = waiting.pop()
+            running[call.remote(shared, item)] = item
+        for done in ray.wait(list(running), num_returns=1)[0]:
+            yield running.pop(done), _result(ray, done)
+
+
+def _result(ray: Any, done: Any) -> Any:
+    """What the call returned. Raises what it raised, or SpecError where no worker could make it."""
     try:
-        while waiting or running:
-            while waiting and len(running) < most:
-                item = waiting.pop()
-                running[call.remote(shared, item)] = item
-            for done in ray.wait(list(running), num_returns=1)[0]:
-                yield running.pop(done), ray.get(done)
-    finally:
-        for task in running:
-            ray.cancel(task, force=True)
+        return ray.get(done)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if cause is not None and not isinstance(cause, ray.exceptions.RayError):
+            raise cause from error
+        raise SpecError(
+            "--ray",
+            expected="workers that stay alive and have our packages",
+            got=_line(cause or error),
+            fix="Install aim-efficiency on every node; if workers die, look at their memory.",
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:120].rstrip(".")
 
 
 def _knock(address: str) -> None:
@@ -85,11 +103,11 @@ def _connected(address: str) -> Any:
     try:
         _knock(address)  # ray itself waits for minutes
         ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise SpecError(
             "--ray",
             expected=f"the address of a Ray cluster, or {LOCAL}",
-            got=f"{address} ({' '.join(str(error).split())[:120]})",
+            got=f"{address} ({_line(error)})",
             fix="Start one with ray start --head, and give what it prints.",
         ) from error
     return ray

@@ -20,7 +20,7 @@ SUFFIXES = (".csv", ".parquet")
 
 
 def write_sweep(grid: Grid, path: str | Path, address: str | None = None) -> Iterator[int]:
-    """Write all rows to ``path``; yields after each chunk how many are finished.
+    """Write all rows to ``path``; yields how many chunks are finished, after each one.
 
     Args: address, of a Ray cluster whose workers price the chunks, as in ``spread``; they are
     written here.
@@ -39,6 +39,8 @@ def write_sweep(grid: Grid, path: str | Path, address: str | None = None) -> Ite
     parts = [folder / f"{index:08d}" for index in range(grid.chunks)]
     todo = [index for index, part in enumerate(parts) if not part.exists()]
     finished = len(parts) - len(todo)
+    if finished:
+        yield finished
     for index, frame in spread(partial(chunk, grid), todo, address):
         write_atomically(parts[index], _encode(frame, target.suffix, header=index == 0))
         finished += 1

@@ -1,7 +1,9 @@
 """Calls spread over a cluster: every result once, whatever happens to a worker."""
 
+import sys
 import time
 from functools import partial
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -11,8 +13,19 @@ from aim_cost.hardware import load_hardware
 from aim_cost.model import load_model_spec
 from aim_cost.spread import spread
 from aim_cost.sweep import Grid, pairs, sweep
+from aim_cost.sweep.chunk import chunk
 from aim_cost.sweep.store import write_sweep
 from aim_cost.workload import Execution
+
+
+def small_grid(**axes):
+    usual = {
+        "models": (load_model_spec("llava-onevision-qwen2-0.5b"),),
+        "hardware": (load_hardware("h100-sxm"),),
+        "executions": (Execution(),),
+        "text_tokens": (100,),
+    }
+    return Grid(**usual | axes)
 
 
 def squared(pause_s, number):
@@ -25,7 +38,7 @@ def test_without_an_address_calls_are_made_here_in_order():
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SpecError, match=r"aim-efficiency\[ray\]"):
         list(spread(partial(squared, 0), [1], "local"))
 
@@ -37,7 +50,8 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     try:
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": soon})
         worker = made.add_node(num_cpus=1)
     except Exception as error:  # ray's own kinds, and the system's where it forbids processes
         pytest.skip(f"no cluster can be started here: {error}")
@@ -52,12 +66,29 @@ def test_an_address_where_nobody_listens():
 
 
 @pytest.mark.slow
+def test_an_error_on_a_worker_is_the_one_raised_here(cluster, monkeypatch):
+    """On one line, of its own kind; what a worker cannot import is told apart."""
+    grid = small_grid(frames=(4,))
+    with pytest.raises(SpecError, match="the chunks of the sweep") as raised:
+        list(spread(partial(chunk, grid), [grid.chunks], cluster[0].address))
+    assert "\n" not in str(raised.value)
+    with pytest.raises(SpecError, match=r"No module named 'only_here'.*every node"):
+        list(spread(only_here(monkeypatch), [1], cluster[0].address))
+
+
+def only_here(monkeypatch):
+    """A function of a module that no worker can import."""
+    module = ModuleType("only_here")
+    exec("def same(item): return item", module.__dict__)
+    module.same.__module__ = module.__name__
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module.same
+
+
+@pytest.mark.slow
 def test_a_sweep_outlives_a_worker(cluster, tmp_path):
     """One of two nodes is killed after the first chunks: no row is lost, none is there twice."""
-    grid = Grid(
-        models=(load_model_spec("llava-onevision-qwen2-0.5b"),),
-        hardware=(load_hardware("h100-sxm"),),
-        executions=(Execution(),),
+    grid = small_grid(
         frames=tuple(range(1, 65)),
         text_tokens=(50, 100),
         retentions=tuple(n / 16 for n in range(2, 17)),
@@ -71,5 +102,5 @@ def test_a_sweep_outlives_a_worker(cluster, tmp_path):
             head.remove_node(worker, allow_graceful=False)
             killed = True
     assert killed
-    pd.testing.assert_frame_equal(pd.read_parquet(path), sweep(grid))
+    pd.testing.assert_frame_equal(pd.read_parquet(path), sweep(grid), check_exact=True)
     assert not path.with_name("sweep.parquet.parts").exists()

@@ -82,7 +82,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch, su
 
     chunk = store.chunk
     monkeypatch.setattr(store, "chunk", counted)
-    list(write_sweep(grid(), path))
+    assert list(write_sweep(grid(), path)) == [1, 2]  # the one kept is told before any new one
     assert computed == [0, 1]  # the mark of the sweep, then the second chunk
     list(write_sweep(grid(), whole))
     assert path.read_bytes() == whole.read_bytes()
