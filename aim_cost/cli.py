@@ -17,6 +17,7 @@ from aim_cost.command_line import (
     FrameSizeOption,
     FramesOption,
     HardwareOption,
+    ImageOption,
     ImageTokensOption,
     MergeOption,
     ModelOption,
@@ -58,6 +59,7 @@ def predict(
     hardware: HardwareOption = "h100-sxm",
     frames: FramesOption = None,
     image_tokens: ImageTokensOption = None,
+    image: ImageOption = None,
     frame_size: FrameSizeOption = None,
     text_tokens: TextTokensOption = 100,
     batch: BatchOption = 1,
@@ -80,9 +82,9 @@ def predict(
 ) -> None:
     """Price one prefill: FLOPs, traffic, time with its band, and memory, phase by phase.
 
-    Without --frames and --image-tokens it is a video of 32 frames.
+    Without --frames, --image-tokens and --image it is a video of 32 frames.
     """
-    if frames is None and image_tokens is None:
+    if frames is None and image_tokens is None and not image:
         frames = 32
     price = partial(
         estimate,
@@ -93,6 +95,7 @@ def predict(
             image_tokens=image_tokens,
             batch=batch,
             frame_size=parse_frame_size(frame_size) if frame_size else None,
+            images=tuple(parse_frame_size(size, "--image") for size in image) if image else None,
         ),
         hardware=load_hardware(hardware),
         execution=Execution(dtype, attention, execution, scoring),

@@ -53,6 +53,13 @@ ImageTokensOption = Annotated[
     int | None,
     typer.Option("--image-tokens", help="An image of that many visual tokens, not a video."),
 ]
+ImageOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image",
+        help="An image of HEIGHTxWIDTH pixels, as the model's processor takes it; repeatable.",
+    ),
+]
 FrameSizeOption = Annotated[
     str | None,
     typer.Option(

@@ -33,14 +33,9 @@ def compare_table(case: Case, rows: Sequence[Row], budget: Budget | None) -> Ren
 
 def _executed_table(case: Case, rows: Sequence[Row], budget: Budget | None) -> RenderableType:
     workload = case.workload
-    visual = (
-        f"{workload.frames} frames"
-        if workload.frames is not None
-        else f"{workload.image_tokens} image tokens"
-    )
     title = (
         f"{case.model.name} on {case.hardware.name}, {case.execution.dtype}\n"
-        f"{visual} + {workload.text_tokens} text tokens, batch {workload.batch}, "
+        f"{workload.label()} + {workload.text_tokens} text tokens, batch {workload.batch}, "
         f"execution {case.execution.mode}"
     )
     share = "kept" if budget is None else "used"

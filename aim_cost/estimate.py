@@ -105,7 +105,8 @@ class Estimate:
     def to_row(self) -> dict[str, Any]:
         """One flat row, SI units, the same keys as a measured row; dots separate the levels.
 
-        ``llm.macs`` is there only under conventions that count multiply-adds.
+        ``llm.macs`` is there only under conventions that count multiply-adds, ``images`` (height
+        and width of each) only where images are given.
         """
         row: dict[str, Any] = {
             "kind": "estimate",
@@ -127,6 +128,8 @@ class Estimate:
         }
         for name in dict.fromkeys((*GROUPS, *PHASES)):
             row |= {f"{name}.{key}": value for key, value in vars(self.phase(name)).items()}
+        if self.workload.images is not None:
+            row["images"] = [list(size) for size in self.workload.images]
         if self.macs is not None:
             row["llm.macs"] = self.macs
         return row | {

@@ -6,6 +6,8 @@ stack still holds when the largest kernel of a stage runs.
 
 from dataclasses import dataclass
 
+from aim_cost.graph.qwen_vision import Views
+from aim_cost.image_rule import Anyres
 from aim_cost.model import ModelSpec
 from aim_cost.parameters import model_parameters
 from aim_cost.trace import TokenTrace
@@ -51,16 +53,20 @@ def prefill_memory(
     towers all temporal patches of all prompts are in one sequence.
     """
     width, model = execution.element_bytes, workload.sized(model)
-    images, video = trace.batch * trace.groups, workload.frames is not None
+    views = [(view, trace.batch * number) for view, number in workload.views(model)]
     if isinstance(model.vision, QwenVisionSpec):
-        peak, kept = _qwen_encoding(model.vision, images, width)
+        sized = [(view, number) for view, number in views if isinstance(view, QwenVisionSpec)]
+        peak, kept = _qwen_encoding(sized, width)
     else:
+        images, video = sum(number for _, number in views), workload.frames is not None
         peak, kept = _vit_encoding(model, model.vision, images, width, video=video)
+        peak = max(peak, kept + _packing(model, workload, width))
     # text and placeholders are embedded before the video is encoded
     prompt = trace.batch * trace.prompt_tokens * model.text.hidden_size
     features = trace.batch * trace.visual_tokens * model.text.hidden_size
-    # the others join the features of all videos or images into a copy
-    copies = 1 if model.model_type == "llava_onevision" else 2
+    # features of all images, and of videos in other models, are joined into a copy
+    joined = workload.images is not None or model.model_type != "llava_onevision"
+    copies = 2 if joined else 1
     return Memory(
         weights_bytes=width * model_parameters(model),
         kv_cache_bytes=kv_cache_bytes(model, trace, width),
@@ -94,13 +100,31 @@ def _vit_encoding(
     return width * max(pixels + 4 * states + feed_forward, encoded + features), width * encoded
 
 
-def _qwen_encoding(vision: QwenVisionSpec, images: int, width: int) -> tuple[int, int]:
+def _packing(model: ModelSpec, workload: Workload, width: int) -> int:
+    """Bytes alive at most while images are packed, one after another, beside the tower's."""
+    if not isinstance(model.image_rule, Anyres):
+        return 0
+    grids, peak, packed = workload.image_grids(model) * workload.batch, 0, 0
+    for grid in grids:
+        laid = (grid.crops - 1) * grid.base_tokens
+        shrunk = grid.rows * grid.columns if grid.shrinks else 0
+        rows = grid.tokens - grid.base_tokens
+        steps = (laid + shrunk, (shrunk or laid) + rows, rows + grid.tokens)
+        peak = max(peak, packed + max(steps))
+        packed += grid.tokens
+    projected = sum(grid.crops * grid.base_tokens for grid in grids)
+    return width * (projected + peak) * model.text.hidden_size
+
+
+def _qwen_encoding(views: Views, width: int) -> tuple[int, int]:
     """The same for a Qwen tower.
 
     In each block the most is alive either in the rotation of q and k, which computes in float32, or
     in the MLP. The merger writes less.
     """
-    pixels, rows = width * images * vision.pixels, images * vision.patches
+    vision = views[0][0]
+    pixels = width * sum(number * view.pixels for view, number in views)
+    rows = sum(number * view.patches for view, number in views)
     states = rows * vision.hidden_size
     angles = 2 * _FLOAT32_BYTES * rows * vision.hidden_size // vision.num_attention_heads
     # residual, its norm, q, k, v; then the rotated q and three parts of the rotated k

@@ -55,8 +55,8 @@ class Merge:
 
     def token_counts(self, tokens: int) -> tuple[int, ...]:
         """Tokens of one frame before merging and after each pass. Raises ScheduleError."""
-        counts = [tokens]
         if self.passes is not None:
+            counts = [tokens]
             for i, left in enumerate(self.passes):
                 before = counts[-1]
                 if not before - before // 2 <= left < before:
@@ -69,11 +69,7 @@ class Merge:
                     )
                 counts.append(left)
             return tuple(counts)
-        if self.tokens_per_frame is not None:
-            target = self.tokens_per_frame
-        else:
-            assert self.retention is not None
-            target = int(tokens * self.retention)
+        target = self._target(tokens)
         if not 1 <= target <= tokens:
             raise ScheduleError(
                 "merge",
@@ -81,9 +77,27 @@ class Merge:
                 got=target,
                 fix="Change the retention ratio or the count.",
             )
-        while counts[-1] > target:
-            counts.append(max(target, counts[-1] - counts[-1] // 2))
-        return tuple(counts)
+        return _passes(tokens, target)
+
+    def other_counts(self, tokens: int) -> tuple[int, ...]:
+        """``token_counts`` of a group beside larger ones: it keeps a token at least, all at most.
+
+        Raises: ScheduleError where passes name the counts, which are those of one size.
+        """
+        if self.passes is not None:
+            raise ScheduleError(
+                "merge.passes",
+                expected="groups of one size",
+                got=f"an image with a tile of {tokens} tokens beside larger ones",
+                fix="Give a retention ratio or tokens:N.",
+            )
+        return _passes(tokens, min(max(self._target(tokens), 1), tokens))
+
+    def _target(self, tokens: int) -> int:
+        if self.tokens_per_frame is not None:
+            return self.tokens_per_frame
+        assert self.retention is not None
+        return int(tokens * self.retention)
 
     @classmethod
     def parse(cls, text: str) -> "Merge":
@@ -126,3 +140,11 @@ class Merge:
             return f"tokens:{self.tokens_per_frame}"
         assert self.passes is not None
         return "passes:" + ",".join(map(str, self.passes))
+
+
+def _passes(tokens: int, target: int) -> tuple[int, ...]:
+    """Tokens before and after each pass down to ``target``."""
+    counts = [tokens]
+    while counts[-1] > target:
+        counts.append(max(target, counts[-1] - counts[-1] // 2))
+    return tuple(counts)

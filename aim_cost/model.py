@@ -10,6 +10,7 @@ from typing import Any
 from aim_cost.checks import mapping, one_of, whole
 from aim_cost.errors import SpecError
 from aim_cost.hf_config import Section
+from aim_cost.image_rule import ImageRule, read_image_rule
 from aim_cost.vision_spec import FrameSize, QwenVisionSpec, Tower, read_vision
 
 _PRESETS = resources.files("aim_cost") / "presets"
@@ -91,6 +92,7 @@ class ModelSpec:
         checkpoint: hub name of the weights, when known.
         base_vocab_size: vocabulary of the LLM before the vision-language tokens and padding were
             added; equal to ``text.vocab_size`` when unknown. The llm-viewer convention counts it.
+        image_rule: how images of any size are cut or resized; None: to one square view.
     """
 
     name: str
@@ -101,6 +103,7 @@ class ModelSpec:
     pooling: Pooling | None
     checkpoint: str | None
     base_vocab_size: int
+    image_rule: ImageRule | None = None
 
     @property
     def image_tokens(self) -> int:
@@ -176,9 +179,8 @@ class ModelSpec:
         tower, decoder = read_vision(vision), _text(text, root)
         if isinstance(tower, QwenVisionSpec):
             _check_output_size(tower, decoder)
-        extra = mapping(
-            root.values.get("aim_cost", {}), "aim_cost", SpecError, keys=("base_vocab_size",)
-        )
+        keys = ("base_vocab_size", "image_pixels")
+        extra = mapping(root.values.get("aim_cost", {}), "aim_cost", SpecError, keys=keys)
         base = extra.get("base_vocab_size", decoder.vocab_size)
         checkpoint = root.values.get("_name_or_path") or None
         return cls(
@@ -190,6 +192,7 @@ class ModelSpec:
             pooling=_pooling(root, model_type),
             checkpoint=checkpoint,
             base_vocab_size=whole(base, "aim_cost.base_vocab_size", SpecError),
+            image_rule=read_image_rule(root, extra),
         )
 
 

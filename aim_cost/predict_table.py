@@ -1,9 +1,11 @@
 """The table that ``aim-cost predict`` prints for people."""
 
+from collections import Counter
 from itertools import groupby
 
 from rich.console import Group, RenderableType
 
+from aim_cost.anyres import ImageGrid
 from aim_cost.estimate import GROUPS, Estimate
 from aim_cost.graph.op import OpGraph
 from aim_cost.phase_time import PhaseTime
@@ -27,15 +29,10 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
     band = _band(ttft.low_s, ttft.high_s)
     rows.append(("TTFT", *counts, _milli(ttft.time_s), band, "", ttft.bound))
     workload, execution = result.workload, result.execution
-    visual = (
-        f"{workload.frames} frames{_size(result)}"
-        if workload.frames is not None
-        else f"{workload.image_tokens} image tokens{_size(result)}"
-    )
     title = (
         f"{result.model.name} on {result.hardware.name}, {execution.dtype}\n"
-        f"{visual} + {workload.text_tokens} text tokens, batch {workload.batch}, "
-        f"execution {result.mode}; "
+        f"{workload.label()}{_size(result)} + {workload.text_tokens} text tokens, "
+        f"batch {workload.batch}, execution {result.mode}; "
         f"schedule: {result.schedule.label()}"
     )
     convention = result.convention
@@ -49,6 +46,7 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
     return Group(
         table(title, columns, rows, note),
         "",
+        *_images(result),
         _tokens(result),
         _memory(result),
         *_verdict(result, baseline),
@@ -58,7 +56,7 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
 def _size(result: Estimate) -> str:
     """The resolution, where it is the workload's choice."""
     vision = result.workload.sized(result.model).vision
-    if not isinstance(vision, QwenVisionSpec):
+    if not isinstance(vision, QwenVisionSpec) or result.workload.images is not None:
         return ""
     height, width = vision.frame_size
     return f" ({height} x {width})"
@@ -111,6 +109,30 @@ def _tera(count: float) -> str:
 
 def _giga(count: int) -> str:
     return f"{giga(count):.2f}"
+
+
+def _images(result: Estimate) -> list[str]:
+    """A line for each image size: what the tower gets and how the tokens come about."""
+    grids = Counter(result.workload.image_grids(result.model))
+    return [_image(grid, times) for grid, times in grids.items()]
+
+
+def _image(grid: ImageGrid, times: int) -> str:
+    (height, width), (crop_height, crop_width) = grid.size, grid.crop_size
+    each = f"{times} of " * (times > 1)
+    crops = "1 crop" if grid.crops == 1 else f"{grid.crops} crops"
+    parts = [f"base {grid.base_tokens}"]
+    if grid.tile_rows:
+        parts.append(f"grid {grid.rows} x {grid.columns}")
+    if grid.newline_tokens:
+        parts.append(f"newlines {grid.newline_tokens}")
+    sum_of = f" = {' + '.join(parts)}" * (len(parts) > 1)
+    shrunk = " x ".join(map(str, grid.unpadded))
+    note = f" (grid shrunk from {shrunk})" if grid.shrinks else ""
+    return (
+        f"Image {each}{height} x {width}: {crops} of {crop_height} x {crop_width}; "
+        f"{grid.tokens} tokens{sum_of}{note}"
+    )
 
 
 def _tokens(result: Estimate) -> str:

@@ -86,9 +86,15 @@ class Schedule:
         merge_tokens = (
             self.merge.token_counts(visual.group_tokens) if self.merge else (visual.group_tokens,)
         )
+        others = tuple(
+            (groups, self.merge.other_counts(tokens) if self.merge else (tokens,))
+            for groups, tokens in visual.others
+        )
         newline = visual.newline_tokens if rule.counts_newline else 0
-        selected = self.select.kept(visual.groups, merge_tokens[-1]) if self.select else None
-        sent = visual.groups * merge_tokens[-1] if selected is None else selected
+        left = [(groups, counts[-1]) for groups, counts in others]
+        sent = visual.groups * merge_tokens[-1] + sum(groups * tokens for groups, tokens in left)
+        selected = self.select.kept(visual.groups, merge_tokens[-1], left) if self.select else None
+        sent = sent if selected is None else selected
         tokens, mlp_tokens = self._layer_tokens(sent + newline, text_tokens, layers, rule)
         prune = self.prune or _KEEP_ALL
         after = mlp_tokens if prune.drop_point == "after_attention" else tokens[1:]
@@ -110,6 +116,7 @@ class Schedule:
             merged_by=self.merge.by if self.merge else TokenTrace.merged_by,
             selected_by=self.select.by if self.select else TokenTrace.selected_by,
             importance=prune.importance,
+            others=others,
         )
 
     def _layer_tokens(

@@ -1,10 +1,14 @@
 """Select: which visual tokens are kept before the LLM, for methods that choose instead of merge."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aim_cost.checks import integral, numbers, one_of, ratio, whole
 from aim_cost.errors import ScheduleError
 from aim_cost.graph.scores import VISUAL_SCORES
+
+_ACROSS_SIZES = ("determinantal", "pairwise-cosine", "random", "uniform")
+"""Scores whose cost knows all tokens together, no frames."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +46,26 @@ class Select:
                 whole(getattr(self, name), f"select.{name}", ScheduleError)
         one_of(self.by, VISUAL_SCORES, "select.by", ScheduleError)
 
-    def kept(self, groups: int, tokens: int) -> int:
-        """Tokens kept of ``groups`` frames of ``tokens`` each. Raises ScheduleError."""
+    def kept(self, groups: int, tokens: int, others: Sequence[tuple[int, int]] = ()) -> int:
+        """Tokens kept of ``groups`` frames of ``tokens`` each. Raises ScheduleError.
+
+        ``others``: smaller groups beside them, (groups, tokens of each); of each as many stay.
+        """
+        if others:
+            one_of(self.by, _ACROSS_SIZES, "select.by of an image of unequal tiles", ScheduleError)
+        everything = groups * tokens + sum(number * each for number, each in others)
         if self.tokens_per_frame is not None:
-            kept = groups * self.tokens_per_frame
+            most = self.tokens_per_frame
+            kept = groups * most + sum(number * min(most, each) for number, each in others)
         elif self.tokens is not None:
             kept = self.tokens
         else:
             assert self.retention is not None
-            kept = int(groups * tokens * self.retention)
-        if not 1 <= kept <= groups * tokens:
+            kept = int(everything * self.retention)
+        if not 1 <= kept <= everything:
             raise ScheduleError(
                 "select",
-                expected=f"1 to {groups * tokens} tokens kept of {groups * tokens}",
+                expected=f"1 to {everything} tokens kept of {everything}",
                 got=kept,
                 fix="Change the retention ratio or the count.",
             )

@@ -11,7 +11,7 @@ class TokenTrace:
         batch: prompts, all with these counts.
         groups: frames or crops, merged one by one.
         merge_tokens: tokens of one group before merging and after each pass; one entry if unmerged.
-        newline_tokens: visual tokens appended after merging.
+        newline_tokens: visual tokens appended after merging, or between rows of an image.
         text_tokens: protected tokens.
         attention_tokens: per layer, tokens entering it: rows of q, k, v and of the KV cache.
         mlp_tokens: per layer, tokens its MLP computes.
@@ -20,6 +20,8 @@ class TokenTrace:
         selected_tokens: visual tokens, without newline, kept before the LLM; None where none
             were chosen.
         merged_by, selected_by, importance: how tokens were matched and ranked, as in a Schedule.
+        others: smaller groups beside ``groups``, the tiles of an image, the largest first:
+            (groups, their merge_tokens).
     """
 
     batch: int
@@ -34,11 +36,17 @@ class TokenTrace:
     merged_by: str = "similarity"
     selected_by: str = "uniform"
     importance: str = "pagerank"
+    others: tuple[tuple[int, tuple[int, ...]], ...] = ()
+
+    @property
+    def merges(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """All groups of a prompt: (groups, tokens of one before merging and after each pass)."""
+        return ((self.groups, self.merge_tokens), *self.others)
 
     @property
     def merged_tokens(self) -> int:
         """Visual tokens after merging and before selection, without newline."""
-        return self.groups * self.merge_tokens[-1]
+        return sum(groups * counts[-1] for groups, counts in self.merges)
 
     @property
     def visual_tokens(self) -> int:
@@ -56,4 +64,4 @@ class TokenTrace:
         """Whether any token is merged or dropped."""
         counts = {self.prompt_tokens, *self.attention_tokens, *self.mlp_tokens}
         selects = self.selected_tokens not in (None, self.merged_tokens)
-        return selects or len(self.merge_tokens) > 1 or len(counts) > 1
+        return selects or any(len(c) > 1 for _, c in self.merges) or len(counts) > 1

@@ -16,14 +16,12 @@ DEFAULT_FRAME_SIZE: FrameSize = (224, 224)
 """Of a tower that takes any resolution, where nothing else is said."""
 
 
-def parse_frame_size(text: str) -> FrameSize:
-    """Read ``HEIGHTxWIDTH``. Raises: SpecError."""
-    sides = numbers(text.replace("x", ","), "--frame-size", "HEIGHTxWIDTH, e.g. 224x224", SpecError)
+def parse_frame_size(text: str, option: str = "--frame-size") -> FrameSize:
+    """Read ``HEIGHTxWIDTH``. Raises: SpecError that names the ``option``."""
+    sides = numbers(text.replace("x", ","), option, "HEIGHTxWIDTH, e.g. 224x224", SpecError)
     if len(sides) != 2:
-        raise SpecError(
-            "--frame-size", expected="HEIGHTxWIDTH", got=text, fix="E.g. --frame-size 224x224."
-        )
-    height, width = (integral(side, "--frame-size", SpecError) for side in sides)
+        raise SpecError(option, expected="HEIGHTxWIDTH", got=text, fix=f"E.g. {option} 224x224.")
+    height, width = (integral(side, option, SpecError) for side in sides)
     return height, width
 
 

@@ -1,12 +1,15 @@
 """What is asked of the model (Workload) and how it is run (Execution)."""
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 
-from aim_cost.checks import one_of, whole
+from aim_cost.anyres import ImageGrid, checked_size, group_sizes, image_grids
+from aim_cost.checks import one_of, sequence, whole
 from aim_cost.errors import SpecError
 from aim_cost.model import ModelSpec
 from aim_cost.units import dtype_bytes
-from aim_cost.vision_spec import FrameSize
+from aim_cost.vision_spec import FrameSize, Tower
 
 ATTENTION_KINDS = ("sdpa", "eager")
 MODES = ("eager", "cuda-graph", "ideal")
@@ -19,12 +22,14 @@ class VisualInput:
 
     ``groups`` are frames, image crops or, in Qwen's towers, temporal patches of two frames: encoded
     one by one, merged one by one, ``group_tokens`` each. ``newline_tokens`` follow the last group
-    of a video.
+    of a video, or in an image each row of its grid. ``others``: smaller groups beside them, the
+    largest first: (groups, tokens of each).
     """
 
     groups: int
     group_tokens: int
     newline_tokens: int
+    others: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,16 @@ class Workload:
     """One prefill: ``batch`` equal prompts of a video or an image and ``text_tokens`` of text.
 
     Args:
-        frames: video frames; exclusive with image_tokens.
+        frames: video frames; exclusive with image_tokens and images.
         image_tokens: visual tokens of an image before merging, without newline.
+        images: height and width in pixels of each image of a prompt; the model's processor cuts
+            or resizes them (aim_cost.anyres).
         text_tokens: all tokens that are not visual, before and after them; 0 only under
             conventions that count visual tokens alone.
         batch: prompts.
         frame_size: height and width in pixels of what the vision tower gets, for towers that take
-            any (Qwen's); without it 224 x 224, or the square image of ``image_tokens``.
+            any (Qwen's); without it 224 x 224, or the square image of ``image_tokens``. Not for
+            ``images``.
     Raises: SpecError.
     """
 
@@ -47,33 +55,79 @@ class Workload:
     image_tokens: int | None = None
     batch: int = 1
     frame_size: FrameSize | None = None
+    images: tuple[FrameSize, ...] | None = None
 
     def __post_init__(self) -> None:
         whole(self.text_tokens, "text_tokens", SpecError, at_least=0)
         whole(self.batch, "batch", SpecError)
-        if (self.frames is None) == (self.image_tokens is None):
+        kinds = ("frames", "image_tokens", "images")
+        given = [name for name in kinds if getattr(self, name) is not None]
+        if len(given) != 1:
             raise SpecError(
                 "workload",
-                expected="either frames or image_tokens",
-                got=f"frames={self.frames}, image_tokens={self.image_tokens}",
-                fix="Give one of them (--frames N or --image-tokens N).",
+                expected="either frames, image_tokens or images",
+                got=", ".join(given) or "none",
+                fix="Give one of them (--frames N, --image-tokens N or --image HEIGHTxWIDTH).",
             )
-        visual = (
-            ("frames", self.frames)
-            if self.frames is not None
-            else ("image_tokens", self.image_tokens)
-        )
-        whole(visual[1], visual[0], SpecError)
+        if self.images is None:
+            whole(getattr(self, given[0]), given[0], SpecError)
+            return
+        sizes = sequence(self.images, "images", SpecError)
+        if not sizes or self.frame_size is not None:
+            raise SpecError(
+                "images",
+                expected="the height and width of each, and no frame_size",
+                got=f"{self.images}, frame_size {self.frame_size}",
+                fix="E.g. images=((1080, 1920),).",
+            )
+        object.__setattr__(self, "images", tuple(map(checked_size, sizes)))
 
     def sized(self, model: ModelSpec) -> ModelSpec:
-        """``model`` at the resolution of this workload. Raises SpecError when it takes no such."""
+        """``model`` at the resolution of this workload: of several images, the largest's.
+
+        Raises: SpecError when it takes no such.
+        """
+        if self.images is not None:
+            sizes = [grid.crop_size for grid in self.image_grids(model)]
+            return model.at(max(sizes, key=math.prod))
         return model.at(self.frame_size, self.image_tokens)
+
+    def image_grids(self, model: ModelSpec) -> tuple[ImageGrid, ...]:
+        """How ``model`` takes each of the images; none where there are none. Raises: SpecError."""
+        return image_grids(model, self.images or ())
+
+    def views(self, model: ModelSpec) -> tuple[tuple[Tower, int], ...]:
+        """What the vision tower encodes of one prompt: (tower at a resolution, how many there).
+
+        Frames, crops or temporal patches; images of several sizes give several. Raises: SpecError.
+        """
+        if self.images is None:
+            return ((self.sized(model).vision, self.visual_input(model).groups),)
+        crops: Counter[FrameSize] = Counter()
+        for grid in self.image_grids(model):
+            crops[grid.crop_size] += grid.crops
+        return tuple((model.vision.at(size), number) for size, number in crops.items())
+
+    def label(self) -> str:
+        """What is seen, in words: ``32 frames``, ``576 image tokens``, ``image 1080 x 1920``."""
+        if self.images is not None:
+            sizes = ", ".join(f"{height} x {width}" for height, width in self.images[:3])
+            more = f" and {len(self.images) - 3} more" if len(self.images) > 3 else ""
+            return f"image{'s' * (len(self.images) > 1)} {sizes}{more}"
+        if self.frames is not None:
+            return f"{self.frames} frames"
+        return f"{self.image_tokens} image tokens"
 
     def visual_input(self, model: ModelSpec) -> VisualInput:
         """Lay the visual tokens out for ``model``. Raises SpecError when it takes no video.
 
-        An image workload is encoded as the fewest crops that hold its tokens.
+        ``image_tokens`` are encoded as the fewest crops that hold them.
         """
+        if self.images is not None:
+            grids = self.image_grids(model)
+            (groups, tokens), *others = group_sizes(grids)
+            newlines = sum(grid.newline_tokens for grid in grids)
+            return VisualInput(groups, tokens, newlines, tuple(others))
         model = self.sized(model)
         if self.frames is not None:
             groups = -(-self.frames // model.group_frames)

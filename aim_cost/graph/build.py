@@ -1,6 +1,7 @@
 """The graph of one prefill as aim_runtime executes it."""
 
 from aim_cost.graph import decoder, reduction, vision
+from aim_cost.graph.images import image_ops
 from aim_cost.graph.kernels import Kernels
 from aim_cost.graph.op import Op, OpGraph
 from aim_cost.graph.scores import LAYER_SCORES, VISUAL_SCORES, LayerSize, VisualSize
@@ -16,12 +17,16 @@ def build_executed(
     width, text = execution.element_bytes, model.text
     batch, groups = trace.batch, trace.batch * trace.groups
     model = workload.sized(model)
-    ops = vision.feature_ops(model, groups, width, video=workload.frames is not None)
-    ops += reduction.merge_ops(
-        groups, trace.merge_tokens, text.hidden_size, width, by=trace.merged_by
-    )
+    if workload.images is not None:
+        ops = image_ops(model, workload, width)
+    else:
+        ops = vision.feature_ops(model, groups, width, video=workload.frames is not None)
+    for number, counts in trace.merges:
+        ops += reduction.merge_ops(
+            batch * number, counts, text.hidden_size, width, by=trace.merged_by
+        )
     if trace.selected_tokens is not None:
-        ops += _select_ops(model, trace, trace.selected_tokens, width)
+        ops += _select_ops(model, workload, trace, trace.selected_tokens, width)
     ops += decoder.embedding_ops(batch, trace.prompt_tokens, text.hidden_size, width)
     before = trace.prompt_tokens
     for layer, (tokens, mlp_tokens) in enumerate(
@@ -40,10 +45,12 @@ def build_executed(
     return OpGraph(tuple(ops))
 
 
-def _select_ops(model: ModelSpec, trace: TokenTrace, kept: int, width: int) -> list[Op]:
+def _select_ops(
+    model: ModelSpec, workload: Workload, trace: TokenTrace, kept: int, width: int
+) -> list[Op]:
     size = VisualSize(
         batch=trace.batch,
-        groups=trace.batch * trace.groups,
+        groups=trace.batch * sum(number for _, number in workload.views(model)),
         patches=model.vision.tokens,
         tokens=trace.merged_tokens,
         kept=kept,

@@ -3,6 +3,8 @@
 Source: transformers 5.23, qwen2_vl and qwen2_5_vl, with sdpa.
 """
 
+from collections.abc import Sequence
+
 from aim_cost.graph.kernels import Kernels
 from aim_cost.graph.op import Op
 from aim_cost.vision_spec import QwenVisionSpec
@@ -10,8 +12,12 @@ from aim_cost.vision_spec import QwenVisionSpec
 _FLOAT32_BYTES = 4
 
 
-def tower_ops(vision: QwenVisionSpec, groups: int, width: int) -> list[Op]:
-    """Ops of ``groups`` temporal patches at the tower's resolution, all in one sequence.
+Views = Sequence[tuple[QwenVisionSpec, int]]
+"""The tower at each resolution, and the number of temporal patches there."""
+
+
+def tower_ops(views: Views, width: int) -> list[Op]:
+    """Ops of the temporal patches of all ``views``, one tower's, all in one sequence.
 
     transformers starts one sdpa kernel for each segment that attends to itself alone: a temporal
     patch, or a window of one (Qwen2.5-VL, all blocks but four). So does this list: an op each,
@@ -19,22 +25,27 @@ def tower_ops(vision: QwenVisionSpec, groups: int, width: int) -> list[Op]:
     Not counted: the lengths of the segments, which the host reads back from the device before
     every attention; the angles of the positions, which are computed once.
     """
-    hidden, rows = vision.hidden_size, groups * vision.patches
+    vision = views[0][0]
+    hidden, rows = vision.hidden_size, _patches(views)
     pixels = vision.num_channels * vision.temporal_patch_size * vision.patch_size**2
     top = Kernels("vision.tower", width)
     ops = [top.linear("patch_embedding", rows, pixels, hidden)]
     if vision.window_size is not None:
         ops.append(top.elementwise("gather", rows * hidden, rows * hidden))
     for block in range(vision.num_hidden_layers):
-        ops += _block_ops(vision, groups, width, block)
-    return ops + _merger_ops(vision, groups, width)
+        ops += _block_ops(views, width, block)
+    return ops + _merger_ops(vision, rows, width)
 
 
-def _block_ops(vision: QwenVisionSpec, groups: int, width: int, block: int) -> list[Op]:
-    make = Kernels("vision.tower", width, block)
+def _patches(views: Views) -> int:
+    return sum(groups * view.patches for view, groups in views)
+
+
+def _block_ops(views: Views, width: int, block: int) -> list[Op]:
+    make, vision = Kernels("vision.tower", width, block), views[0][0]
     hidden, heads = vision.hidden_size, vision.num_attention_heads
-    size = groups * vision.patches * hidden
-    rows, head_dim = groups * vision.patches, hidden // heads
+    rows, head_dim = _patches(views), hidden // heads
+    size = rows * hidden
     # cos and sin stay in float32
     angles = 2 * rows * head_dim * _FLOAT32_BYTES // width
     ops = [
@@ -42,8 +53,9 @@ def _block_ops(vision: QwenVisionSpec, groups: int, width: int, block: int) -> l
         make.linear("qkv", rows, hidden, 3 * hidden, bias=True),
         make.elementwise("rotary", 2 * size + angles, 2 * size),
     ]
-    for patches, times in vision.segments(block).items():
-        ops += make.attention("sdpa", 1, patches, heads, heads, head_dim) * (groups * times)
+    for view, groups in views:
+        for patches, times in view.segments(block).items():
+            ops += make.attention("sdpa", 1, patches, heads, heads, head_dim) * (groups * times)
     return [
         *ops,
         make.elementwise("join_segments", size, size),
@@ -73,10 +85,10 @@ def _mlp_ops(vision: QwenVisionSpec, make: Kernels, rows: int) -> list[Op]:
     ]
 
 
-def _merger_ops(vision: QwenVisionSpec, groups: int, width: int) -> list[Op]:
+def _merger_ops(vision: QwenVisionSpec, patches: int, width: int) -> list[Op]:
     """The norm of each patch, then two layers over squares of patches laid side by side."""
     make = Kernels("vision.projector", width)
-    size, tokens = groups * vision.patches * vision.hidden_size, groups * vision.merged_tokens
+    size, tokens = patches * vision.hidden_size, patches // vision.spatial_merge_size**2
     inputs, outputs = vision.hidden_size * vision.spatial_merge_size**2, vision.output_size
     ops = [
         make.elementwise(_norms(vision)[2], size, size),

@@ -17,7 +17,7 @@ def feature_ops(model: ModelSpec, groups: Count, width: int, *, video: bool) -> 
     """
     vision, hidden = model.vision, model.text.hidden_size
     if isinstance(vision, QwenVisionSpec):
-        return qwen_vision.tower_ops(vision, groups, width)
+        return qwen_vision.tower_ops([(vision, groups)], width)
     ops = tower_ops(vision, groups, width)
     before, pooling = model.image_tokens, model.pooling if video else None
     if pooling is None:

@@ -138,6 +138,13 @@ class Method:
                 fix="Give frames, or choose another method.",
             )
         visual, sized = workload.visual_input(model), workload.sized(model)
+        if visual.others:
+            raise ScheduleError(
+                "workload",
+                expected="frames or crops of one size, which methods are stated for",
+                got=workload.label(),
+                fix="Give image_tokens, or a Schedule of your own.",
+            )
         setting = Setting(
             model.text.num_hidden_layers,
             sized.vision.num_hidden_layers,

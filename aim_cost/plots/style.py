@@ -79,12 +79,7 @@ def finish(figure: Figure, title: str, small_print: str = "", keys: Any = None) 
 def setting(result: Estimate) -> str:
     """Device, type, execution and prompt of an estimate, for titles."""
     workload = result.workload
-    visual = (
-        f"{workload.frames} frames"
-        if workload.frames is not None
-        else f"{workload.image_tokens} image tokens"
-    )
-    return f"{visual} + {workload.text_tokens} text tokens, batch {workload.batch}"
+    return f"{workload.label()} + {workload.text_tokens} text tokens, batch {workload.batch}"
 
 
 def device(result: Estimate) -> str:
