@@ -2,7 +2,8 @@
 
 The registry is the one seam that shows q and k after the rotary embedding. The prefill in progress
 arrives as the keyword ``aim_prefill``, passed down by the decoder layer; without it, as in decode,
-they are the stock functions.
+they are the stock functions. ``aim_padding`` [B] comes with layers whose rows have padding of their
+own.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 from aim_runtime.prefill import Prefill
+from aim_runtime.uneven import padded_mask
 
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -41,9 +43,15 @@ def _observed(stock: Attention) -> Attention:
         *,
         scaling: float,
         aim_prefill: Prefill | None = None,
+        aim_padding: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        if attention_mask is not None and attention_mask.shape[-1] != key.shape[2]:
+        if aim_padding is not None:
+            attention_mask = padded_mask(aim_padding, query.shape[2], key.shape[2])
+            if stock is eager_attention_forward:  # which adds its mask
+                least = torch.finfo(query.dtype).min
+                attention_mask = torch.where(attention_mask, 0.0, least).to(query.dtype)
+        elif attention_mask is not None and attention_mask.shape[-1] != key.shape[2]:
             attention_mask = _for_those_left(attention_mask, query.shape[2], key.shape[2])
         output = stock(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         if aim_prefill is not None:

@@ -1,7 +1,11 @@
-"""What happens to video features after pooling: they are merged, and it is remembered how."""
+"""What happens to visual features before they enter the LLM: they are merged, item by item."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,86 +13,136 @@ from torch import Tensor
 from aim_cost.merge import Merge
 from aim_runtime.errors import PatchError
 from aim_runtime.merge import merge_passes
-from aim_runtime.prompt import Prompt
+from aim_runtime.models.adapter import Adapter
 from aim_runtime.spans import Recorder
+from aim_runtime.visual import VisualItem, group_counts
+
+Features = Tensor | list[Tensor]
+Items = tuple[VisualItem, ...]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The video frames that were encoded last.
+    """The images, or the videos, that were encoded last.
 
     Args:
-        frames: of all videos together.
-        merge_tokens: tokens of a frame before merging and after each pass, as they occurred.
-        places: int64 [frames, t], of each token left its place in the unmerged frame.
-        features: [frames, t, hidden], what is left.
-    Places and features are None where merged tokens are numbered anew: nobody needs them.
+        items: they, as they were before merging.
+        counts: of each size of groups that occurred, its tokens before merging and after each
+            pass.
+        places: int64 [tokens left] of each item: the place in it of each token that is left.
+        features: [tokens left, hidden] of each item.
     """
 
-    frames: int
-    merge_tokens: tuple[int, ...]
-    places: Tensor | None = None
-    features: Tensor | None = None
+    items: Items
+    counts: dict[int, tuple[int, ...]]
+    places: tuple[Tensor, ...]
+    features: tuple[Tensor, ...]
 
-    def places_in(self, prompt: Prompt, ready: Tensor | None) -> Tensor:
-        """``places`` for the frames of all rows of ``prompt``: [B * groups, t].
-
-        ``ready``: features [videos, n, hidden] that the model was given instead of pixels, with
-        rows repeated as ``generate`` does. Raises: PatchError when they are not these.
-        """
-        rows = len(prompt.visual_mask)
-        places = self.places.unflatten(0, (-1, prompt.visual.groups))
-        copies = rows // len(places)
-        if ready is not None and not self._are(ready.unflatten(0, (rows, -1))[::copies]):
-            raise features_of_another_run("features of another video than the last one")
-        return places.repeat_interleave(copies, dim=0).flatten(0, 1)
-
-    def _are(self, ready: Tensor) -> bool:
-        """Whether ready[prompts, videos, n, hidden] are these, apart from newlines at the end."""
-        mine = self.features.unflatten(0, (*ready.shape[:2], -1)).flatten(2, 3)
-        return torch.equal(mine, ready[:, :, : mine.shape[2]])
+    def require(self, features: Sequence[Tensor], numbers: Sequence[int]) -> None:
+        """Raises: PatchError unless ``features`` are those of these items, by number."""
+        for ready, number in zip(features, numbers, strict=True):
+            mine = self.features[number]
+            if ready is not mine and not torch.equal(ready, mine):
+                raise features_of_another_run("features of another image or video than the last")
 
 
 def features_of_another_run(got: str) -> PatchError:
     """The error for ready features that this patched model did not make for the prompt at hand."""
     return PatchError(
         "mm_encoder_outputs",
-        expected="features of this video, made by this patched model",
+        expected="features of this prompt's images and videos, made by this patched model",
         got=got,
-        fix="Pass pixel_values_videos.",
+        fix="Pass pixel_values or pixel_values_videos.",
     )
 
 
 class Encoding:
-    """Merges video features behind the model's pooling; ``last`` tells what came out."""
+    """Merges features behind a model's encoder of one modality; ``last`` tells what came out."""
 
-    def __init__(self, merge: Merge | None, recorder: Recorder) -> None:
+    def __init__(
+        self, merge: Merge | None, recorder: Recorder, adapter: Adapter, modality: str
+    ) -> None:
         self.last: Encoded | None = None
         self._merge, self._recorder = merge, recorder
+        self._adapter, self._modality = adapter, modality
 
-    def behind(self, pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """``pool``, then merging."""
+    def behind(self, encode: Callable[..., Any]) -> Callable[..., Any]:
+        """``encode``, then merging."""
+        names = tuple(inspect.signature(encode).parameters)
 
-        def pool_and_merge(features: Tensor) -> Tensor:
-            # [frames, patches, hidden] -> [frames, tokens, hidden] -> [frames, kept, hidden]
-            pooled = pool(features)
-            if self._merge is None:
-                self.last = Encoded(frames=len(pooled), merge_tokens=(pooled.shape[1],))
-                return pooled
-            with self._recorder.span("merge"):
-                return self._merged(pooled, self._merge)
+        @wraps(encode)
+        def encode_and_merge(*args: Any, **kwargs: Any) -> Any:
+            output = encode(*args, **kwargs)
+            given = dict(zip(names, args, strict=False)) | kwargs
+            if self._modality == "video" and "pixel_values" in given:  # transformers 5.17
+                given["pixel_values_videos"] = given.pop("pixel_values")
+            items = self._adapter.items(given, self._modality)
+            output.pooler_output = self._merged(output.pooler_output, items)
+            return output
 
-        return pool_and_merge
+        return encode_and_merge
 
-    def _merged(self, features: Tensor, merge: Merge) -> Tensor:
-        frames, tokens = features.shape[:2]
-        places, seen = None, [tokens]
-        if merge.positions == "kept":
-            places = torch.arange(tokens, device=features.device).expand(frames, -1)
-        for left, plan in merge_passes(features, merge.token_counts(tokens), merge.by):
-            features = left
-            seen.append(features.shape[1])
-            places = None if places is None else plan.places(places)
-        kept = None if places is None else features
-        self.last = Encoded(frames, tuple(seen), places, kept)
-        return features
+    def _merged(self, features: Features, items: Items) -> Features:
+        """Features [tokens, hidden] of each item, and what is left of them, alike in form."""
+        together = isinstance(features, Tensor)
+        counts = {block.tokens: (block.tokens,) for item in items for block in item.blocks}
+        if self._merge is None:
+            places = tuple(torch.arange(item.tokens) for item in items)
+            self.last = Encoded(items, counts, places, tuple(features))
+            return features
+        merged: list[Tensor] = []
+        places: list[Tensor] = []
+        start = 0
+        with self._recorder.span("merge"):
+            for item, same in groupby(items):
+                stop = start + len(tuple(same))
+                stack = features[start:stop] if together else torch.stack(features[start:stop])
+                left, where = _merge_item(stack, item, self._merge, counts)
+                merged.append(left)
+                places += where
+                start = stop
+            rows = [row for stack in merged for row in stack]
+            self.last = Encoded(items, counts, tuple(places), tuple(rows))
+            if not together:
+                return rows
+            return merged[0] if len(merged) == 1 else torch.cat(merged)
+
+
+def _merge_item(
+    features: Tensor, item: VisualItem, merge: Merge, counts: dict[int, tuple[int, ...]]
+) -> tuple[Tensor, Tensor]:
+    """Several items alike: features[items, tokens, H] -> [items, left, H], places [items, left]."""
+    device, number = features.device, len(features)
+    left, places = [], []
+    for block in item.blocks:
+        index = _index(block.places, device)
+        # [items, groups * tokens, H] -> [items * groups, tokens, H]
+        merged = features[:, index].unflatten(1, (block.groups, block.tokens)).flatten(0, 1)
+        here = torch.arange(item.tokens, device=device)[index].view(block.groups, block.tokens)
+        here = here.expand(number, -1, -1).flatten(0, 1)
+        passes, seen = group_counts(merge, block.tokens), [block.tokens]
+        for left_now, plan in merge_passes(merged, passes, merge.by):
+            merged, here = left_now, plan.places(here)
+            seen.append(merged.shape[1])
+        counts[block.tokens] = tuple(seen)
+        left.append(merged.unflatten(0, (number, -1)).flatten(1, 2))
+        places.append(here.unflatten(0, (number, -1)).flatten(1, 2))
+    rest = item.unmerged_places
+    if rest:
+        index = _index(rest, device)
+        left.append(features[:, index])
+        places.append(torch.arange(item.tokens, device=device)[index].expand(number, -1))
+    tokens, where = torch.cat(left, dim=1), torch.cat(places, dim=1)
+    if item.in_order:
+        order = where.argsort(dim=1)
+        where = where.gather(1, order)
+        tokens = tokens.gather(1, order.unsqueeze(-1).expand_as(tokens))
+    return tokens, where
+
+
+def _index(places: Sequence[int], device: torch.device) -> slice | Tensor:
+    """Places in a row as a slice, whose result is a view."""
+    first, last = places[0], places[-1]
+    if isinstance(places, range) or list(places) == list(range(first, last + 1)):
+        return slice(first, last + 1)
+    return torch.tensor(places).to(device, non_blocking=True)

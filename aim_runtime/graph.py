@@ -20,8 +20,9 @@ from aim_cost.schedule import Schedule
 from aim_runtime.capturable import EAGER_WAY, capturable, refusal
 from aim_runtime.errors import PatchError
 from aim_runtime.inputs import Inputs
-from aim_runtime.llava import Layout, Shortened
+from aim_runtime.layout import Layout, Shortened
 from aim_runtime.load import Loaded
+from aim_runtime.models.llava_onevision import LlavaOnevisionAdapter
 from aim_runtime.patch import patched
 from aim_runtime.prefill import Prefill
 from aim_runtime.spans import NULL_RECORDER
@@ -57,15 +58,16 @@ class StaticPrefill:
         self._loaded, self._schedule = loaded, schedule
         frame = loaded.spec.frame_tokens
         counts = schedule.merge.token_counts(frame) if schedule.merge else (frame,)
-        self._layout = Layout(loaded.config.video_token_id, loaded.config.image_token_id, counts)
+        self._merge_tokens = {frame: counts}
+        self._layout = Layout(LlavaOnevisionAdapter(loaded.model), schedule.merge)
         short = self._shortened(inputs)
         self._prompt, ids = short.prompt, short.inputs["input_ids"]
-        self._plan = schedule.resolve_visual(
-            self._prompt.visual,
-            text_tokens=self._prompt.text_tokens,
+        plan = schedule.resolve_visual(
+            self._prompt.visual[0],
+            text_tokens=self._prompt.text_tokens[0],
             layers=loaded.spec.text.num_hidden_layers,
-            batch=len(ids),
         )
+        self._plans = [plan] * len(ids)
         device, mask = loaded.device, self._prompt.visual_mask
         self._ids = torch.empty_like(ids, device=device)
         self._pixels = torch.empty_like(
@@ -124,9 +126,12 @@ class StaticPrefill:
     def prepare(self) -> Callable[[], PrefillOutput]:
         """Send what the host knows to the device; the result runs the rest, inside ``attached``."""
         loaded = self._loaded
-        merge_tokens = self._layout.merge_tokens
         prefill = Prefill(
-            self._plan, self._prompt, merge_tokens, device=loaded.device, recorder=NULL_RECORDER
+            self._plans,
+            self._prompt,
+            self._merge_tokens,
+            device=loaded.device,
+            recorder=NULL_RECORDER,
         )
         cache = DynamicCache(config=loaded.model.model.language_model.config)
         nothing = torch.empty(0, dtype=self._pixels.dtype, device=loaded.device)
@@ -163,19 +168,9 @@ class StaticPrefill:
         return PrefillOutput(logits, cache)
 
     def _features(self) -> Tensor:
-        """Visual tokens of all videos, newlines included: [videos * tokens, hidden]."""
-        core, config = self._loaded.model.model, self._loaded.config
-        patches = core.vision_tower(self._pixels.flatten(0, 1), output_hidden_states=True)
-        layers = config.vision_feature_layer
-        chosen = [layers] if isinstance(layers, int) else layers
-        hidden = torch.cat([patches.hidden_states[i] for i in chosen], dim=-1)
-        if config.vision_feature_select_strategy == "default":
-            hidden = hidden[:, 1:]
-        # the patch merges behind the pooling
-        merged = core.apply_pooling(core.multi_modal_projector(hidden))
-        videos = merged.reshape(len(self._pixels), -1, merged.shape[-1])
-        newline = core.image_newline.expand(len(videos), 1, -1)
-        return torch.cat([videos, newline], dim=1)
+        """Visual tokens of all videos, newlines included: [videos, tokens, hidden]."""
+        # the patch merges behind the encoder
+        return self._loaded.model.model.get_video_features(self._pixels).pooler_output
 
     def _leave_attention(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         return (self._prefill.stay(args[0]),) if self._prefill is not None else None
@@ -184,6 +179,8 @@ class StaticPrefill:
         if inputs.get("pixel_values_videos") is None or inputs.get("pixel_values") is not None:
             raise refusal("inputs", "pixel_values_videos, and no images", "other inputs")
         short = self._layout.prepare(inputs)
+        if not short.prompt.is_even:
+            raise refusal("inputs", "as many videos in each prompt", "different numbers")
         if short.prompt.padded(short.inputs.get("attention_mask")).padding is not None:
             raise refusal("attention_mask", "prompts of one length", "padding")
         return short

@@ -3,22 +3,26 @@
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel, Qwen2Model
+from transformers import DynamicCache, PreTrainedModel
 
 from aim_cost.schedule import Schedule
+from aim_cost.trace import TokenTrace
 from aim_runtime.attention import observed_name
+from aim_runtime.axes import Axes
 from aim_runtime.cached import cached_tokens, require_empty_cache
-from aim_runtime.encoding import Encoding, features_of_another_run
+from aim_runtime.encoding import Encoded, Encoding
 from aim_runtime.errors import PatchError
 from aim_runtime.generate import with_own_prompt
 from aim_runtime.layer import leaving_after_attention
-from aim_runtime.llava import Layout
-from aim_runtime.positions import unmerged_positions, with_positions
+from aim_runtime.layout import Layout
+from aim_runtime.models import Adapter
+from aim_runtime.positions import unmerged_places, unmerged_positions, with_positions
 from aim_runtime.prefill import Prefill
 from aim_runtime.prompt import Prompt
 from aim_runtime.spans import Recorder
@@ -28,35 +32,54 @@ Args = tuple[Any, ...]
 Inputs = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Cached:
+    """A prompt in a KV cache; ``padding`` [B] of each layer, where rows differ."""
+
+    prompt: Prompt
+    padding: list[Tensor]
+
+
 class Hooks:
     """Attaches a schedule to a model that has been checked; ``trace`` tells what each run did.
 
     Args:
         decoder: the language model inside ``model``.
-        layout: how visual tokens are written in prompts; None for a bare language model.
+        adapter: of a vision-language model; None for a bare language model.
         embedded: the prompt that ``inputs_embeds`` hold, if the caller described one.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        decoder: Qwen2Model,
+        decoder: nn.Module,
         schedule: Schedule,
         *,
-        layout: Layout | None,
+        adapter: Adapter | None,
         embedded: Prompt | None,
         recorder: Recorder,
     ) -> None:
         self.trace = RunTrace()
         self._model, self._decoder, self._schedule = model, decoder, schedule
-        self._layout, self._embedded, self._recorder = layout, embedded, recorder
+        self._embedded, self._recorder = embedded, recorder
         self._undo = ExitStack()
-        self._encoding = Encoding(schedule.merge, recorder)
-        self._keeps_positions = bool(schedule.merge and schedule.merge.positions == "kept")
+        self._adapter = adapter
+        self._encodings: dict[str, Encoding] = {}
+        if adapter is not None:
+            self._layout = Layout(adapter, schedule.merge)
+            self._axes = Axes(self._layout)
+            for modality in adapter.pixel_inputs:
+                self._encodings[modality] = Encoding(schedule.merge, recorder, adapter, modality)
+        has_axes = adapter is not None and adapter.has_axes
+        self._merges_axes = bool(has_axes and schedule.merge)
+        self._keeps_positions = bool(
+            not has_axes and schedule.merge and schedule.merge.positions == "kept"
+        )
         self._prompt: Prompt | None = None  # from the prepared inputs to the decoder
-        self._ready: Tensor | None = None  # likewise, the video features that came with them
+        self._ready: Inputs = {}  # likewise, the features that came with them
         self._prefill: Prefill | None = None  # while the decoder runs one
-        self._cached: WeakKeyDictionary[DynamicCache, Prompt] = WeakKeyDictionary()
+        self._layer_padding: list[Tensor] = []  # while it goes on behind a cached prompt
+        self._cached: WeakKeyDictionary[DynamicCache, _Cached] = WeakKeyDictionary()
 
     def attach(self) -> None:
         """Change the model; if that fails, leave it as it was."""
@@ -73,13 +96,19 @@ class Hooks:
                     project = layer.self_attn.o_proj
                     self._hook(project.register_forward_pre_hook, self._leave_attention)
                     self._replace(layer, "forward", leaving_after_attention(layer))
-            if self._layout is not None:
-                inner = self._model.model
-                generate = with_own_prompt(self._model, self._shorten)
-                self._replace(self._model, "generate", generate)
-                self._hook(inner.register_forward_pre_hook, self._prepare)
-                self._replace(inner, "apply_pooling", self._encoding.behind(inner.apply_pooling))
+            if self._adapter is not None:
+                self._attach_to_vision(self._adapter)
             self._undo = undo.pop_all()
+
+    def _attach_to_vision(self, adapter: Adapter) -> None:
+        inner = adapter.inner
+        self._replace(self._model, "generate", with_own_prompt(self._model, self._shorten))
+        self._hook(inner.register_forward_pre_hook, self._prepare)
+        for modality, encoding in self._encodings.items():
+            name = f"get_{modality}_features"
+            self._replace(inner, name, encoding.behind(getattr(inner, name)))
+        if self._merges_axes:
+            self._replace(inner, "get_rope_index", self._axes.behind(inner.get_rope_index))
 
     def detach(self) -> None:
         """Restore the model."""
@@ -98,29 +127,28 @@ class Hooks:
     def _shorten(self, inputs: Inputs) -> Inputs:
         """Before ``generate``: the prompt as the LLM will see it."""
         if not cached_tokens(inputs):
+            self._axes.forget()
             short = self._layout.prepare(inputs)
         else:
             earlier = self._cached.get(inputs["past_key_values"])
             if earlier is None:
                 require_empty_cache(inputs)
-            short = self._layout.prepare_follow_up(inputs, earlier.visual)
+            short = self._layout.prepare_follow_up(inputs, earlier.prompt)
         if not self._moves(short.prompt):
             return short.inputs
         # generate counts on from the last of these; those of visual tokens are set when merged
         prompt = short.prompt.padded(short.inputs.get("attention_mask"))
-        rows, visual = len(prompt.visual_mask), prompt.visual
-        tokens = self._layout.merge_tokens[-1]
-        positions = unmerged_positions(prompt, torch.zeros(rows * visual.groups, tokens).long())
+        positions = unmerged_positions(prompt, {})
         return short.inputs | {"position_ids": positions.to(short.inputs["input_ids"].device)}
 
     def _moves(self, prompt: Prompt) -> bool:
         """Whether tokens have other positions than their places in the merged prompt."""
-        return self._keeps_positions and prompt.visual.newline_tokens > 0
+        return self._keeps_positions and any(placed.lost for row in prompt.placed for placed in row)
 
     def _prepare(self, module: nn.Module, args: Args, kwargs: Inputs) -> tuple[Args, Inputs]:
-        """Before the vision-language model: shorten the prompt, note where its video is."""
+        """Before the vision-language model: shorten the prompt, note where its pixels go."""
         inputs = _named(module, args, kwargs)
-        self._prompt = self._ready = None
+        self._prompt, self._ready = None, {}
         if inputs.get("input_ids") is None:
             return (), inputs
         if cached_tokens(inputs):
@@ -135,22 +163,27 @@ class Hooks:
                 got="input_ids",
                 fix="Patch without visual_mask: placeholders are found in input_ids.",
             )
-        short = self._layout.prepare(inputs)
+        if inputs.get("position_ids") is None:
+            self._axes.forget()
+        short = self._layout.prepare(inputs, self._last_encoded())
         self._prompt = short.prompt
-        ready = (inputs.get("mm_encoder_outputs") or {}).get("video")
-        self._ready = None if ready is None else ready.pooler_output
+        self._ready = dict(inputs.get("mm_encoder_outputs") or {})
         return (), short.inputs
+
+    def _last_encoded(self) -> dict[str, Encoded]:
+        last = {modality: encoding.last for modality, encoding in self._encodings.items()}
+        return {modality: encoded for modality, encoded in last.items() if encoded is not None}
 
     def _begin(self, module: nn.Module, args: Args, kwargs: Inputs) -> tuple[Args, Inputs]:
         """Before the decoder: a prefill starts; what follows a cached one passes."""
         inputs = _named(module, args, kwargs)
         x = inputs.get("inputs_embeds")
         x = inputs["input_ids"] if x is None else x
-        prompt, ready = self._prompt, self._ready
-        self._prompt = self._ready = self._prefill = None
+        prompt, self._prompt, self._prefill = self._prompt, None, None
+        self._layer_padding = []
         if cached_tokens(inputs):
             return (), self._continue(inputs, x)
-        prompt, merge_tokens = self._entering(prompt)
+        prompt = self._entering(prompt)
         if prompt.visual_mask.shape[1] != x.shape[1] or x.shape[0] % len(prompt.visual_mask):
             raise PatchError(
                 "prompt",
@@ -159,33 +192,41 @@ class Hooks:
                 fix="Give whole prompts in one prefill (no prefill_chunk_size), or another mask.",
             )
         prompt = prompt.expand(x.shape[0]).padded(inputs.get("attention_mask"))
+        encoded = self._encoded(prompt)
         if self._moves(prompt):
-            positions = unmerged_positions(prompt, self._encoding.last.places_in(prompt, ready))
+            positions = unmerged_positions(prompt, encoded)
             inputs = with_positions(inputs, positions, text=~prompt.visual_mask)
-        self._prefill = self._new_prefill(prompt, merge_tokens, x.device)
+        elif self._merges_axes and encoded:
+            inputs = self._axes.look_up(inputs, prompt, unmerged_places(prompt, encoded))
+        counts = {n: c for one in encoded.values() for n, c in one.counts.items()}
+        self._prefill = Prefill(
+            self._plans(prompt), prompt, counts, device=x.device, recorder=self._recorder
+        )
         return (), inputs
 
     def _continue(self, inputs: Inputs, x: Tensor) -> Inputs:
         """New tokens behind a cached prompt: text, which every layer keeps."""
-        prompt = self._cached.get(inputs["past_key_values"])
+        cached = self._cached.get(inputs["past_key_values"])
         counted = inputs.get("position_ids") is not None
-        if prompt is None and self._keeps_positions and not counted:
+        if cached is None and self._keeps_positions and not counted:
             require_empty_cache(inputs)
-        if x.shape[1] > 1 and (prompt is None or self._embedded is not None):
+        if x.shape[1] > 1 and (cached is None or self._embedded is not None):
             require_empty_cache(inputs)
-        if prompt is None or counted or not self._moves(prompt):
+        if cached is None:
             return inputs
-        visual = prompt.visual
-        lost = visual.groups * (visual.group_tokens - self._layout.merge_tokens[-1])
-        positions = torch.arange(x.shape[1], device=x.device) + (cached_tokens(inputs) + lost)
-        padding = prompt.padding
-        before = 0 if padding is None else padding.to(x.device)[:, None]
-        return inputs | {"position_ids": positions[None] - before}
+        self._layer_padding = cached.padding
+        prompt = cached.prompt
+        if counted or not self._moves(prompt):
+            return inputs
+        lost = torch.tensor([sum(placed.lost for placed in row) for row in prompt.placed])
+        if prompt.padding is not None:
+            lost = lost - prompt.padding
+        positions = torch.arange(x.shape[1], device=x.device) + cached_tokens(inputs)
+        return inputs | {"position_ids": positions + lost[:, None].to(x.device)}
 
-    def _entering(self, prompt: Prompt | None) -> tuple[Prompt, tuple[int, ...]]:
-        """The prompt that enters the decoder, and how its visual tokens were merged."""
-        if prompt is None:
-            prompt = self._embedded
+    def _entering(self, prompt: Prompt | None) -> Prompt:
+        """The prompt that enters the decoder."""
+        prompt = self._embedded if prompt is None else prompt
         if prompt is None:
             raise PatchError(
                 "inputs_embeds",
@@ -193,30 +234,35 @@ class Hooks:
                 got="none",
                 fix="Patch with visual_mask=mask, True at visual tokens.",
             )
-        if not prompt.visual.newline_tokens:
-            return prompt, (prompt.visual.group_tokens,)
-        encoded = self._encoding.last
-        frames = 0 if encoded is None else encoded.frames
-        if not frames or frames % prompt.visual.groups:
-            raise features_of_another_run(f"features of {frames} frames")
-        return prompt, encoded.merge_tokens
+        return prompt
 
-    def _new_prefill(
-        self, prompt: Prompt, merge_tokens: tuple[int, ...], device: torch.device
-    ) -> Prefill:
-        # text alone is not reduced
-        schedule = self._schedule if prompt.visual.groups else Schedule()
-        plan = schedule.resolve_visual(
-            prompt.visual,
-            text_tokens=prompt.text_tokens,
-            layers=len(self._decoder.layers),
-            batch=len(prompt.visual_mask),
-        )
-        return Prefill(plan, prompt, merge_tokens, device=device, recorder=self._recorder)
+    def _encoded(self, prompt: Prompt) -> dict[str, Encoded]:
+        """Of each modality in ``prompt`` what was encoded for it. Raises: PatchError."""
+        last, ready = self._last_encoded(), self._ready
+        self._ready = {}
+        for modality, features in ready.items():
+            if features is not None and self._schedule.merge is not None:
+                last[modality].require(features.pooler_output, prompt.numbers(modality))
+        placed = {one.modality for row in prompt.placed for one in row}
+        return {modality: last[modality] for modality in placed}
+
+    def _plans(self, prompt: Prompt) -> list[TokenTrace]:
+        """What the schedule makes of each row; text alone is not reduced."""
+        rows = list(zip(prompt.visual, prompt.text_tokens, strict=True))
+        plans = {
+            (visual, text): (self._schedule if visual.groups else Schedule()).resolve_visual(
+                visual, text_tokens=text, layers=len(self._decoder.layers)
+            )
+            for visual, text in set(rows)
+        }
+        return [plans[row] for row in rows]
 
     def _enter_layer(
         self, module: nn.Module, args: Args, kwargs: Inputs
     ) -> tuple[Args, Inputs] | None:
+        if self._layer_padding:
+            own = self._layer_padding[module.self_attn.layer_idx]
+            return args, kwargs | {"aim_padding": own}
         if self._prefill is None:
             return None
         hidden_states, kwargs = self._prefill.enter_layer(args[0], kwargs)
@@ -234,6 +280,7 @@ class Hooks:
 
     def _finish(self, module: nn.Module, args: Args, kwargs: Inputs, output: Any) -> None:
         """After the decoder: write the trace."""
+        self._layer_padding = []
         if self._prefill is None:
             return
         prefill, self._prefill = self._prefill, None
@@ -242,7 +289,7 @@ class Hooks:
         layers = range(len(self._decoder.layers)) if cache is not None else ()
         prefill.finish(self.trace, tuple(cache.get_seq_length(layer) for layer in layers))
         if cache is not None:
-            self._cached[cache] = prefill.prompt
+            self._cached[cache] = _Cached(prefill.prompt, prefill.layer_padding)
 
 
 def _named(module: nn.Module, args: Args, kwargs: Inputs) -> Inputs:

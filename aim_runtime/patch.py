@@ -1,19 +1,22 @@
 """One verb: run a schedule inside a transformers model, without a fork.
 
-Merging wraps the model's pooling; dropping happens in forward hooks of the decoder layers, or
-inside a layer in a forward of our own; scores come from an attention function that sees q and k
-after the rotary embedding.
+Merging wraps the model's encoders of images and videos; dropping happens in forward hooks of the
+decoder layers, or inside a layer in a forward of our own; scores come from an attention function
+that sees q and k after the rotary embedding.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
-    LlavaOnevisionForConditionalGeneration,
+    LlamaForCausalLM,
+    LlamaModel,
     PreTrainedModel,
+    Qwen2_5_VLTextModel,
     Qwen2ForCausalLM,
     Qwen2Model,
+    Qwen2VLTextModel,
 )
 
 from aim_cost.schedule import Schedule
@@ -21,12 +24,14 @@ from aim_runtime.attention import SUPPORTED_ATTENTION
 from aim_runtime.errors import PatchError
 from aim_runtime.executable import check_executable
 from aim_runtime.hooks import Hooks
-from aim_runtime.llava import Layout
+from aim_runtime.models import ADAPTERS, Adapter, find_adapter
 from aim_runtime.prompt import Prompt, embedded_prompt
 from aim_runtime.spans import NULL_RECORDER, Recorder
 from aim_runtime.trace import RunTrace
 
-SUPPORTED_MODELS = (LlavaOnevisionForConditionalGeneration, Qwen2ForCausalLM)
+LANGUAGE_MODELS = (Qwen2ForCausalLM, LlamaForCausalLM)
+SUPPORTED_MODELS = (*(kind for adapter in ADAPTERS for kind in adapter.kinds), *LANGUAGE_MODELS)
+_DECODERS = (Qwen2Model, LlamaModel, Qwen2VLTextModel, Qwen2_5_VLTextModel)
 _PATCH = "_aim_patch"
 
 
@@ -55,25 +60,26 @@ def patch(
 ) -> RunTrace:
     """Make ``model`` merge and drop visual tokens as ``schedule`` says, until ``unpatch``.
 
-    ``model(...)`` and ``model.generate(...)`` are called as before. LLaVA-OneVision takes the
-    prompts its processor writes: videos, several in a prompt too; images, pruned but not merged;
-    text alone, which nothing reduces; batches padded on the left, whose rows have as many visual
-    tokens each; and further text behind the cache of a prompt. The logits of a prefill are those of
-    the tokens that are left (``trace.kept[-1]``); ``Schedule()`` changes no bit.
+    ``model(...)`` and ``model.generate(...)`` are called as before, with the prompts that the
+    model's processor writes: images and videos, several in a prompt too; text alone, which nothing
+    reduces; batches padded on the left, whose rows may hold different images and videos; and
+    further text behind the cache of a prompt. The logits of a prefill are those of the tokens that
+    are left (``trace.kept[-1]``); ``Schedule()`` changes no bit. Where positions have three axes
+    (Qwen2-VL) survivors keep theirs, whatever ``merge.positions`` says.
 
     Args:
-        model: LlavaOnevisionForConditionalGeneration, or a bare Qwen2ForCausalLM (pruning only).
-        visual_mask: bool [B, n], True at visual tokens. Required by a bare Qwen2ForCausalLM and by
-            LLaVA-OneVision called with ``inputs_embeds``; every prompt must then fit it.
+        model: one of SUPPORTED_MODELS; a bare language model is pruned only.
+        visual_mask: bool [B, n], True at visual tokens. Required by a bare language model and by
+            others called with ``inputs_embeds``; every prompt must then fit it.
         recorder: is told when merging and scoring happen.
     Returns: the trace, rewritten by every prefill.
     Raises: PatchError, ScheduleError. Everything is checked before the model is changed.
     """
-    decoder = _checked_decoder(model)
+    adapter = find_adapter(model)
+    decoder = _checked_decoder(model, adapter)
     check_executable(schedule, len(decoder.layers))
-    layout = _layout(model, schedule)
-    embedded = _embedded_prompt(model, schedule, visual_mask)
-    hooks = Hooks(model, decoder, schedule, layout=layout, embedded=embedded, recorder=recorder)
+    embedded = _embedded_prompt(model, adapter, schedule, visual_mask)
+    hooks = Hooks(model, decoder, schedule, adapter=adapter, embedded=embedded, recorder=recorder)
     hooks.attach()
     setattr(decoder, _PATCH, hooks)
     return hooks.trace
@@ -81,7 +87,7 @@ def patch(
 
 def unpatch(model: PreTrainedModel) -> None:
     """Restore ``model`` as it was before ``patch``. Raises: PatchError if it is not patched."""
-    decoder = _decoder(model)
+    decoder = _decoder(model, find_adapter(model))
     hooks = getattr(decoder, _PATCH, None)
     if hooks is None:
         raise PatchError(
@@ -94,24 +100,25 @@ def unpatch(model: PreTrainedModel) -> None:
     hooks.detach()
 
 
-def _decoder(model: PreTrainedModel) -> Qwen2Model:
+def _decoder(model: PreTrainedModel, adapter: Adapter | None) -> nn.Module:
     decoder = None
-    if isinstance(model, LlavaOnevisionForConditionalGeneration):
-        decoder = model.model.language_model
-    elif isinstance(model, Qwen2ForCausalLM):
+    if adapter is not None:
+        decoder = adapter.decoder
+    elif isinstance(model, LANGUAGE_MODELS):
         decoder = model.model
-    if isinstance(decoder, Qwen2Model):
+    if isinstance(decoder, _DECODERS):
         return decoder
     raise PatchError(
         "model",
-        expected=f"one of {', '.join(kind.__name__ for kind in SUPPORTED_MODELS)}, with a Qwen2",
+        expected=f"one of {', '.join(kind.__name__ for kind in SUPPORTED_MODELS)}, with one of "
+        f"{', '.join(kind.__name__ for kind in _DECODERS)}",
         got=type(model).__name__ + (f" with {type(decoder).__name__}" if decoder else ""),
         fix="Other models are not supported yet.",
     )
 
 
-def _checked_decoder(model: PreTrainedModel) -> Qwen2Model:
-    decoder = _decoder(model)
+def _checked_decoder(model: PreTrainedModel, adapter: Adapter | None) -> nn.Module:
+    decoder = _decoder(model, adapter)
     if getattr(decoder, _PATCH, None) is not None:
         raise PatchError(
             type(model).__name__,
@@ -127,7 +134,7 @@ def _checked_decoder(model: PreTrainedModel) -> Qwen2Model:
             got=implementation,
             fix="Call model.set_attn_implementation('sdpa') first.",
         )
-    partial = set(decoder.config.layer_types) - {"full_attention"}
+    partial = set(getattr(decoder.config, "layer_types", None) or ()) - {"full_attention"}
     if partial:
         raise PatchError(
             "layer_types",
@@ -138,21 +145,11 @@ def _checked_decoder(model: PreTrainedModel) -> Qwen2Model:
     return decoder
 
 
-def _layout(model: PreTrainedModel, schedule: Schedule) -> Layout | None:
-    if not isinstance(model, LlavaOnevisionForConditionalGeneration):
-        return None
-    vision = model.config.vision_config
-    # pooling halves the grid of patches, rounding up
-    frame_tokens = ((vision.image_size // vision.patch_size + 1) // 2) ** 2
-    merge_tokens = schedule.merge.token_counts(frame_tokens) if schedule.merge else (frame_tokens,)
-    return Layout(model.config.video_token_id, model.config.image_token_id, merge_tokens)
-
-
 def _embedded_prompt(
-    model: PreTrainedModel, schedule: Schedule, visual_mask: Tensor | None
+    model: PreTrainedModel, adapter: Adapter | None, schedule: Schedule, visual_mask: Tensor | None
 ) -> Prompt | None:
     if visual_mask is None:
-        if isinstance(model, LlavaOnevisionForConditionalGeneration):
+        if adapter is not None:
             return None
         raise PatchError(
             "visual_mask",
@@ -163,8 +160,8 @@ def _embedded_prompt(
     if schedule.merge is not None:
         raise PatchError(
             "schedule.merge",
-            expected="no merging: it acts on a video, before it is embedded",
+            expected="no merging: it acts on an image or video, before it is embedded",
             got=schedule.label(),
-            fix="Prune only, or give the video to LLaVA-OneVision without visual_mask.",
+            fix="Prune only, or give pixels to a vision-language model without visual_mask.",
         )
     return embedded_prompt(visual_mask)

@@ -1,42 +1,53 @@
 """Positions of a merged prompt's tokens in the prompt as it was before merging."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from aim_runtime.encoding import Encoded
 from aim_runtime.errors import PatchError
 from aim_runtime.prompt import Prompt
 
 
-def unmerged_positions(prompt: Prompt, places: Tensor) -> Tensor:
-    """The position that each token of ``prompt`` had before its frames were merged.
+def unmerged_places(prompt: Prompt, encoded: Mapping[str, Encoded | None]) -> Tensor:
+    """The place that each token of ``prompt`` had before merging, padding counted.
 
-    Shapes: places[B * groups, t] int64, of each token left in a frame its place among the frame's
-        tokens -> [B, n] int64 on the device of ``places``. Padding is not counted; its own
-        positions are 0.
+    Args: encoded, of each modality what was encoded; without it the first places of each item.
+    Returns: int64 [B, n], on the device of what was encoded. A merged token has the place of the
+        token merged into.
     """
-    visual, mask, device = prompt.visual, prompt.visual_mask, places.device
-    videos = visual.newline_tokens  # one follows each video
-    frames = visual.groups // videos
-    short, full = (frames * tokens + 1 for tokens in (places.shape[1], visual.group_tokens))
-    here = torch.arange(prompt.tokens).expand_as(mask)
-    if prompt.padding is not None:
-        here = here - prompt.padding[:, None]
-    rows = mask.shape[0]
-    # text: further on by what each video before it has lost
-    before = mask.cumsum(dim=1) // short
-    moved = (here + before * (full - short)).clamp_(min=0).to(device, non_blocking=True)
-    # visual tokens: from the start of their video, frame by frame
-    index = mask.nonzero()[:, 1].view(rows, -1)
-    starts = (here.gather(1, index[:, ::short]) + torch.arange(videos) * (full - short)).to(
-        device, non_blocking=True
-    )
-    frame = torch.arange(frames, device=device)[:, None] * visual.group_tokens
-    inside = (places.view(rows, videos, frames, -1) + frame).flatten(2)
-    newline = torch.full((rows, videos, 1), full - 1, device=device)
-    positions = starts[:, :, None] + torch.cat([inside, newline], dim=2)
-    return moved.scatter(1, index.to(device, non_blocking=True), positions.flatten(1))
+    places = torch.arange(prompt.tokens).repeat(len(prompt.visual_mask), 1)
+    rows: list[Tensor] = []
+    columns: list[Tensor] = []
+    inside: list[Tensor] = []
+    for number, placed_here in enumerate(prompt.placed):
+        lost = 0
+        for placed in placed_here:
+            if not placed.lost:
+                continue
+            here = torch.arange(placed.start, placed.start + placed.tokens)
+            source = encoded.get(placed.modality)
+            inner = torch.arange(placed.tokens) if source is None else source.places[placed.number]
+            rows.append(torch.full_like(here, number))
+            columns.append(here)
+            inside.append(inner + (placed.start + lost))
+            lost += placed.lost
+            places[number, placed.start + placed.tokens :] += placed.lost
+    if not inside:
+        return places
+    device = inside[0].device
+    index = tuple(torch.cat(part).to(device, non_blocking=True) for part in (rows, columns))
+    return places.to(device, non_blocking=True).index_put_(index, torch.cat(inside))
+
+
+def unmerged_positions(prompt: Prompt, encoded: Mapping[str, Encoded | None]) -> Tensor:
+    """``unmerged_places`` without padding, whose own positions are 0."""
+    places = unmerged_places(prompt, encoded)
+    if prompt.padding is None:
+        return places
+    return (places - prompt.padding.to(places.device)[:, None]).clamp_(min=0)
 
 
 def with_positions(inputs: dict[str, Any], positions: Tensor, text: Tensor) -> dict[str, Any]:

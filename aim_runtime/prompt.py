@@ -1,4 +1,4 @@
-"""Prompt: which tokens of a prompt are visual, as the LLM will see it."""
+"""Prompt: which tokens of a batch of prompts are visual, as the LLM will see them."""
 
 from dataclasses import dataclass, replace
 
@@ -7,6 +7,29 @@ from torch import Tensor
 
 from aim_cost.workload import VisualInput
 from aim_runtime.errors import PatchError
+from aim_runtime.visual import VisualItem, visual_input
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An image or a video in a row of a prompt.
+
+    Args:
+        number: among all of its modality in the batch, in the order of rows.
+        start: the place of its first token in the row.
+        tokens: that stand there, after merging.
+    """
+
+    item: VisualItem
+    modality: str
+    number: int
+    start: int
+    tokens: int
+
+    @property
+    def lost(self) -> int:
+        """Tokens that merging takes away."""
+        return self.item.tokens - self.tokens
 
 
 @dataclass(frozen=True)
@@ -14,15 +37,16 @@ class Prompt:
     """The prompts of a batch.
 
     Args:
-        visual_mask: bool [B, n] on the host, True at visual tokens; rows may place them
-            differently, but hold the same number.
-        visual: how the visual tokens come about, for ``Schedule.resolve_visual``.
+        visual_mask: bool [B, n] on the host, True at visual tokens.
+        visual: of each row, how its visual tokens come about, for ``Schedule.resolve_visual``.
+        placed: of each row, its images and videos in order; () where embeddings were given.
         padding: int64 [B] on the host, tokens of padding at the start of each row; None without
-            any. They count as text: no layer drops them.
+            any.
     """
 
     visual_mask: Tensor
-    visual: VisualInput
+    visual: tuple[VisualInput, ...]
+    placed: tuple[tuple[Placed, ...], ...] = ()
     padding: Tensor | None = None
 
     @property
@@ -30,13 +54,35 @@ class Prompt:
         return self.visual_mask.shape[1]
 
     @property
-    def text_tokens(self) -> int:
-        return self.tokens - int(self.visual_mask[0].sum())
+    def is_even(self) -> bool:
+        """Whether all rows hold visual tokens alike."""
+        return len(set(self.visual)) == 1
+
+    @property
+    def text_tokens(self) -> tuple[int, ...]:
+        """Of each row: all tokens but visual ones and, in rows that are not alike, padding.
+
+        Where rows are alike, padding counts as text: no layer drops it.
+        """
+        text = self.tokens - self.visual_mask.sum(dim=1)
+        if self.padding is not None and not self.is_even:
+            text = text - self.padding
+        return tuple(text.tolist())
+
+    def numbers(self, modality: str) -> list[int]:
+        """Of each image or video in the order of rows, its number in the batch."""
+        rows = ((p.number for p in row if p.modality == modality) for row in self.placed)
+        return [number for row in rows for number in sorted(row)]
 
     def expand(self, batch: int) -> "Prompt":
         """Repeat each row as ``generate`` does for beams and several sequences a prompt."""
-        copies = max(1, batch // self.visual_mask.shape[0])
-        return replace(self, visual_mask=self.visual_mask.repeat_interleave(copies, dim=0))
+        copies = max(1, batch // len(self.visual_mask))
+        return replace(
+            self,
+            visual_mask=self.visual_mask.repeat_interleave(copies, dim=0),
+            visual=tuple(row for row in self.visual for _ in range(copies)),
+            placed=tuple(row for row in self.placed for _ in range(copies)),
+        )
 
     def padded(self, attention_mask: Tensor | None) -> "Prompt":
         """With the padding of a decoder's ``attention_mask`` [B, n].
@@ -48,8 +94,7 @@ class Prompt:
 
 def text_prompt(batch: int, tokens: int) -> Prompt:
     """A prompt without visual tokens."""
-    nothing = VisualInput(groups=0, group_tokens=0, newline_tokens=0)
-    return Prompt(torch.zeros(batch, tokens, dtype=torch.bool), nothing)
+    return Prompt(torch.zeros(batch, tokens, dtype=torch.bool), (visual_input(()),) * batch)
 
 
 def embedded_prompt(visual_mask: Tensor) -> Prompt:
@@ -59,7 +104,8 @@ def embedded_prompt(visual_mask: Tensor) -> Prompt:
     """
     check_visual_mask(visual_mask, "visual_mask")
     mask = visual_mask.cpu()
-    return Prompt(mask, VisualInput(groups=1, group_tokens=int(mask[0].sum()), newline_tokens=0))
+    counts = mask.sum(dim=1).tolist()
+    return Prompt(mask, tuple(VisualInput(min(count, 1), count, 0) for count in counts))
 
 
 def left_padding(attention_mask: Tensor | None, visual_mask: Tensor) -> Tensor | None:
@@ -89,7 +135,7 @@ def left_padding(attention_mask: Tensor | None, visual_mask: Tensor) -> Tensor |
 
 
 def check_visual_mask(mask: Tensor, where: str) -> None:
-    """Raises: PatchError when there are no visual tokens, unequal counts, or no text at the end."""
+    """Raises: PatchError for no mask, no visual tokens in any prompt, or no text at the end."""
 
     def refuse(expected: str, got: object, fix: str) -> PatchError:
         return PatchError(where, expected=expected, got=got, fix=fix)
@@ -98,23 +144,16 @@ def check_visual_mask(mask: Tensor, where: str) -> None:
     if not isinstance(mask, Tensor) or mask.is_meta or mask.dtype != torch.bool or mask.dim() != 2:
         got = f"{type(mask).__name__} {getattr(mask, 'dtype', '')} {getattr(mask, 'shape', '')}"
         raise refuse(form, got, "Make the mask on the CPU or the device of the model.")
-    counts = mask.sum(dim=1).tolist()
-    if not counts or min(counts) == 0:
+    if not bool(mask.any()):
         raise refuse(
-            "visual tokens in every prompt",
-            f"{counts} visual tokens per prompt",
-            "A schedule reduces visual tokens: give prompts with a video, or use the unpatched "
-            "model.",
-        )
-    if len(set(counts)) > 1:
-        raise refuse(
-            "as many visual tokens in every prompt of a batch",
-            f"{counts} visual tokens per prompt",
-            "Run prompts of different size one by one.",
+            "visual tokens",
+            "none",
+            "A schedule reduces visual tokens: give a prompt with images or videos, or use the "
+            "unpatched model.",
         )
     if bool(mask[:, -1].any()):
         raise refuse(
             "a text token at the end of the prompt, which predicts the first new token",
             "a visual token",
-            "Put the question after the video.",
+            "Put the question after the image or video.",
         )

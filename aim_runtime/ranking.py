@@ -17,8 +17,9 @@ class Attended:
     Args:
         query, key: [B, heads, n, d] and [B, kv_heads, n, d], after the rotary embedding.
         scaling: of q k^T in the layer.
-        visual: bool [B, n], the candidates: as many in every row.
-        candidates, stay: how many they are, and how many of them stay.
+        visual: bool [B, n], the candidates.
+        candidates, stay: how many they are, and how many of them stay; int64 [B, 1] on the host
+            where rows differ.
         padding: int64 [B], tokens of padding at the start of each row; None without any.
     """
 
@@ -26,8 +27,8 @@ class Attended:
     key: Tensor
     scaling: float
     visual: Tensor
-    candidates: int
-    stay: int
+    candidates: int | Tensor
+    stay: int | Tensor
     padding: Tensor | None = None
 
 
@@ -39,15 +40,19 @@ def _from_attention(score: Callable[..., Tensor]) -> Callable[[Attended], Tensor
 
 
 def _random(at: Attended) -> Tensor:
-    drawn = random_numbers(len(at.visual), at.candidates).to(at.visual.device, non_blocking=True)
-    return drawn.gather(1, _place_among_candidates(at.visual).clamp(max=at.candidates - 1))
+    most = int(at.candidates.max()) if isinstance(at.candidates, Tensor) else at.candidates
+    drawn = random_numbers(len(at.visual), most).to(at.visual.device, non_blocking=True)
+    return drawn.gather(1, _place_among_candidates(at.visual).clamp(max=most - 1))
 
 
 def _uniform(at: Attended) -> Tensor:
     """1 for ``stay`` candidates at equal distances, 0 for the others."""
     place = _place_among_candidates(at.visual)
-    half = at.candidates // 2
-    before, after = (((p * at.stay + half) // at.candidates) for p in (place, place + 1))
+    candidates, stay = (
+        x.clamp(min=1).to(place.device, non_blocking=True) if isinstance(x, Tensor) else x
+        for x in (at.candidates, at.stay)
+    )
+    before, after = ((p * stay + candidates // 2) // candidates for p in (place, place + 1))
     return (after > before).float()
 
 

@@ -95,8 +95,7 @@ def phase_hooks(
     Spans: ``vision.tower``, ``vision.projector``, ``vision.pooling``, ``llm.layers`` (decoder
     layers and final norm), ``llm.head``; and within the layers ``llm.rotary``, the angles, which
     the cost model does not count: a matmul in transformers 5.17, none in later ones. Enter it
-    inside ``patched``, whose spans then lie within these: ``merge`` in the pooling,
-    ``importance`` in the layers.
+    inside ``patched``: its span ``importance`` then lies within the layers, ``merge`` in none.
     """
     core = model.model
     phases: tuple[tuple[Any, str, str], ...] = (

@@ -1,7 +1,7 @@
 """RunTrace: what the last prefill of a patched model really did."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -16,25 +16,36 @@ class RunTrace:
     Args:
         kept: per layer, int64 [B, tokens], the prompt positions that entered it, ascending; one
             more entry for what is left after the last layer. Positions count in the prompt as the
-            LLM sees it, after merging.
+            LLM sees it, after merging. Rows that keep fewer than others begin with repeated zeros.
         cache_tokens: tokens each layer of the KV cache held after the prefill; () without a cache.
+        rows: of each prompt, its counts, from the shapes that ran; without what evens rows out.
     """
 
     kept: Sequence[Tensor] = ()
     cache_tokens: tuple[int, ...] = ()
-    _tokens: TokenTrace | None = field(default=None, repr=False)
+    rows: Sequence[TokenTrace] = field(default=(), repr=False)
 
     @property
     def tokens(self) -> TokenTrace:
-        """The counts, from the shapes that ran. Raises: PatchError before the first prefill."""
-        if self._tokens is None:
+        """The counts of a batch whose prompts are alike.
+
+        Raises: PatchError before the first prefill, and where prompts differ.
+        """
+        if not self.rows:
             raise PatchError(
                 "trace", expected="a finished prefill", got="none", fix="Run the model first."
             )
-        return self._tokens
+        if len(set(self.rows)) > 1:
+            raise PatchError(
+                "trace.tokens",
+                expected="prompts with equal counts",
+                got=f"{len(self.rows)} that differ",
+                fix="Read trace.rows.",
+            )
+        return replace(self.rows[0], batch=len(self.rows))
 
     def record(
-        self, tokens: TokenTrace, kept: Sequence[Tensor], cache_tokens: tuple[int, ...]
+        self, rows: Sequence[TokenTrace], kept: Sequence[Tensor], cache_tokens: tuple[int, ...]
     ) -> None:
         """Replace what is recorded by a prefill that has just finished."""
-        self._tokens, self.kept, self.cache_tokens = tokens, kept, cache_tokens
+        self.rows, self.kept, self.cache_tokens = rows, kept, cache_tokens

@@ -166,7 +166,7 @@ def test_kept_positions_are_those_of_the_features_given(llava):
         ready = {"input_ids": inputs["input_ids"], "mm_encoder_outputs": {"video": features}}
         assert torch.equal(llava(**ready).logits, expected)
         encode(others["pixel_values_videos"])
-        with pytest.raises(PatchError, match="another video"):
+        with pytest.raises(PatchError, match="another image or video"):
             llava(**ready)
 
 

@@ -139,10 +139,11 @@ def image_inputs(llava, sizes, alone):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "alone"), [([(100, 140)], True), ([(70, 80), (150, 150)], False)]
+    ("sizes", "alone", "sizes_of_groups"),
+    [([(100, 140)], True, ((1, 25), (4, 20))), ([(70, 80), (150, 150)], False, ((2, 25),))],
 )
 @pytest.mark.parametrize("drop_point", DROP_POINTS)
-def test_images_are_pruned(llava, sizes, alone, drop_point):
+def test_images_are_pruned(llava, sizes, alone, sizes_of_groups, drop_point):
     inputs, features = image_inputs(llava, sizes, alone)
     schedule = Schedule(prune=Prune(linear=(1, 4), drop_point=drop_point))
     with patched(llava, Schedule()):
@@ -153,8 +154,12 @@ def test_images_are_pruned(llava, sizes, alone, drop_point):
         left = trace.kept
         new = llava.generate(**inputs, **GREEDY)[0, -3:]
     visual = inputs["input_ids"][0] == IMAGE_TOKEN
+    newlines = len(features) - sum(groups * tokens for groups, tokens in sizes_of_groups)
+    (groups, tokens), *others = sizes_of_groups
     assert trace.tokens == schedule.resolve_visual(
-        VisualInput(1, len(features), 0), text_tokens=int((~visual).sum()), layers=6
+        VisualInput(groups, tokens, newlines, tuple(others)),
+        text_tokens=int((~visual).sum()),
+        layers=6,
     )
     embeds = llava.get_input_embeddings()(inputs["input_ids"][0])
     embeds[visual] = features
@@ -179,10 +184,8 @@ def test_images_beside_a_video_are_pruned_together(llava):
         llava.generate(**inputs, **GREEDY)
     visual = int(((ids == IMAGE_TOKEN) | (ids == VIDEO_TOKEN)).sum())
     assert trace.tokens == Schedule(prune=PRUNE).resolve_visual(
-        VisualInput(1, visual, 0), text_tokens=ids.shape[1] - visual, layers=6
+        VisualInput(2, 25, 3, ((4, FRAME_TOKENS),)), text_tokens=ids.shape[1] - visual, layers=6
     )
-    with patched(llava, BOTH), pytest.raises(PatchError, match="Prune without merging"):
-        llava(**inputs)
 
 
 def test_a_second_turn_after_an_image(llava):
@@ -210,11 +213,3 @@ def test_text_alone_is_left_as_it_is(llava, schedule):
         assert trace.tokens.attention_tokens == trace.cache_tokens == (9,) * 6
         assert trace.tokens.visual_tokens == 0
         assert torch.equal(llava.generate(**text, **GREEDY), generated)
-
-
-def test_refuses_prompts_with_and_without_a_video_in_a_batch(llava):
-    inputs = video_inputs(batch=2)
-    inputs["input_ids"][1] = 3
-    inputs["pixel_values_videos"] = inputs["pixel_values_videos"][:1]
-    with patched(llava, BOTH), pytest.raises(PatchError, match=r"\[37, 0\] visual tokens"):
-        llava(**inputs)

@@ -11,8 +11,9 @@ from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_cost.workload import VisualInput
 from aim_runtime import patched
-from aim_runtime.llava import Layout
-from tests.runtime.support import FRAME_TOKENS, IMAGE_TOKEN, VIDEO_TOKEN, video_inputs
+from aim_runtime.layout import Layout
+from aim_runtime.models import find_adapter
+from tests.runtime.support import FRAME_TOKENS, VIDEO_TOKEN, video_inputs
 
 BOTH = Schedule(Merge(passes=(5, 3)), Prune(linear=(1, 4)))
 
@@ -29,7 +30,7 @@ def test_the_trace_is_the_predicted_one(llava):
 
 def test_a_full_prompt_and_a_shortened_one_are_the_same(llava):
     inputs = video_inputs()
-    layout = Layout(VIDEO_TOKEN, IMAGE_TOKEN, (9, 5, 3))
+    layout = Layout(find_adapter(llava), BOTH.merge)
     prepared = layout.prepare(inputs)
     short, prompt = prepared.inputs, prepared.prompt
     assert short["input_ids"].shape == short["attention_mask"].shape == (1, 5 + 13 + 7)

@@ -1,0 +1,50 @@
+"""Adapter: what a vision-language model of transformers calls its parts, and how it sees pixels."""
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any, ClassVar
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from aim_cost.model import ModelSpec
+from aim_runtime.visual import VisualItem
+
+Inputs = dict[str, Any]
+Items = tuple[VisualItem, ...]
+
+
+class Adapter(ABC):
+    """Args: model, one of ``kinds``, with its parts in ``model.model`` as all of them have it.
+
+    ``get_image_features`` and ``get_video_features`` of that part return one entry an item: a
+    tensor [items, tokens, hidden], or a list of [tokens, hidden].
+    """
+
+    kinds: ClassVar[tuple[type[PreTrainedModel], ...]]
+    has_axes: ClassVar[bool] = False
+    """Whether positions have three axes, which ``get_rope_index`` of the inner model computes."""
+    pixel_inputs: ClassVar[dict[str, tuple[str, ...]]]
+    """Of each modality, the inputs that hold its pixels and describe them."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.config, self.inner = model.config, model.model
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The language model, without its head."""
+        return self.inner.language_model
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The dimensions of the model. Raises: SpecError."""
+        return ModelSpec.from_hf_config(self.config.to_dict(), name=type(self.config).__name__)
+
+    @property
+    def placeholders(self) -> dict[str, int]:
+        """The token ids that stand for visual tokens, by modality."""
+        return {name: getattr(self.config, f"{name}_token_id") for name in self.pixel_inputs}
+
+    @abstractmethod
+    def items(self, inputs: Inputs, modality: str) -> Items | None:
+        """The images, or the videos, of ``inputs`` in order; None without any."""

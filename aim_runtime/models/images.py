@@ -1,0 +1,42 @@
+"""Anyres images as items: the base view and each tile of the grid are groups, newlines stay."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from aim_cost.anyres import image_grid
+from aim_cost.model import ModelSpec
+from aim_runtime.errors import PatchError
+from aim_runtime.visual import Block, VisualItem
+
+
+def image_items(
+    model: ModelSpec, inputs: dict[str, Any], alone: Sequence[bool] | None = None
+) -> tuple[VisualItem, ...]:
+    """The images of ``inputs``, by their heights and widths in pixels.
+
+    Args: alone, of each whether it is its prompt's only one; without it they all are.
+    Raises: PatchError without image_sizes, SpecError for sizes that the model cannot take.
+    """
+    given = inputs.get("image_sizes")
+    if given is None:
+        raise PatchError(
+            "image_sizes",
+            expected="height and width of each image",
+            got="none",
+            fix="Pass all that the processor returned.",
+        )
+    sizes = [tuple(map(int, size)) for size in given]
+    alone = [True] * len(sizes) if alone is None else alone
+    return tuple(_item(model, size, one) for size, one in zip(sizes, alone, strict=True))
+
+
+@lru_cache
+def _item(model: ModelSpec, size: tuple[int, int], alone: bool) -> VisualItem:
+    grid = image_grid(model, size, alone=alone)
+    places: dict[int, list[int]] = defaultdict(list)
+    for ranges, tokens in zip(grid.groups, grid.group_tokens, strict=True):
+        places[tokens] += [place for row in ranges for place in row]
+    blocks = (Block(len(where) // n, n, tuple(where)) for n, where in places.items())
+    return VisualItem(grid.tokens, tuple(blocks), in_order=grid.tile_rows > 0)

@@ -1,0 +1,30 @@
+"""LLaVA-NeXT-Video: frames pooled two by two, without newlines; anyres images."""
+
+from typing import ClassVar
+
+from transformers import LlavaNextVideoForConditionalGeneration
+
+from aim_runtime.models.adapter import Adapter, Inputs, Items
+from aim_runtime.models.images import image_items
+from aim_runtime.visual import equal_groups
+
+
+class LlavaNextVideoAdapter(Adapter):
+    """Each frame is a group, 144 tokens at 336 x 336 pixels."""
+
+    kinds: ClassVar = (LlavaNextVideoForConditionalGeneration,)
+    pixel_inputs: ClassVar = {
+        "image": ("pixel_values", "image_sizes"),
+        "video": ("pixel_values_videos",),
+    }
+
+    def items(self, inputs: Inputs, modality: str) -> Items | None:
+        pixels = inputs.get("pixel_values_videos" if modality == "video" else "pixel_values")
+        if pixels is None:
+            return None
+        if modality == "video":
+            videos, frames = pixels.shape[:2]
+            vision = self.config.vision_config
+            side = vision.image_size // vision.patch_size // self.config.spatial_pool_stride
+            return (equal_groups(frames, side**2),) * videos
+        return image_items(self.spec, inputs)

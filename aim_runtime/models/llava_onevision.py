@@ -1,0 +1,34 @@
+"""LLaVA-OneVision: frames pooled two by two and a newline behind a video; anyres images."""
+
+from typing import ClassVar
+
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from aim_runtime.models.adapter import Adapter, Inputs, Items
+from aim_runtime.models.images import image_items
+from aim_runtime.visual import equal_groups
+
+
+class LlavaOnevisionAdapter(Adapter):
+    """Each frame is a group, 196 tokens at 384 x 384 pixels; so is each crop of an image."""
+
+    kinds: ClassVar = (LlavaOnevisionForConditionalGeneration,)
+    pixel_inputs: ClassVar = {
+        "image": ("pixel_values", "image_sizes", "batch_num_images"),
+        "video": ("pixel_values_videos", "image_sizes_videos"),
+    }
+
+    def items(self, inputs: Inputs, modality: str) -> Items | None:
+        pixels = inputs.get("pixel_values_videos" if modality == "video" else "pixel_values")
+        if pixels is None:
+            return None
+        if modality == "video":
+            videos, frames = pixels.shape[:2]
+            vision = self.config.vision_config
+            # pooling halves the grid of patches, rounding up
+            side = (vision.image_size // vision.patch_size + 1) // 2
+            return (equal_groups(frames, side**2, newline_tokens=1),) * videos
+        numbers = inputs.get("batch_num_images")
+        if numbers is None:
+            return image_items(self.spec, inputs)
+        return image_items(self.spec, inputs, [n == 1 for n in numbers.tolist() for _ in range(n)])

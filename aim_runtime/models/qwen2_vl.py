@@ -1,0 +1,27 @@
+"""Qwen2-VL and Qwen2.5-VL: images and videos of any size, positions on three axes."""
+
+from typing import ClassVar
+
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+
+from aim_runtime.models.adapter import Adapter, Inputs, Items
+from aim_runtime.visual import equal_groups
+
+
+class Qwen2VLAdapter(Adapter):
+    """Each temporal patch, two frames of a video, is a group; an image is one."""
+
+    kinds: ClassVar = (Qwen2VLForConditionalGeneration, Qwen2_5_VLForConditionalGeneration)
+    has_axes: ClassVar = True
+    pixel_inputs: ClassVar = {
+        "image": ("pixel_values", "image_grid_thw"),
+        "video": ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts"),
+    }
+
+    def items(self, inputs: Inputs, modality: str) -> Items | None:
+        grids = inputs.get(f"{modality}_grid_thw")
+        if grids is None:
+            return None
+        # the tower joins squares of patches
+        square = self.config.vision_config.spatial_merge_size**2
+        return tuple(equal_groups(t, h * w // square) for t, h, w in grids.tolist())
