@@ -130,7 +130,8 @@ def _merge_item(
     rest = item.unmerged_places
     if rest:
         index = _index(rest, device)
-        left.append(features[:, index])
+        if features.shape[1] == item.tokens:  # transformers 5.17 adds newlines later
+            left.append(features[:, index])
         places.append(torch.arange(item.tokens, device=device)[index].expand(number, -1))
     tokens, where = torch.cat(left, dim=1), torch.cat(places, dim=1)
     if item.in_order:

@@ -169,8 +169,12 @@ class StaticPrefill:
 
     def _features(self) -> Tensor:
         """Visual tokens of all videos, newlines included: [videos, tokens, hidden]."""
-        # the patch merges behind the encoder
-        return self._loaded.model.model.get_video_features(self._pixels).pooler_output
+        core = self._loaded.model.model
+        features = core.get_video_features(self._pixels).pooler_output  # the patch has merged them
+        if features.shape[1] == self._prompt.placed[0][0].tokens:
+            return features
+        newline = core.image_newline.expand(len(features), 1, -1)  # transformers 5.17
+        return torch.cat([features, newline], dim=1)
 
     def _leave_attention(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         return (self._prefill.stay(args[0]),) if self._prefill is not None else None

@@ -39,7 +39,9 @@ class Prefill:
         device: torch.device,
         recorder: Recorder,
     ) -> None:
-        self.prompt, self.plan = prompt, plans[0]
+        self.prompt = prompt
+        # prompts without visual tokens are planned without the schedule
+        self.plan = next((plan for plan in plans if plan.visual_tokens), plans[0])
         self._plans, self._merge_tokens, self._recorder = plans, merge_tokens, recorder
         self._candidates = tuple(prompt.visual_mask.sum(dim=1).tolist())
         self._padded = (0,) * len(plans)  # tokens of each row that are neither text nor visual
@@ -176,8 +178,8 @@ class Prefill:
 
     def _row(self, number: int) -> TokenTrace:
         """The counts of one row, as they occurred."""
-        prompt, visual = self.prompt, self.prompt.visual[number]
-        text = prompt.text_tokens[number]
+        plan, visual = self._plans[number], self.prompt.visual[number]
+        text = self.prompt.text_tokens[number]
 
         def merged(tokens: int) -> tuple[int, ...]:
             return self._merge_tokens.get(tokens, (tokens,))
@@ -194,7 +196,7 @@ class Prefill:
             attention_tokens=tuple(layer[number] for layer in self._attention_tokens),
             mlp_tokens=tuple(layer[number] for layer in self._mlp_tokens),
             scored_layers=self._scored_layers[number],
-            merged_by=self.plan.merged_by,
-            importance=self.plan.importance,
+            merged_by=plan.merged_by,
+            importance=plan.importance,
             others=others,
         )

@@ -11,7 +11,7 @@ from aim_cost.merge import MERGE_KINDS, POSITIONS, Merge
 from aim_cost.prune import DROP_POINTS, Prune
 from aim_cost.schedule import Schedule
 from aim_cost.workload import VisualInput
-from aim_runtime import PatchError, patched
+from aim_runtime import patched
 from aim_runtime.ranking import LAYER_IMPORTANCE
 from aim_runtime.reference import Reference
 from tests.runtime.reference import embedded_video, language_model
