@@ -119,7 +119,7 @@ def _images(result: Estimate) -> list[str]:
 
 def _image(grid: ImageGrid, times: int) -> str:
     (height, width), (crop_height, crop_width) = grid.size, grid.crop_size
-    each = f"{times} of " * (times > 1)
+    images = "Image" if times == 1 else f"{times} images"
     crops = "1 crop" if grid.crops == 1 else f"{grid.crops} crops"
     parts = [f"base {grid.base_tokens}"]
     if grid.tile_rows:
@@ -130,7 +130,7 @@ def _image(grid: ImageGrid, times: int) -> str:
     shrunk = " x ".join(map(str, grid.unpadded))
     note = f" (grid shrunk from {shrunk})" if grid.shrinks else ""
     return (
-        f"Image {each}{height} x {width}: {crops} of {crop_height} x {crop_width}; "
+        f"{images} {height} x {width}: {crops} of {crop_height} x {crop_width}, "
         f"{grid.tokens} tokens{sum_of}{note}"
     )
 

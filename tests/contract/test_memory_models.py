@@ -20,6 +20,7 @@ from aim_runtime.memory import track_peak_bytes
 CLASSES = {
     "llava-1.5-7b": "Llava",
     "llava-next-video-7b": "LlavaNextVideo",
+    "llava-onevision-qwen2-7b": "LlavaOnevision",
     "qwen2-vl-7b": "Qwen2VL",
     "qwen2.5-vl-7b": "Qwen2_5_VL",
 }
@@ -37,7 +38,7 @@ def small_config(name, hidden):
         | ends
     )
     text["vocab_size"] = 1000
-    if "qwen" in name:
+    if name.startswith("qwen"):
         vision["hidden_size" if "qwen2-" in name else "out_hidden_size"] = hidden
         vision["depth"] = 2
         if "fullatt_block_indexes" in vision:
@@ -47,10 +48,34 @@ def small_config(name, hidden):
     return fields | {"image_token_index": _IMAGE, "video_token_index": _VIDEO}
 
 
+def image_inputs(inputs, spec, workload):
+    """Sizes of the images into ``inputs``; their pixels."""
+    grids = workload.image_grids(spec)
+    if spec.name.startswith("qwen"):
+        sides = [[side // 14 for side in grid.crop_size] for grid in grids]
+        inputs["image_grid_thw"] = torch.tensor([[1, *pair] for pair in sides])
+        prompt, start = inputs["input_ids"], 2
+        prompt[:] = 1
+        for grid in grids:  # text between images
+            prompt[:, start + 1 : start + 1 + grid.tokens] = _IMAGE
+            start += 1 + grid.tokens
+        inputs["mm_token_type_ids"] = (prompt == _IMAGE).int()
+        views = workload.views(spec)
+        rows = [torch.randn(n * v.patches, v.pixels // v.patches) for v, n in views]
+        return {"pixel_values": torch.cat(rows).bfloat16()}
+    inputs["image_sizes"] = torch.tensor(workload.images)
+    if spec.model_type == "llava_onevision":
+        inputs["batch_num_images"] = torch.tensor([len(grids)])
+    crops = sum(grid.crops for grid in grids)
+    return {"pixel_values": torch.randn(crops, 3, *grids[0].crop_size).bfloat16()}
+
+
 def inputs_of(name, spec, workload, visual):
     prompt = torch.ones(workload.batch, visual + workload.text_tokens, dtype=torch.long)
     prompt[:, 3 : 3 + visual] = _IMAGE if workload.frames is None else _VIDEO
     inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}
+    if workload.images is not None:
+        return inputs, image_inputs(inputs, spec, workload)
     if "qwen" in name:
         vision = workload.sized(spec).vision
         groups = workload.visual_input(spec).groups
@@ -78,6 +103,10 @@ def inputs_of(name, spec, workload, visual):
         ("llava-next-video-7b", {"frames": 1}),
         ("qwen2-vl-7b", {"frames": 3}),
         ("qwen2.5-vl-7b", {"frames": 2, "frame_size": (140, 252)}),
+        ("llava-next-video-7b", {"images": ((200, 300),)}),
+        ("llava-onevision-qwen2-7b", {"images": ((700, 300), (300, 200))}),
+        ("llava-onevision-qwen2-7b", {"images": ((500, 300),)}),
+        ("qwen2-vl-7b", {"images": ((200, 300), (100, 100))}),
     ],
 )
 def test_the_peak_is_that_of_the_tensors(name, visual, largest, hidden, text_tokens):
