@@ -13,7 +13,7 @@ from aim_runtime.errors import PatchError
 
 Inputs = dict[str, Any]
 
-_ASSISTED = ("prompt_lookup_num_tokens", "assistant_model", "assistant_early_exit")
+_ASSISTED = ("assistant_model", "assistant_early_exit")
 
 
 def with_own_prompt(
@@ -22,7 +22,7 @@ def with_own_prompt(
     """Wrap ``model.generate``: shorten the prompt, run, put the caller's prompt back in front.
 
     So ``output[:, input_ids.shape[1]:]`` are the new tokens, as without the patch.
-    Raises: PatchError for limits that count the prompt, for assisted decoding, and for generation
+    Raises: PatchError for limits that count the prompt, for assistant models, and for generation
     without a cache, each given as an argument or in a generation config.
     """
     generate = model.generate
@@ -58,10 +58,10 @@ def _refuse_assisted(kwargs: Inputs, config: GenerationConfig) -> None:
         if given is not None:
             raise PatchError(
                 way,
-                expected="no assisted decoding: it takes tokens back, from a cache whose layers "
-                "differ in length",
+                expected="no assistant: it would get the shortened prompt, whose pixels it does "
+                "not merge",
                 got=given if isinstance(given, int) else type(given).__name__,
-                fix="Leave it out; greedy search, sampling and beam search work.",
+                fix="Leave it out; greedy search, sampling, beam search and prompt lookup work.",
             )
 
 

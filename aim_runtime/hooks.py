@@ -21,6 +21,7 @@ from aim_runtime.errors import PatchError
 from aim_runtime.generate import with_own_prompt
 from aim_runtime.layer import leaving_after_attention
 from aim_runtime.layout import Layout
+from aim_runtime.lookup import behind_the_prompt
 from aim_runtime.models import Adapter
 from aim_runtime.positions import unmerged_places, unmerged_positions, with_positions
 from aim_runtime.prefill import Prefill
@@ -103,6 +104,9 @@ class Hooks:
     def _attach_to_vision(self, adapter: Adapter) -> None:
         inner = adapter.inner
         self._replace(self._model, "generate", with_own_prompt(self._model, self._shorten))
+        make, placeholders = self._model._get_candidate_generator, adapter.placeholders.values()
+        lookup = behind_the_prompt(make, placeholders)
+        self._replace(self._model, "_get_candidate_generator", lookup)
         self._hook(inner.register_forward_pre_hook, self._prepare)
         for modality, encoding in self._encodings.items():
             name = f"get_{modality}_features"

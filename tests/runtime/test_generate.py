@@ -8,11 +8,13 @@ from aim_cost.merge import Merge
 from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_runtime import PatchError, patched
+from aim_runtime.lookup import TextCandidates
 from aim_runtime.reference import Reference
 from tests.runtime.reference import embedded_video, language_model
-from tests.runtime.support import video_inputs
+from tests.runtime.support import VIDEO_TOKEN, video_inputs
 
 BOTH = Schedule(Merge(passes=(5, 3)), Prune(linear=(1, 4)))
+KEPT = Schedule(Merge(passes=(5, 3), positions="kept"), BOTH.prune)
 
 
 @pytest.fixture
@@ -149,11 +151,12 @@ def test_embeddings_generate_new_tokens_only(llava):
 
 
 LOOKUP = {"prompt_lookup_num_tokens": 2, "max_new_tokens": 6}
+ASSISTED = {"assistant_early_exit": 2, "max_new_tokens": 6}
 WRONG = [
     ({"max_length": 99}, "max_new_tokens"),
     ({"min_length": 9, "max_new_tokens": 9}, "min_new_tokens"),
     ({"use_cache": False, "max_new_tokens": 2}, "use_cache"),
-    (LOOKUP, "assisted decoding"),
+    (ASSISTED, "no assistant"),
 ]
 
 
@@ -176,9 +179,36 @@ def test_refuses_what_would_not_mean_the_same(llava, options, match):
 def test_refuses_assisted_decoding_with_a_mask_too(llava, qwen2):
     mask = torch.zeros(1, 20, dtype=torch.bool)
     mask[:, 3:15] = True
-    for model, match in ((llava, "assisted decoding"), (qwen2, "whole prompts")):
+    for model, match in ((llava, "visual_mask"), (qwen2, "whole prompts")):
         with (
             patched(model, Schedule(prune=BOTH.prune), visual_mask=mask),
             pytest.raises(PatchError, match=match),
         ):
             model.generate(torch.randint(0, 9, (1, 20)), **LOOKUP)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("schedule", [BOTH, KEPT], ids=Schedule.label)
+def test_prompt_lookup_finds_the_same_tokens(llava, schedule, seed, monkeypatch):
+    inputs = video_inputs(before=6, after=6, seed=seed)
+    # the end stands in the prompt twice, once before placeholders: candidates at once
+    inputs["input_ids"][0, 4:6] = inputs["input_ids"][0, -2:]
+    accepted = []
+    stock = TextCandidates.get_candidates
+
+    def seen(self, input_ids, **kwargs):
+        candidates, logits = stock(self, input_ids, **kwargs)
+        assert not bool((candidates[:, inputs["input_ids"].shape[1] :] == VIDEO_TOKEN).any())
+        accepted.append(candidates.shape[1] - input_ids.shape[1])
+        return candidates, logits
+
+    monkeypatch.setattr(TextCandidates, "get_candidates", seen)
+    options = {"max_new_tokens": 40, "do_sample": False}
+    with patched(llava, schedule) as trace:
+        expected = llava.generate(**inputs, **options)
+        tokens, kept = trace.tokens, trace.kept
+        found = llava.generate(**inputs, **options, prompt_lookup_num_tokens=3)
+        assert trace.tokens == tokens
+        assert all(torch.equal(a, b) for a, b in zip(trace.kept, kept, strict=True))
+    assert torch.equal(found, expected)
+    assert any(accepted)
