@@ -31,6 +31,7 @@ class Encoded:
             pass.
         places: int64 [tokens left] of each item: the place in it of each token that is left.
         features: [tokens left, hidden] of each item.
+    Places and features are () where merged tokens are numbered anew: nobody needs them.
     """
 
     items: Items
@@ -57,13 +58,22 @@ def features_of_another_run(got: str) -> PatchError:
 
 
 class Encoding:
-    """Merges features behind a model's encoder of one modality; ``last`` tells what came out."""
+    """Merges features behind a model's encoder of one modality; ``last`` tells what came out.
+
+    Args: keeps_places, whether ``last`` has places and features.
+    """
 
     def __init__(
-        self, merge: Merge | None, recorder: Recorder, adapter: Adapter, modality: str
+        self,
+        merge: Merge | None,
+        recorder: Recorder,
+        adapter: Adapter,
+        modality: str,
+        *,
+        keeps_places: bool,
     ) -> None:
         self.last: Encoded | None = None
-        self._merge, self._recorder = merge, recorder
+        self._merge, self._recorder, self._keeps_places = merge, recorder, keeps_places
         self._adapter, self._modality = adapter, modality
 
     def behind(self, encode: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,8 +97,7 @@ class Encoding:
         together = isinstance(features, Tensor)
         counts = {block.tokens: (block.tokens,) for item in items for block in item.blocks}
         if self._merge is None:
-            places = tuple(torch.arange(item.tokens) for item in items)
-            self.last = Encoded(items, counts, places, tuple(features))
+            self.last = Encoded(items, counts, (), ())
             return features
         merged: list[Tensor] = []
         places: list[Tensor] = []
@@ -102,7 +111,8 @@ class Encoding:
                 places += where
                 start = stop
             rows = [row for stack in merged for row in stack]
-            self.last = Encoded(items, counts, tuple(places), tuple(rows))
+            kept = (tuple(places), tuple(rows)) if self._keeps_places else ((), ())
+            self.last = Encoded(items, counts, *kept)
             if not together:
                 return rows
             return merged[0] if len(merged) == 1 else torch.cat(merged)

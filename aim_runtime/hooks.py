@@ -64,18 +64,19 @@ class Hooks:
         self._model, self._decoder, self._schedule = model, decoder, schedule
         self._embedded, self._recorder = embedded, recorder
         self._undo = ExitStack()
+        merge, has_axes = schedule.merge, adapter is not None and adapter.has_axes
+        self._merges_axes = has_axes and merge is not None
+        self._keeps_positions = not has_axes and merge is not None and merge.positions == "kept"
         self._adapter = adapter
         self._encodings: dict[str, Encoding] = {}
         if adapter is not None:
-            self._layout = Layout(adapter, schedule.merge)
+            self._layout = Layout(adapter, merge)
             self._axes = Axes(self._layout)
-            for modality in adapter.pixel_inputs:
-                self._encodings[modality] = Encoding(schedule.merge, recorder, adapter, modality)
-        has_axes = adapter is not None and adapter.has_axes
-        self._merges_axes = bool(has_axes and schedule.merge)
-        self._keeps_positions = bool(
-            not has_axes and schedule.merge and schedule.merge.positions == "kept"
-        )
+            keeps_places = self._merges_axes or self._keeps_positions
+            self._encodings = {
+                modality: Encoding(merge, recorder, adapter, modality, keeps_places=keeps_places)
+                for modality in adapter.pixel_inputs
+            }
         self._prompt: Prompt | None = None  # from the prepared inputs to the decoder
         self._ready: Inputs = {}  # likewise, the features that came with them
         self._prefill: Prefill | None = None  # while the decoder runs one
@@ -245,7 +246,7 @@ class Hooks:
         last, ready = self._last_encoded(), self._ready
         self._ready = {}
         for modality, features in ready.items():
-            if features is not None and self._schedule.merge is not None:
+            if features is not None and (self._merges_axes or self._keeps_positions):
                 last[modality].require(features.pooler_output, prompt.numbers(modality))
         placed = {one.modality for row in prompt.placed for one in row}
         return {modality: last[modality] for modality in placed}
