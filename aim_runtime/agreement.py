@@ -26,9 +26,7 @@ def summary(rows: Sequence[Row]) -> Row:
     A run passes when every trace and every FLOP is equal and no row failed; times are reported.
     """
     timed = [row for row in rows if row["ttft_error"] is not None]
-    errors = np.array([row["ttft_error"] for row in timed])
-    sizes = np.abs(errors)
-    some = len(timed) > 0
+    worst = max(timed, key=lambda row: abs(row["ttft_error"]), default=None)
     return {
         "traces_equal": all(row["traces_equal"] for row in rows),
         "flops_equal": all(row["flops_equal"] for row in rows),
@@ -36,13 +34,23 @@ def summary(rows: Sequence[Row]) -> Row:
         "passed": all(
             row["traces_equal"] and row["flops_equal"] and not row.get("error") for row in rows
         ),
-        "mape": float(sizes.mean()) if some else None,
-        "bias": float(errors.mean()) if some else None,
-        "p95": float(np.quantile(sizes, 0.95)) if some else None,
-        "worst_row": timed[int(sizes.argmax())]["schedule"] if some else None,
-        "kendall_tau": _kendall_tau([(row["predicted.ttft_s"], row["ttft_s"]) for row in timed]),
+        **errors_of([row["ttft_error"] for row in timed]),
+        "worst_row": worst["schedule"] if worst else None,
+        "kendall_tau": kendall_tau([(row["predicted.ttft_s"], row["ttft_s"]) for row in timed]),
         "in_band": _in_band(timed),
         "phases": {name: _phase(timed, key) for name, key in TIMES.items()},
+    }
+
+
+def errors_of(errors: Sequence[float]) -> Row:
+    """``mape``, ``bias`` and ``p95`` of relative errors; None without any."""
+    if not errors:
+        return {"mape": None, "bias": None, "p95": None}
+    sizes = np.abs(errors)
+    return {
+        "mape": float(sizes.mean()),
+        "bias": float(np.mean(errors)),
+        "p95": float(np.quantile(sizes, 0.95)),
     }
 
 
@@ -71,7 +79,7 @@ def _in_band(rows: Sequence[Row]) -> float | None:
     return sum(inside) / len(inside) if inside else None
 
 
-def _kendall_tau(pairs: Sequence[tuple[float, float]]) -> float | None:
+def kendall_tau(pairs: Sequence[tuple[float, float]]) -> float | None:
     """Concordant minus discordant pairs over all pairs (tau-a); None for fewer than two rows."""
     signs = [(a[0] - b[0]) * (a[1] - b[1]) for i, a in enumerate(pairs) for b in pairs[:i]]
     if not signs:

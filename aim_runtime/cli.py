@@ -39,6 +39,7 @@ from aim_runtime.options import (
     chosen_schedules,
     load_model,
 )
+from aim_runtime.report_cli import report
 from aim_runtime.tiny import cli as tiny
 
 app = new_app("Run LLaVA-OneVision under a token-reduction schedule, and hold predictions to it.")
@@ -46,6 +47,7 @@ app.add_typer(tiny.app, name="tiny")
 app.command()(measure)
 app.command()(accuracy)
 app.command()(fidelity)
+app.command()(report)
 
 
 @app.command()

@@ -52,6 +52,11 @@ def importance_kernel(device: torch.device) -> str:
     return "triton" if device.type == "cuda" and _builds(device) else "torch"
 
 
+def scoring(device: torch.device) -> str:
+    """The word of ``aim_cost.workload.Execution`` for ``importance_kernel``: torch or fused."""
+    return {"torch": "torch", "triton": "fused"}[importance_kernel(device)]
+
+
 @functools.cache
 def _builds(device: torch.device) -> bool:
     """Whether a small score runs: it needs triton, a compiler and a GPU that triton knows."""

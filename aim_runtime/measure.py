@@ -20,6 +20,7 @@ from aim_cost.workload import Workload
 from aim_runtime.environment import environment
 from aim_runtime.errors import MeasurementError
 from aim_runtime.graph import GraphedPrefill
+from aim_runtime.importance_kernel import scoring
 from aim_runtime.inputs import Inputs, sized_inputs
 from aim_runtime.load import Loaded
 from aim_runtime.masked import masked
@@ -191,6 +192,7 @@ class _Run:
             "text_tokens": self._workload.text_tokens,
             "batch": self._workload.batch,
             "execution": self._execution,
+            "scoring": scoring(self._loaded.device),
             "schedule": self._schedule.label(),
             **{f"{name}.time_s": middle(*spans) for name, spans in _FIGURES.items()},
             "ttft_s": median(ttft) if ttft else None,

@@ -18,13 +18,11 @@ from aim_runtime.agreement import Row, summary
 from aim_runtime.calibrated import present_calibration
 from aim_runtime.count import count_flops
 from aim_runtime.environment import environment
-from aim_runtime.importance_kernel import importance_kernel
+from aim_runtime.importance_kernel import scoring
 from aim_runtime.inputs import sized_inputs
 from aim_runtime.load import Loaded
 from aim_runtime.measure import measure
 from aim_runtime.probe import speed_since
-
-_SCORING = {"torch": "torch", "triton": "fused"}
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def check_counts(
             workload,
             schedule,
             hardware,
-            Execution(dtype=loaded.dtype, scoring=_SCORING[importance_kernel(loaded.device)]),
+            Execution(dtype=loaded.dtype, scoring=scoring(loaded.device)),
             calibration=calibration,
         )
         counted, tokens = count_flops(
