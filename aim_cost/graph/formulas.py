@@ -10,7 +10,8 @@ from aim_cost.graph.op import Count
 IMPORTANCE_ROWS = 256
 """Rows of the matrix of AIM's score that are made at once; even.
 
-With 256 their two copies in float32 take no more than the MLP of the same layer, in every preset.
+The largest power of two with which the score needs no more memory than the MLP of the same layer,
+in every preset and for any prompt.
 """
 
 

@@ -5,6 +5,7 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aim_cost import memory
 from aim_cost.conventions import CONVENTIONS, EXECUTED, LLM_VIEWER, get_convention
 from aim_cost.errors import SpecError
 from aim_cost.estimate import estimate
@@ -13,7 +14,7 @@ from aim_cost.graph.decoder import layer_ops
 from aim_cost.graph.op import OpGraph
 from aim_cost.graph.reduction import importance_ops, merge_ops
 from aim_cost.hardware import load_hardware
-from aim_cost.model import load_model_spec
+from aim_cost.model import load_model_spec, preset_names
 from aim_cost.published import published_rows
 from aim_cost.schedule import Schedule
 from aim_cost.workload import Execution, Workload
@@ -104,6 +105,17 @@ def test_closed_forms():
     passes = merge_ops(symbols.F, (symbols.t, symbols.t - 1), symbols.TEXT.hidden_size, 2)
     flops = OpGraph(tuple(passes)).flops
     assert flops.subs({symbols.F: 1, symbols.t: 25, symbols.TEXT.hidden_size: 7}) == 2 * 13 * 12 * 7
+
+
+def test_a_block_of_the_score_is_the_largest_that_hides_behind_the_mlp(monkeypatch):
+    def fits(text):
+        mlp = 3 * 10_000 * text.intermediate_size * 2
+        return memory.scoring_bytes(text, 1, 10_000, 2) <= mlp
+
+    texts = [load_model_spec(name).text for name in preset_names()]
+    assert all(fits(text) for text in texts)
+    monkeypatch.setattr(memory, "IMPORTANCE_ROWS", 2 * memory.IMPORTANCE_ROWS)
+    assert not all(fits(text) for text in texts)
 
 
 def test_eager_attention_writes_the_scores_and_adds_no_flops():
