@@ -6,9 +6,11 @@ stack still holds when the largest kernel of a stage runs.
 
 from dataclasses import dataclass
 
+from aim_cost.graph.formulas import IMPORTANCE_ROWS
 from aim_cost.graph.qwen_vision import Views
+from aim_cost.graph.reduction import IMPORTANCE_ITERATIONS
 from aim_cost.image_rule import Anyres
-from aim_cost.model import ModelSpec
+from aim_cost.model import ModelSpec, TextSpec
 from aim_cost.parameters import model_parameters
 from aim_cost.trace import TokenTrace
 from aim_cost.vision_spec import QwenVisionSpec, VisionSpec
@@ -155,7 +157,16 @@ def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> 
             # of every head: maxima, sums and two vectors of ranks
             attention += 4 * _FLOAT32_BYTES * rows * text.num_attention_heads
         elif layer in trace.scored_layers:
-            # a mask; one head of every prompt: its logits, this and the last matrix in float32
-            attention += tokens * tokens * (width + batch * (width + 2 * _FLOAT32_BYTES))
+            attention += scoring_bytes(text, batch, tokens, width)
         peak = max(peak, cache + residual + max(mlp, attention))
     return prompt + angles + peak
+
+
+def scoring_bytes(text: TextSpec, batch: int, tokens: int, width: int) -> int:
+    """What AIM's score in torch holds at most at a layer: linear in ``tokens``."""
+    rows = min(tokens, IMPORTANCE_ROWS)
+    # of each head: queries; logits beside their float32 copy, which becomes the matrix; ranks
+    entry = _FLOAT32_BYTES + (width if width < _FLOAT32_BYTES else 0)
+    block = rows * (text.head_dim * width + tokens * entry)
+    ranks = (IMPORTANCE_ITERATIONS + 1) * tokens * _FLOAT32_BYTES
+    return batch * text.num_attention_heads * (block + ranks) + rows * rows * width  # and a mask

@@ -11,10 +11,12 @@ from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import sympy
+from sympy.printing.pycode import PythonCodePrinter
 
 from aim_cost.checks import one_of
 from aim_cost.errors import SpecError
 from aim_cost.graph import decoder, reduction, vision
+from aim_cost.graph.formulas import IMPORTANCE_ROWS
 from aim_cost.graph.op import Op, OpGraph
 from aim_cost.graph.symbols import TEXT, B, F, n, t
 from aim_cost.memory import kv_cache_bytes
@@ -165,7 +167,23 @@ def function(
     known = sympy.expand(sympy.sympify(expression).subs(values))
     if known.free_symbols and not known.has(sympy.floor):
         known = sympy.horner(known, wrt=arguments[0])
-    found: Callable[..., Any] = sympy.lambdify(arguments, known, modules=["math"])
+    return whole_numbers(arguments, known)
+
+
+class _Printer(PythonCodePrinter):  # type: ignore[misc]
+    """Floors as whole divisions: exact for any int, and for arrays of them."""
+
+    def _print_floor(self, expression: Expression) -> str:
+        over, under = (self._print(part) for part in expression.args[0].as_numer_denom())
+        return f"(({over}) // ({under}))"
+
+
+def whole_numbers(arguments: Sequence[Expression], expressions: Any) -> Callable[..., Any]:
+    """Expressions as one function of ints or of integer arrays; floors stay in whole numbers."""
+    printer, modules = _Printer, ["math"]
+    found: Callable[..., Any] = sympy.lambdify(
+        arguments, expressions, modules=modules, printer=printer, cse=True
+    )
     return found
 
 
@@ -214,6 +232,10 @@ _ROUNDING = (
     "counts of tokens are real numbers: int() of the schedule is dropped, and the retention ratio "
     "r is continuous; l_1 + D <= L"
 )
+_BLOCKS = (
+    f"; AIM's score takes full blocks of {IMPORTANCE_ROWS} rows, at most {IMPORTANCE_ROWS**2 // 8} "
+    "entries of a head's matrix too many at a layer"
+)
 _PASSES = "; merging passes halve exactly and their number p is held fixed along r"
 
 
@@ -229,10 +251,15 @@ def _over_ramp(piece: Expression, first: Expression, last: Expression) -> Expres
     return sympy.summation(piece.subs(n, v * (1 - j / D) + T), (j, first, last))
 
 
+def _continuous(piece: Expression) -> Expression:
+    """The piece without its floors."""
+    return piece.replace(sympy.floor, lambda value: value)
+
+
 def _over_passes() -> Expression:
     """All merging passes, each frame halved in each."""
     i = sympy.Symbol("i", integer=True)
-    halved = MERGE_PASS_FLOPS.replace(sympy.floor, lambda value: value).subs(t, t / 2**i)
+    halved = _continuous(MERGE_PASS_FLOPS).subs(t, t / 2**i)
     return sympy.summation(sympy.expand(halved), (i, 0, p - 1))
 
 
@@ -243,8 +270,8 @@ def _llm() -> ClosedForm:
 
 def _importance() -> ClosedForm:
     # ranked are the layers after which some, not all visual tokens leave
-    flops = tidy(_over_ramp(IMPORTANCE_FLOPS, 0, D - 2))
-    return ClosedForm("importance", "FLOPs", flops, (r, F, T), _ROUNDING)
+    flops = tidy(_over_ramp(_continuous(IMPORTANCE_FLOPS), 0, D - 2))
+    return ClosedForm("importance", "FLOPs", flops, (r, F, T), _ROUNDING + _BLOCKS)
 
 
 def _kv() -> ClosedForm:
@@ -258,7 +285,7 @@ def _merge() -> ClosedForm:
 
 def _total() -> ClosedForm:
     parts = (_VISION.expression, _over_passes(), _llm().expression, _importance().expression)
-    return ClosedForm("total", "FLOPs", tidy(sum(parts)), (r, F, T), _ROUNDING + _PASSES)
+    return ClosedForm("total", "FLOPs", tidy(sum(parts)), (r, F, T), _ROUNDING + _PASSES + _BLOCKS)
 
 
 _VISION = ClosedForm("vision", "FLOPs", sympy.factor(VISION_FLOPS), (F,))

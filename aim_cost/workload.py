@@ -153,8 +153,9 @@ class Execution:
         attention: of the LLM; ``sdpa`` never writes the score matrix, ``eager`` does.
         mode: ``eager``, transformers as it is, the host starts each kernel; ``cuda-graph``, the
             same kernels started by the device; ``ideal``, the roofline.
-        scoring: of AIM's importance; ``torch``, head by head, each matrix written; ``fused``, the
-            Triton kernels of a GPU, which write none and compute its products anew in each pass.
+        scoring: of AIM's importance; ``torch``, block by block of rows, each written once;
+            ``fused``, the Triton kernels of a GPU, which write no matrix and compute its products
+            anew in each pass.
     Raises: SpecError.
     """
 

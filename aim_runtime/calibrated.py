@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from aim_cost.graph.formulas import IMPORTANCE_ROWS
 from aim_cost.hardware import HardwareProfile, load_hardware
 from aim_cost.model import ModelSpec
 from aim_cost.timing.calibrate import fit_calibration
@@ -65,6 +66,7 @@ def cache_folder(spec: ModelSpec, workload: Workload, device: torch.device, dtyp
     cuda = device.type == "cuda"
     where = torch.cuda.get_device_name(device) if cuda else cpu_name()
     versions = torch.__version__, transformers.__version__, torch.get_num_threads()
-    digest = hashlib.sha256(repr((dims, workload, where, versions)).encode()).hexdigest()[:12]
+    key = dims, workload, where, versions, IMPORTANCE_ROWS  # the score is measured by its blocks
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "aim-efficiency" / f"{device.type}-{dtype}-{digest}"

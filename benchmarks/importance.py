@@ -1,8 +1,9 @@
 """AIM's importance score, kernel by kernel: time, memory, and how far the two differ.
 
-``python -m benchmarks.importance [--tokens 1669 --tokens 6373] [--out rows.json]``. Random q and k
-of one layer of LLaVA-OneVision 7B (28 heads of 128, 4 of them with keys). On a GPU both kernels are
-timed; on a CPU the one of torch alone, and the memory of the other is that which its tests hold.
+``python -m benchmarks.importance [--tokens 1669 --tokens 6373] [--model NAME] [--out rows.json]``.
+Random q and k of one layer of a model, the 7B by default (28 heads of 128, 4 of them with keys). On
+a GPU both kernels are timed; on a CPU the one of torch alone, and the memory of the other is that
+which its tests hold.
 """
 
 import json
@@ -17,15 +18,13 @@ from torch import Tensor
 
 from aim_cost.command_line import DtypeOption, new_app, run
 from aim_cost.files import write_atomically
+from aim_cost.model import TextSpec, load_model_spec
 from aim_cost.report import console, table
 from aim_cost.units import dtype_bytes, show, show_time
 from aim_runtime.environment import environment
 from aim_runtime.importance import pagerank_importance
 from aim_runtime.load import default_device
 from aim_runtime.memory import track_peak_bytes
-
-HEADS, KEY_HEADS, HEAD_DIM = 28, 4, 128
-SCALING = HEAD_DIM**-0.5
 
 app = new_app(__doc__)
 
@@ -38,6 +37,9 @@ def importance(
         413,
         1669,
     ],
+    model: Annotated[str, typer.Option(help="A preset, or its config.json.")] = (
+        "llava-onevision-qwen2-7b"
+    ),
     dtype: DtypeOption = "bfloat16",
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs; the median counts.")] = 20,
     out: Annotated[Path | None, typer.Option(help="Rows and environment as JSON.")] = None,
@@ -45,7 +47,8 @@ def importance(
     """Time each kernel at each number of tokens."""
     dtype_bytes(dtype)
     device = torch.device(default_device())
-    rows = [row for n in tokens for row in _rows(n, device, dtype, repeats)]
+    text = load_model_spec(model).text
+    rows = [row for n in tokens for row in _rows(text, n, device, dtype, repeats)]
     if out is not None:
         content = {"environment": environment(), "rows": rows}
         write_atomically(out, (json.dumps(content, indent=2) + "\n").encode())
@@ -68,18 +71,22 @@ def importance(
     )
 
 
-def _rows(tokens: int, device: torch.device, dtype: str, repeats: int) -> list[Row]:
+def _rows(
+    text: TextSpec, tokens: int, device: torch.device, dtype: str, repeats: int
+) -> list[Row]:
+    heads, head_dim = text.num_attention_heads, text.head_dim
     generator = torch.Generator(device).manual_seed(0)
     query, key = (
-        torch.randn(1, tokens, heads, HEAD_DIM, device=device, generator=generator)
+        torch.randn(1, tokens, count, head_dim, device=device, generator=generator)
         .to(getattr(torch, dtype))
         .transpose(1, 2)
-        for heads in (HEADS, KEY_HEADS)
+        for count in (heads, text.num_key_value_heads)
     )
-    expected = pagerank_importance(query, key, scaling=SCALING)
+    scaling = head_dim**-0.5
+    expected = pagerank_importance(query, key, scaling=scaling)
     meta = query.to("meta"), key.to("meta")
-    peak = track_peak_bytes(lambda: pagerank_importance(*meta, scaling=SCALING)).peak_bytes
-    shared = {"tokens": tokens, "dtype": dtype, "heads": HEADS, "head_dim": HEAD_DIM}
+    peak = track_peak_bytes(lambda: pagerank_importance(*meta, scaling=scaling)).peak_bytes
+    shared = {"tokens": tokens, "dtype": dtype, "heads": heads, "head_dim": head_dim}
     torch_row = {
         "kernel": "torch",
         **shared,
@@ -91,14 +98,14 @@ def _rows(tokens: int, device: torch.device, dtype: str, repeats: int) -> list[R
         "kernel": "triton",
         **shared,
         "time_s": None,
-        "scratch_bytes": (4 * HEADS + 1) * tokens * 4,
+        "scratch_bytes": (4 * heads + 1) * tokens * 4,
         "difference": None,
     }
     if device.type == "cuda":
         from aim_runtime.importance_triton import fused_importance
 
         triton_row["time_s"] = _seconds(fused_importance, query, key, repeats)
-        scores = fused_importance(query, key, scaling=SCALING)
+        scores = fused_importance(query, key, scaling=scaling)
         large = expected > 1e-6
         triton_row["difference"] = float(((scores - expected).abs() / expected)[large].max())
     return [torch_row, triton_row]
@@ -110,7 +117,7 @@ def _seconds(kernel: Any, query: Tensor, key: Tensor, repeats: int) -> float:
     for _ in range(repeats + 2):
         _wait(query.device)
         start = time.perf_counter()
-        kernel(query, key, scaling=SCALING)
+        kernel(query, key, scaling=query.shape[-1] ** -0.5)
         _wait(query.device)
         times.append(time.perf_counter() - start)
     return median(times[2:])

@@ -60,12 +60,14 @@ def importance_ops(
     width: int,
     iterations: int = IMPORTANCE_ITERATIONS,
 ) -> list[Op]:
-    """Ops of AIM's score over the ``tokens`` entering ``layer``, one head at a time.
+    """Ops of AIM's score over the ``tokens`` entering ``layer``, a block of rows after the other.
 
-    The matrix of a head is written as logits, then kept in float32 and read once per iteration;
-    without any, its columns are summed once.
+    A block is written as logits, then in float32. Once made it is read once, but for the part on
+    the diagonal, which is read once per iteration.
     """
-    scores = batch * heads * tokens * tokens
+    diagonal, others = formulas.importance_entries(tokens)
+    scores = batch * heads * (diagonal + others)
+    reads = batch * heads * (iterations * diagonal + others)
     flops = formulas.importance_flops(batch, heads, tokens, head_dim, iterations)
     query_key = 2 * batch * heads * tokens * head_dim
     shape = {"batch": batch, "tokens": tokens, "heads": heads, "head_dim": head_dim}
@@ -74,7 +76,7 @@ def importance_ops(
             "importance",
             "importance",
             flops,
-            width * (query_key + scores) + _FLOAT32_BYTES * max(iterations, 1) * scores,
+            width * (query_key + scores) + _FLOAT32_BYTES * reads,
             (width + _FLOAT32_BYTES) * scores,
             shape,
             layer,

@@ -89,10 +89,10 @@ def _pagerank(size: LayerSize) -> list[Op]:
 
 
 def _pagerank_causal(size: LayerSize) -> list[Op]:
-    """One step from uniform ranks is a sum over rows: no product but q k^T."""
+    """One step, so that each column is summed over its rows."""
     text = size.text
     heads, head_dim = text.num_attention_heads, text.head_dim
-    return importance_ops(size.layer, size.batch, size.tokens, heads, head_dim, size.width, 0)
+    return importance_ops(size.layer, size.batch, size.tokens, heads, head_dim, size.width, 1)
 
 
 def _last_row(size: LayerSize) -> list[Op]:

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import sympy
 
 from aim_cost.graph.op import Op
 from aim_cost.phase_time import CalibratedTime, RooflineTime, TimeModel
 from aim_cost.sweep.grid import Counts
-from aim_cost.symbolic import Expression
+from aim_cost.symbolic import Expression, whole_numbers
 from aim_cost.timing.form import Array, Mask
 
 SOURCES = ("datasheet", "measured", "calibrated", "inherited")
@@ -23,10 +22,10 @@ SOURCES = ("datasheet", "measured", "calibrated", "inherited")
 
 @dataclass(frozen=True)
 class OpPrices:
-    """A time model op by op: seconds on the device, for counts that are arrays, and on the host."""
+    """A time model op by op, for counts that are arrays: seconds on the device and on the host."""
 
     device_s: Callable[[Op], Array]
-    host_s: Callable[[Op], float]
+    host_s: Callable[[Op], Array | float]
     source: str
 
     @classmethod
@@ -36,7 +35,7 @@ class OpPrices:
             model = times.model
             return cls(
                 lambda op: np.asarray(model.time(op).time_s),
-                lambda op: float(model.host_s([op])[0]),
+                lambda op: model.host_s([op])[0],
                 "inherited" if model.inherited else "calibrated",
             )
         assert isinstance(times, RooflineTime)
@@ -65,12 +64,12 @@ class Segment:
     """A run of ops of many sizes.
 
     Args: busy_s, the sum of their device times; wake_s, when the last ends after the host began on
-    the first, on a device that was idle; both [sizes]. host_s, what the host needs for all of them.
+    the first, on a device that was idle; host_s, what the host needs for all of them; [sizes] each.
     """
 
     busy_s: Array
     wake_s: Array
-    host_s: float
+    host_s: Array
 
     def after(self, clocks: Clocks, size: Counts) -> Clocks:
         """The clocks when each row has run the ops of its size, [N]."""
@@ -79,12 +78,13 @@ class Segment:
         device_s = self.busy_s.take(size)
         device_s += clocks.device_s
         np.maximum(device_s, wake_s, out=device_s)
-        return Clocks(clocks.host_s + self.host_s, device_s)
+        host_s = self.host_s.take(size)
+        host_s += clocks.host_s
+        return Clocks(host_s, device_s)
 
     def where(self, chosen: Mask, clocks: Clocks, size: Counts) -> Clocks:
         """The same for the rows that are ``chosen``; nothing runs in the others."""
-        moved = self.after(clocks, size * chosen)
-        return Clocks(clocks.host_s + self.host_s * chosen, moved.device_s)
+        return self.after(clocks, size * chosen)
 
     @classmethod
     def of(
@@ -93,11 +93,10 @@ class Segment:
         """Ops whose counts are expressions in one symbol, for ``sizes`` of it."""
         sized = _sized({_kind(op): op for op in ops}, symbol, sizes)
         priced = {kind: (prices.device_s(op), prices.host_s(op)) for kind, op in sized.items()}
-        busy_s, wake_s = np.zeros(len(sizes)), np.zeros(len(sizes))
-        host_s = 0.0
+        busy_s, wake_s, host_s = (np.zeros(len(sizes)) for _ in range(3))
         for op in ops:
             spent_s, started_s = priced[_kind(op)]
-            host_s += started_s
+            host_s = host_s + started_s
             busy_s = busy_s + spent_s
             wake_s = np.maximum(wake_s + spent_s, host_s)
         return cls(busy_s, wake_s, host_s)
@@ -111,8 +110,7 @@ class Segment:
         For the device is never before the host.
         """
         found = cls.of(ops, symbol, np.arange(1, most + 1), prices)
-        busy_s, wake_s = (np.append(0.0, part) for part in (found.busy_s, found.wake_s))
-        return cls(busy_s, wake_s, found.host_s)
+        return cls(*(np.append(0.0, part) for part in (found.busy_s, found.wake_s, found.host_s)))
 
 
 def _kind(op: Op) -> tuple[Any, ...]:
@@ -123,7 +121,7 @@ def _kind(op: Op) -> tuple[Any, ...]:
 def _sized(ops: dict[Any, Op], symbol: Expression, sizes: Counts) -> dict[Any, Op]:
     """The ops with arrays, or ints where they do not depend on the symbol, for counts."""
     counts = [[op.flops, op.read_bytes, op.write_bytes, *op.shape.values()] for op in ops.values()]
-    found = sympy.lambdify((symbol,), counts, modules=["math"])(sizes)
+    found = whole_numbers((symbol,), counts)(sizes)
     return {
         kind: replace(
             op,

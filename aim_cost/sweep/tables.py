@@ -159,12 +159,9 @@ def _before_the_llm(grid: Grid, setting: Setting, prices: OpPrices) -> tuple[Arr
     """Seconds of the vision tower, [frames], and of merging, [frames, retentions]."""
     model, width = setting.model, setting.execution.element_bytes
     groups, hidden = _groups(grid, model), model.text.hidden_size
-    towers = [
-        (Segment.of(ops, F, sizes, prices), len(sizes))
-        for ops, sizes in _vision_ops(grid, model, width)
-    ]
-    vision_s = np.concatenate([np.maximum(part.busy_s, part.wake_s) for part, _ in towers])
-    host_s = np.concatenate([np.full(count, part.host_s) for part, count in towers])
+    towers = [Segment.of(ops, F, sizes, prices) for ops, sizes in _vision_ops(grid, model, width)]
+    vision_s = np.concatenate([np.maximum(part.busy_s, part.wake_s) for part in towers])
+    host_s = np.concatenate([part.host_s for part in towers])
 
     @cache
     def end_s(tokens: tuple[int, ...]) -> Array:

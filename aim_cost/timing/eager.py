@@ -9,6 +9,7 @@ import yaml
 
 from aim_cost.checks import mapping, whole
 from aim_cost.errors import ProfileError
+from aim_cost.graph.formulas import IMPORTANCE_ROWS
 from aim_cost.graph.op import Count, Op
 from aim_cost.graph.reduction import FUSED_IMPORTANCE, FUSED_IMPORTANCE_LAUNCHES
 
@@ -65,10 +66,10 @@ def general_kind(kind: str) -> str:
 
 
 def op_parts(op: Op) -> Count:
-    """How often the kernels of an op run: the importance score takes head by head."""
+    """How often the kernels of an op run: the importance score takes one block after another."""
     if op.name == FUSED_IMPORTANCE:
         return FUSED_IMPORTANCE_LAUNCHES
-    return op.shape["heads"] if op.name == "importance" else 1
+    return -(-op.shape["tokens"] // IMPORTANCE_ROWS) if op.name == "importance" else 1
 
 
 def _base(name: str) -> str:

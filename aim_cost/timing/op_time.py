@@ -8,7 +8,7 @@ import numpy as np
 
 from aim_cost.checks import one_of
 from aim_cost.errors import ProfileError, SpecError
-from aim_cost.graph.op import Op
+from aim_cost.graph.op import Count, Op
 from aim_cost.graph.reduction import FUSED_IMPORTANCE
 from aim_cost.hardware import HardwareProfile, load_hardware
 from aim_cost.timing.calibration import Calibration
@@ -134,15 +134,18 @@ class OpTimeModel:
             extrapolated[places] = times.extrapolated
         return KernelTimes(parts[0], parts[1], parts[2], extrapolated)
 
-    def kernels(self, op: Op) -> int:
-        """Kernels that are launched for one op; the importance score runs head by head."""
-        return self._kernels_of(_sizes(op)[0]) * int(op_parts(op))
+    def kernels(self, op: Op) -> Count:
+        """Kernels that are launched for one op; the importance score runs block by block."""
+        return self._kernels_of(_sizes(op)[0]) * op_parts(op)
 
     def host_s(self, ops: Sequence[Op]) -> Array:
-        """Seconds the host needs to start the kernels of each op, [len(ops)]; 0 unless eager."""
+        """Seconds the host needs to start the kernels of each op, [len(ops)]; 0 unless eager.
+
+        Where the sizes of the ops are arrays, [len(ops), sizes].
+        """
         each = self.calibration.dispatch.host_s_per_kernel.value
         kernels = np.array([self.kernels(op) for op in ops], dtype=float)
-        return each * kernels if self.execution == "eager" else np.zeros(len(ops))
+        return each * kernels if self.execution == "eager" else np.zeros(kernels.shape)
 
     def _price(
         self, kind: str, batched: bool, moved_bytes: Array, dims: tuple[Array, ...]

@@ -51,7 +51,7 @@ def test_rows_are_estimates():
         if convention is FASTV:
             assert row["flops_share"] == result.flops / base.flops
         if convention is EXECUTED:
-            assert row["flops"] == 15_527_245_547_520 + 68_847_710_680 + 2_753_658_880
+            assert row["flops"] == 15_527_245_547_520 + 41_349_456_344 + 2_753_658_880
             assert row["ttft_s"] == result.ttft_s
             assert (row["ttft_low_s"], row["ttft_high_s"]) == (
                 result.ttft.low_s,

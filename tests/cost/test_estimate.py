@@ -5,6 +5,7 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aim_cost import memory
 from aim_cost.conventions import CONVENTIONS, EXECUTED, LLM_VIEWER, get_convention
 from aim_cost.errors import SpecError
 from aim_cost.estimate import estimate
@@ -13,10 +14,11 @@ from aim_cost.graph.decoder import layer_ops
 from aim_cost.graph.op import OpGraph
 from aim_cost.graph.reduction import importance_ops, merge_ops
 from aim_cost.hardware import load_hardware
-from aim_cost.model import load_model_spec
+from aim_cost.model import load_model_spec, preset_names
 from aim_cost.published import published_rows
 from aim_cost.schedule import Schedule
 from aim_cost.workload import Execution, Workload
+from tests.cost.blocks import block_causal_entries
 
 MODEL = load_model_spec("llava-onevision-qwen2-7b")
 A100 = load_hardware("a100-sxm4-40gb")
@@ -37,7 +39,10 @@ def test_the_integers_of_the_7b_model():
     assert merged.phase("merge").flops == 2_753_658_880
     aim = price(AIM)
     assert aim.phase("llm").flops == 15_527_245_547_520
-    assert aim.phase("llm").flops + aim.phase("importance").flops == 15_596_093_258_200
+    assert (
+        aim.phase("llm").flops + aim.phase("importance").flops
+        == 15_527_245_547_520 + 41_349_456_344
+    )
     assert price(Schedule()).memory.kv_cache_bytes == 365_453_312
     assert aim.memory.kv_cache_bytes == 65_173_504
 
@@ -93,10 +98,24 @@ def test_symbolic_ops_equal_the_counted_ones(tokens, batch):
 def test_closed_forms():
     n, h, d = symbols.n, symbols.TEXT.num_attention_heads, symbols.TEXT.head_dim
     (op,) = importance_ops(0, 1, n, h, d, 2)
-    assert sympy.simplify(op.flops - h * n**2 * (2 * d + 10)) == 0
+    for tokens in (1, 255, 256, 257, 1669, 9400):
+        found, entries = op.flops.subs(n, tokens), block_causal_entries(tokens)
+        assert sympy.simplify(found - h * entries * (2 * d + 10)) == 0
+        assert (entries == tokens**2) == (tokens <= 256)
     passes = merge_ops(symbols.F, (symbols.t, symbols.t - 1), symbols.TEXT.hidden_size, 2)
     flops = OpGraph(tuple(passes)).flops
     assert flops.subs({symbols.F: 1, symbols.t: 25, symbols.TEXT.hidden_size: 7}) == 2 * 13 * 12 * 7
+
+
+def test_a_block_of_the_score_is_the_largest_that_hides_behind_the_mlp(monkeypatch):
+    def fits(text):
+        mlp = 3 * 10_000 * text.intermediate_size * 2
+        return memory.scoring_bytes(text, 1, 10_000, 2) <= mlp
+
+    texts = [load_model_spec(name).text for name in preset_names()]
+    assert all(fits(text) for text in texts)
+    monkeypatch.setattr(memory, "IMPORTANCE_ROWS", 2 * memory.IMPORTANCE_ROWS)
+    assert not all(fits(text) for text in texts)
 
 
 def test_eager_attention_writes_the_scores_and_adds_no_flops():

@@ -8,6 +8,7 @@ import pytest
 
 from aim_cost.errors import ProfileError
 from aim_cost.graph.build import build_executed
+from aim_cost.graph.formulas import IMPORTANCE_ROWS
 from aim_cost.graph.kernels import Kernels
 from aim_cost.graph.op import Op
 from aim_cost.hardware import HardwareProfile, Peak, Quantity
@@ -155,14 +156,15 @@ def test_an_op_is_priced_by_its_own_kind_else_by_the_general_one(prices):
 
 
 def test_each_part_of_an_op_starts_anew(prices):
-    shape = {"batch": 1, "tokens": 100, "heads": 14, "head_dim": 64}
+    shape = {"batch": 1, "tokens": 14 * IMPORTANCE_ROWS, "heads": 14, "head_dim": 64}
     score = Op("importance", "importance", 0, 10**6, 10**6, shape, 0)
-    fewer = replace(score, shape={**shape, "heads": 2})
+    fewer = replace(score, shape={**shape, "tokens": IMPORTANCE_ROWS + 1})
     gap = prices.time(score).time_s - prices.time(fewer).time_s
     dispatch = prices.calibration.dispatch
     launches = dispatch.launch_s.value - dispatch.graph_launch_s.value
     kernels = prices.calibration.elementwise["importance"].kernels
     assert gap == pytest.approx(12 * (4e-5 + kernels * launches), rel=0.02)
+    assert prices.kernels(score) == 7 * prices.kernels(fewer) == 14 * kernels
 
 
 def test_hidden_states_of_a_tower_are_added_apart_from_those_of_a_decoder():

@@ -59,7 +59,7 @@ def slow_merge_tokens(features: Tensor, counts: tuple[int, ...], by: str = "simi
     return torch.stack([slow_passes(frame, counts, by)[0] for frame in features])
 
 
-def full_importance(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+def full_importance(query: Tensor, key: Tensor, scaling: float, iterations: int = 5) -> Tensor:
     """PageRank scores with all heads at once: query[B, h, n, d], key[B, kv, n, d] -> [B, n]."""
     heads, tokens = query.shape[1:3]
     key = key.repeat_interleave(heads // key.shape[1], dim=1)
@@ -67,7 +67,7 @@ def full_importance(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     logits = (query @ key.transpose(2, 3) * scaling).masked_fill(future, -torch.inf)
     transition = (logits / 0.1).softmax(-1)
     rank = torch.full((*query.shape[:2], 1, tokens), 1 / tokens, dtype=query.dtype)
-    for _ in range(5):
+    for _ in range(iterations):
         rank = rank @ transition
     return rank.pow(2).mean(1).sqrt()[:, 0]
 
