@@ -2,32 +2,81 @@
 
 from collections.abc import Callable
 from functools import wraps
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from aim_runtime.errors import PatchError
-from aim_runtime.layout import Layout
+from aim_runtime.models.adapter import Adapter
 from aim_runtime.positions import unmerged_places
 from aim_runtime.prompt import Prompt
 
 Inputs = dict[str, Any]
 
+_TYPES = {"image": 1, "video": 2}  # of a model's mm_token_type_ids
+
 
 class Axes:
-    """Positions of the full prompt, computed by the model itself, looked up for those left."""
+    """Positions of the full prompt, computed by the model itself, looked up for those left.
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    A table serves the one prefill that follows ``expect``.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._inner, self._placeholders = adapter.inner, adapter.placeholders
+        self._prompt: Prompt | None = None
         self._table: Tensor | None = None  # [3, B, N], of the full prompts
 
-    def forget(self) -> None:
-        """A new prompt comes."""
-        self._table = None
+    @property
+    def deltas(self) -> Tensor | None:
+        """What the model adds to the places of new tokens: [B, 1]; None for nothing."""
+        return self._inner.rope_deltas
+
+    @deltas.setter
+    def deltas(self, deltas: Tensor | None) -> None:
+        self._inner.rope_deltas = deltas
+
+    def expect(self, prompt: Prompt, inputs: Inputs) -> None:
+        """A new prompt comes; ``inputs`` are the caller's. Raises: PatchError."""
+        self._table, self._prompt, self.deltas = None, None, None
+        if any(prompt.lost):
+            self._check(prompt, inputs)
+            self._prompt = prompt
+
+    def _check(self, prompt: Prompt, inputs: Inputs) -> None:
+        """Raises: PatchError unless the model can tell each image and video in the prompt."""
+        ids, types = inputs["input_ids"], inputs.get("mm_token_type_ids")
+        got = "none" if types is None else "others"
+        if types is not None and types.shape == ids.shape:
+            wrong = torch.zeros_like(ids, dtype=torch.bool)
+            for modality, token in self._placeholders.items():
+                wrong |= (ids == token) != (types == _TYPES[modality])
+            if inputs.get("attention_mask") is not None:
+                wrong &= inputs["attention_mask"].bool()
+            got = "others" if bool(wrong.any()) else ""
+        if got:
+            raise PatchError(
+                "mm_token_type_ids",
+                expected="those of the processor, for positions on three axes: 1 at the "
+                "placeholders of images, 2 at those of videos, 0 elsewhere",
+                got=got,
+                fix="Pass all that the processor returned.",
+            )
+        for row in prompt.placed:
+            for one, other in pairwise(row):
+                touch = one.start + one.tokens == other.start
+                if touch and one.modality == other.modality:
+                    raise PatchError(
+                        "input_ids",
+                        expected=f"text between two {one.modality}s, for positions on three axes",
+                        got="none",
+                        fix="Let the model's processor write the prompt.",
+                    )
 
     def behind(self, rope_index: Callable[..., Any]) -> Callable[..., Any]:
-        """A model's ``get_rope_index`` that also takes shortened prompts.
+        """A model's ``get_rope_index`` that also takes the shortened prompt that is expected.
 
         Positions [3, B, n] of visual tokens are then those of the first places of each image and
         video, until ``look_up`` knows which places are left.
@@ -41,10 +90,10 @@ class Axes:
             attention_mask: Tensor | None = None,
             **kwargs: Any,
         ) -> tuple[Tensor, Tensor]:
-            prompt = self._layout.prepare(
-                {"input_ids": input_ids, "attention_mask": attention_mask} | kwargs
-            ).prompt
-            lost = torch.tensor([sum(p.lost for p in row) for row in prompt.placed])
+            prompt = self._prompt
+            if prompt is None or input_ids.shape != prompt.visual_mask.shape:
+                own = {"attention_mask": attention_mask, **kwargs}
+                return rope_index(input_ids, mm_token_type_ids, *args, **own)
             places = unmerged_places(prompt, {})
             ends = places[:, -1:] + 1
             full = torch.arange(int(ends.max())).expand(len(places), -1)
@@ -52,15 +101,15 @@ class Axes:
             back = (torch.searchsorted(places, full, right=True) - 1).to(input_ids.device)
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             real = mask.gather(1, back) * (full < ends).to(mask.device)
-            table, deltas = rope_index(
+            self._table, deltas = rope_index(
                 input_ids.gather(1, back),
                 mm_token_type_ids.gather(1, back),
                 *args,
                 attention_mask=real,
                 **kwargs,
             )
-            self._table = table
-            return _columns(table, places), deltas + lost[:, None].to(deltas.device)
+            lost = torch.tensor(prompt.lost)[:, None]
+            return _columns(self._table, places), deltas + lost.to(deltas.device)
 
         return rope_index_of_full_prompt
 
@@ -69,20 +118,24 @@ class Axes:
 
         Raises: PatchError for position_ids that differ at text, or that were not computed.
         """
-        given, table = inputs.get("position_ids"), self._table
-        if given is None or table is None:
+        given, table, expected = inputs.get("position_ids"), self._table, self._prompt
+        self._table = self._prompt = None
+        if given is None:
             raise PatchError(
-                "mm_token_type_ids",
-                expected="those of the processor, for positions on three axes",
+                "prompt",
+                expected="the grids of its images and videos, for positions on three axes",
                 got="none",
                 fix="Pass all that the processor returned.",
             )
-        table = table.repeat_interleave(len(places) // table.shape[1], dim=1)
-        positions = _columns(table, places)
-        text = ~prompt.visual_mask.to(given.device)
-        if prompt.padding is not None:
-            text &= torch.arange(prompt.tokens) >= prompt.padding[:, None]
-        if bool(((given[-3:] != positions) & text).any()):
+        ours = table is not None and given.dim() == 3 and _alike(prompt, expected)
+        if ours:
+            table = table.repeat_interleave(len(places) // table.shape[1], dim=1)
+            positions = _columns(table, places)
+            text = ~prompt.visual_mask
+            if prompt.padding is not None:
+                text &= torch.arange(prompt.tokens) >= prompt.padding[:, None]
+            ours = not bool(((given[-3:] != positions) & text.to(given.device)).any())
+        if not ours:
             raise PatchError(
                 "position_ids",
                 expected="those of the prompt before merging, which survivors keep",
@@ -93,5 +146,31 @@ class Axes:
         return inputs | {"position_ids": torch.cat([given[:-3], positions])}
 
 
+def _alike(prompt: Prompt, expected: Prompt | None) -> bool:
+    """Whether the images and videos of a prompt are where they were expected."""
+    if expected is None or len(prompt.placed) % len(expected.placed):
+        return False
+    where = [
+        [[(p.item, p.modality, p.start) for p in row] for row in one.placed]
+        for one in (prompt, expected.expand(len(prompt.placed)))
+    ]
+    return where[0] == where[1]
+
+
 def _columns(table: Tensor, places: Tensor) -> Tensor:
     return table.gather(2, places.to(table.device).expand(len(table), -1, -1))
+
+
+def positions_behind(cached: int, tokens: int, prompt: Prompt, deltas: Tensor | None) -> Tensor:
+    """Positions [3, B, tokens] of new tokens behind a cached prompt.
+
+    Args: cached, tokens in the first layer; deltas [B, 1] or of fewer rows, each then repeated:
+        None where the prompt was counted from 0, padding and all.
+    """
+    places = torch.arange(cached, cached + tokens).expand(3, len(prompt.visual_mask), -1)
+    if deltas is None:
+        return places
+    if prompt.padding is not None:
+        places = places - prompt.padding[:, None]
+    copies = places.shape[1] // len(deltas)
+    return places.to(deltas.device) + deltas.repeat_interleave(copies, dim=0)

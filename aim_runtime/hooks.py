@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 from aim_cost.schedule import Schedule
 from aim_cost.trace import TokenTrace
 from aim_runtime.attention import observed_name
-from aim_runtime.axes import Axes
+from aim_runtime.axes import Axes, positions_behind
 from aim_runtime.cached import cached_tokens, require_empty_cache
 from aim_runtime.encoding import Encoded, Encoding
 from aim_runtime.errors import PatchError
@@ -34,10 +34,14 @@ Inputs = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Cached:
-    """A prompt in a KV cache; ``padding`` [B] of each layer, where rows differ."""
+    """A prompt in a KV cache.
+
+    Args: padding, [B] of each layer, where rows differ; deltas, as in ``Axes``.
+    """
 
     prompt: Prompt
     padding: list[Tensor]
+    deltas: Tensor | None = None
 
 
 class Hooks:
@@ -65,15 +69,14 @@ class Hooks:
         self._undo = ExitStack()
         self._adapter = adapter
         self._encodings: dict[str, Encoding] = {}
+        self._axes: Axes | None = None
         if adapter is not None:
             self._layout = Layout(adapter, schedule.merge)
-            self._axes = Axes(self._layout)
+            self._axes = Axes(adapter) if adapter.has_axes else None
             for modality in adapter.pixel_inputs:
                 self._encodings[modality] = Encoding(schedule.merge, recorder, adapter, modality)
-        has_axes = adapter is not None and adapter.has_axes
-        self._merges_axes = bool(has_axes and schedule.merge)
         self._keeps_positions = bool(
-            not has_axes and schedule.merge and schedule.merge.positions == "kept"
+            self._axes is None and schedule.merge and schedule.merge.positions == "kept"
         )
         self._prompt: Prompt | None = None  # from the prepared inputs to the decoder
         self._ready: Inputs = {}  # likewise, the features that came with them
@@ -107,7 +110,8 @@ class Hooks:
         for modality, encoding in self._encodings.items():
             name = f"get_{modality}_features"
             self._replace(inner, name, encoding.behind(getattr(inner, name)))
-        if self._merges_axes:
+        if self._axes is not None:
+            self._undo.callback(setattr, inner, "rope_deltas", inner.rope_deltas)
             self._replace(inner, "get_rope_index", self._axes.behind(inner.get_rope_index))
 
     def detach(self) -> None:
@@ -127,13 +131,16 @@ class Hooks:
     def _shorten(self, inputs: Inputs) -> Inputs:
         """Before ``generate``: the prompt as the LLM will see it."""
         if not cached_tokens(inputs):
-            self._axes.forget()
             short = self._layout.prepare(inputs)
+            if self._axes is not None:
+                self._axes.expect(short.prompt, inputs)
         else:
             earlier = self._cached.get(inputs["past_key_values"])
             if earlier is None:
                 require_empty_cache(inputs)
             short = self._layout.prepare_follow_up(inputs, earlier.prompt)
+            if self._axes is not None:  # those of the last prompt may be another's
+                self._axes.deltas = earlier.deltas
         if not self._moves(short.prompt):
             return short.inputs
         # generate counts on from the last of these; those of visual tokens are set when merged
@@ -143,7 +150,7 @@ class Hooks:
 
     def _moves(self, prompt: Prompt) -> bool:
         """Whether tokens have other positions than their places in the merged prompt."""
-        return self._keeps_positions and any(placed.lost for row in prompt.placed for placed in row)
+        return self._keeps_positions and any(prompt.lost)
 
     def _prepare(self, module: nn.Module, args: Args, kwargs: Inputs) -> tuple[Args, Inputs]:
         """Before the vision-language model: shorten the prompt, note where its pixels go."""
@@ -155,7 +162,7 @@ class Hooks:
             several = inputs["input_ids"].shape[1] > 1
             if several and self._layout.has_visual_tokens(inputs):
                 require_empty_cache(inputs)
-            return (), inputs
+            return (), self._counted_on(inputs)
         if self._embedded is not None:
             raise PatchError(
                 "visual_mask",
@@ -163,12 +170,23 @@ class Hooks:
                 got="input_ids",
                 fix="Patch without visual_mask: placeholders are found in input_ids.",
             )
-        if inputs.get("position_ids") is None:
-            self._axes.forget()
         short = self._layout.prepare(inputs, self._last_encoded())
+        if self._axes is not None and inputs.get("position_ids") is None:
+            self._axes.expect(short.prompt, inputs)
         self._prompt = short.prompt
         self._ready = dict(inputs.get("mm_encoder_outputs") or {})
         return (), short.inputs
+
+    def _counted_on(self, inputs: Inputs) -> Inputs:
+        """Tokens behind a cache, with positions on three axes that go on from its prompt."""
+        cached = self._cached.get(inputs["past_key_values"])
+        if self._axes is None or cached is None or inputs.get("position_ids") is not None:
+            return inputs
+        ids = inputs["input_ids"]
+        positions = positions_behind(
+            cached_tokens(inputs), ids.shape[1], cached.prompt, cached.deltas
+        )
+        return inputs | {"position_ids": positions.to(ids.device)}
 
     def _last_encoded(self) -> dict[str, Encoded]:
         last = {modality: encoding.last for modality, encoding in self._encodings.items()}
@@ -196,7 +214,7 @@ class Hooks:
         if self._moves(prompt):
             positions = unmerged_positions(prompt, encoded)
             inputs = with_positions(inputs, positions, text=~prompt.visual_mask)
-        elif self._merges_axes and encoded:
+        elif self._axes is not None and any(prompt.lost):
             inputs = self._axes.look_up(inputs, prompt, unmerged_places(prompt, encoded))
         counts = {n: c for one in encoded.values() for n, c in one.counts.items()}
         self._prefill = Prefill(
@@ -218,7 +236,7 @@ class Hooks:
         prompt = cached.prompt
         if counted or not self._moves(prompt):
             return inputs
-        lost = torch.tensor([sum(placed.lost for placed in row) for row in prompt.placed])
+        lost = torch.tensor(prompt.lost)
         if prompt.padding is not None:
             lost = lost - prompt.padding
         positions = torch.arange(x.shape[1], device=x.device) + cached_tokens(inputs)
@@ -289,7 +307,8 @@ class Hooks:
         layers = range(len(self._decoder.layers)) if cache is not None else ()
         prefill.finish(self.trace, tuple(cache.get_seq_length(layer) for layer in layers))
         if cache is not None:
-            self._cached[cache] = _Cached(prefill.prompt, prefill.layer_padding)
+            deltas = None if self._axes is None else self._axes.deltas
+            self._cached[cache] = _Cached(prefill.prompt, prefill.layer_padding, deltas)
 
 
 def _named(module: nn.Module, args: Args, kwargs: Inputs) -> Inputs:
