@@ -96,7 +96,7 @@ class Axes:
                 return rope_index(input_ids, mm_token_type_ids, *args, **own)
             places = unmerged_places(prompt, {})
             ends = places[:, -1:] + 1
-            full = torch.arange(int(ends.max())).expand(len(places), -1)
+            full = torch.arange(int(ends.max())).repeat(len(places), 1)
             # of each token of the full prompt the one here; the end of a run repeats its last
             back = (torch.searchsorted(places, full, right=True) - 1).to(input_ids.device)
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask

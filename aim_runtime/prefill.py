@@ -100,7 +100,8 @@ class Prefill:
             ranked = [row for row, (count, now) in enumerate(pairs) if 0 < count < now]
             if ranked:
                 at = self._attended(query, key, scaling, stay)
-                scores = LAYER_IMPORTANCE[self.plan.importance](at)
+                # of a row that chooses: those of text alone have the plan of no schedule
+                scores = LAYER_IMPORTANCE[self._plans[ranked[0]].importance](at)
             for row in ranked:
                 self._scored_layers[row] += (layer,)
             self._choose(stay, scores)
@@ -176,7 +177,7 @@ class Prefill:
 
     def _row(self, number: int) -> TokenTrace:
         """The counts of one row, as they occurred."""
-        prompt, visual = self.prompt, self.prompt.visual[number]
+        prompt, visual, plan = self.prompt, self.prompt.visual[number], self._plans[number]
         text = prompt.text_tokens[number]
 
         def merged(tokens: int) -> tuple[int, ...]:
@@ -194,7 +195,7 @@ class Prefill:
             attention_tokens=tuple(layer[number] for layer in self._attention_tokens),
             mlp_tokens=tuple(layer[number] for layer in self._mlp_tokens),
             scored_layers=self._scored_layers[number],
-            merged_by=self.plan.merged_by,
-            importance=self.plan.importance,
+            merged_by=plan.merged_by,
+            importance=plan.importance,
             others=others,
         )
