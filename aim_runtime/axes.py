@@ -31,7 +31,7 @@ class Axes:
 
     @property
     def deltas(self) -> Tensor | None:
-        """What the model adds to the places of new tokens: [B, 1]; None for nothing."""
+        """What the model adds to the places of new tokens, [B, 1]; None before it counts."""
         return self._inner.rope_deltas
 
     @deltas.setter
@@ -159,18 +159,3 @@ def _alike(prompt: Prompt, expected: Prompt | None) -> bool:
 
 def _columns(table: Tensor, places: Tensor) -> Tensor:
     return table.gather(2, places.to(table.device).expand(len(table), -1, -1))
-
-
-def positions_behind(cached: int, tokens: int, prompt: Prompt, deltas: Tensor | None) -> Tensor:
-    """Positions [3, B, tokens] of new tokens behind a cached prompt.
-
-    Args: cached, tokens in the first layer; deltas [B, 1] or of fewer rows, each then repeated:
-        None where the prompt was counted from 0, padding and all.
-    """
-    places = torch.arange(cached, cached + tokens).expand(3, len(prompt.visual_mask), -1)
-    if deltas is None:
-        return places
-    if prompt.padding is not None:
-        places = places - prompt.padding[:, None]
-    copies = places.shape[1] // len(deltas)
-    return places.to(deltas.device) + deltas.repeat_interleave(copies, dim=0)

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,15 +13,20 @@ from transformers import DynamicCache, PreTrainedModel
 from aim_cost.schedule import Schedule
 from aim_cost.trace import TokenTrace
 from aim_runtime.attention import observed_name
-from aim_runtime.axes import Axes, positions_behind
-from aim_runtime.cached import cached_tokens, require_empty_cache
+from aim_runtime.axes import Axes
+from aim_runtime.cached import Cached, cached_tokens, require_empty_cache
 from aim_runtime.encoding import Encoded, Encoding
 from aim_runtime.errors import PatchError
 from aim_runtime.generate import with_own_prompt
 from aim_runtime.layer import leaving_after_attention
 from aim_runtime.layout import Layout
 from aim_runtime.models import Adapter
-from aim_runtime.positions import unmerged_places, unmerged_positions, with_positions
+from aim_runtime.positions import (
+    positions_behind,
+    unmerged_places,
+    unmerged_positions,
+    with_positions,
+)
 from aim_runtime.prefill import Prefill
 from aim_runtime.prompt import Prompt
 from aim_runtime.spans import Recorder
@@ -30,18 +34,6 @@ from aim_runtime.trace import RunTrace
 
 Args = tuple[Any, ...]
 Inputs = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Cached:
-    """A prompt in a KV cache.
-
-    Args: padding, [B] of each layer, where rows differ; deltas, as in ``Axes``.
-    """
-
-    prompt: Prompt
-    padding: list[Tensor]
-    deltas: Tensor | None = None
 
 
 class Hooks:
@@ -82,7 +74,7 @@ class Hooks:
         self._ready: Inputs = {}  # likewise, the features that came with them
         self._prefill: Prefill | None = None  # while the decoder runs one
         self._layer_padding: list[Tensor] = []  # while it goes on behind a cached prompt
-        self._cached: WeakKeyDictionary[DynamicCache, _Cached] = WeakKeyDictionary()
+        self._cached: WeakKeyDictionary[DynamicCache, Cached] = WeakKeyDictionary()
 
     def attach(self) -> None:
         """Change the model; if that fails, leave it as it was."""
@@ -139,7 +131,7 @@ class Hooks:
             if earlier is None:
                 require_empty_cache(inputs)
             short = self._layout.prepare_follow_up(inputs, earlier.prompt)
-            if self._axes is not None:  # those of the last prompt may be another's
+            if self._axes is not None:
                 self._axes.deltas = earlier.deltas
         if not self._moves(short.prompt):
             return short.inputs
@@ -182,11 +174,12 @@ class Hooks:
         cached = self._cached.get(inputs["past_key_values"])
         if self._axes is None or cached is None or inputs.get("position_ids") is not None:
             return inputs
-        ids = inputs["input_ids"]
-        positions = positions_behind(
-            cached_tokens(inputs), ids.shape[1], cached.prompt, cached.deltas
-        )
-        return inputs | {"position_ids": positions.to(ids.device)}
+        self._axes.deltas = cached.deltas  # those of the last prompt may be another's
+        if cached.deltas is None:
+            return inputs
+        tokens = inputs["input_ids"].shape[1]
+        positions = positions_behind(cached_tokens(inputs), tokens, cached.prompt, cached.deltas)
+        return inputs | {"position_ids": positions}
 
     def _last_encoded(self) -> dict[str, Encoded]:
         last = {modality: encoding.last for modality, encoding in self._encodings.items()}
@@ -236,11 +229,9 @@ class Hooks:
         prompt = cached.prompt
         if counted or not self._moves(prompt):
             return inputs
-        lost = torch.tensor(prompt.lost)
-        if prompt.padding is not None:
-            lost = lost - prompt.padding
-        positions = torch.arange(x.shape[1], device=x.device) + cached_tokens(inputs)
-        return inputs | {"position_ids": positions + lost[:, None].to(x.device)}
+        lost = torch.tensor(prompt.lost, device=x.device)[:, None]
+        positions = positions_behind(cached_tokens(inputs), x.shape[1], prompt, lost)
+        return inputs | {"position_ids": positions}
 
     def _entering(self, prompt: Prompt | None) -> Prompt:
         """The prompt that enters the decoder."""
@@ -308,7 +299,10 @@ class Hooks:
         prefill.finish(self.trace, tuple(cache.get_seq_length(layer) for layer in layers))
         if cache is not None:
             deltas = None if self._axes is None else self._axes.deltas
-            self._cached[cache] = _Cached(prefill.prompt, prefill.layer_padding, deltas)
+            if deltas is not None:
+                copies = len(prefill.prompt.visual) // len(deltas)
+                deltas = deltas.repeat_interleave(copies, dim=0)
+            self._cached[cache] = Cached(prefill.prompt, prefill.layer_padding, deltas)
 
 
 def _named(module: nn.Module, args: Args, kwargs: Inputs) -> Inputs:

@@ -193,6 +193,4 @@ def _features(model: PreTrainedModel, inputs: dict[str, Tensor], modality: str) 
     pixels = inputs["pixel_values" if modality == "image" else "pixel_values_videos"]
     each = pixels.split(sizes.prod(dim=1).tolist())
     encode = getattr(model.model, f"get_{modality}_features")
-    return [
-        encode(one, size[None]).pooler_output[0] for one, size in zip(each, sizes, strict=True)
-    ]
+    return [encode(one, size[None]).pooler_output[0] for one, size in zip(each, sizes, strict=True)]

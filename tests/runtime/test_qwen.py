@@ -85,18 +85,21 @@ class Expected:
         return found[self.kept[-1]]
 
     def greedy(self, tokens):
-        return self._reference.generate(
-            self._embeds, self.kept, tokens, positions=self.positions
-        )
+        return self._reference.generate(self._embeds, self.kept, tokens, positions=self.positions)
 
     def teacher(self, model, new, first=None):
-        """Logits [new, V] that precede each of ``new`` tokens; ``first``: position of the first."""
+        """Logits [new, V] that precede each of ``new`` tokens.
+
+        Args: first, position of the first of them, or of all but the last; without it they go on
+            from the last position.
+        """
         after = len(new) - 1
         embeds = torch.cat([self._embeds, model.get_input_embeddings()(new[:-1])])
         kept = [torch.cat([mask, mask.new_ones(after)]) for mask in self.kept]
-        first = int(self.positions[0, -1]) + 1 if first is None else first
-        positions = (first + torch.arange(after)).expand(3, -1)
-        positions = torch.cat([self.positions, positions], dim=1)
+        places = int(self.positions[0, -1]) + 1 if first is None else first
+        if isinstance(places, int):
+            places = places + torch.arange(after)
+        positions = torch.cat([self.positions, places.expand(3, -1)], dim=1)
         return self._reference.logits(embeds, kept, positions=positions)[-len(new) :]
 
 
