@@ -38,6 +38,11 @@ class Axes:
     def deltas(self, deltas: Tensor | None) -> None:
         self._inner.rope_deltas = deltas
 
+    def deltas_of(self, rows: int) -> Tensor | None:
+        """``deltas`` of so many rows, each repeated as ``Prompt.expand`` does."""
+        deltas = self.deltas
+        return deltas if deltas is None else deltas.repeat_interleave(rows // len(deltas), dim=0)
+
     def expect(self, prompt: Prompt, inputs: Inputs) -> None:
         """A new prompt comes; ``inputs`` are the caller's. Raises: PatchError."""
         self._table, self._prompt, self.deltas = None, None, None

@@ -298,10 +298,8 @@ class Hooks:
         layers = range(len(self._decoder.layers)) if cache is not None else ()
         prefill.finish(self.trace, tuple(cache.get_seq_length(layer) for layer in layers))
         if cache is not None:
-            deltas = None if self._axes is None else self._axes.deltas
-            if deltas is not None:
-                copies = len(prefill.prompt.visual) // len(deltas)
-                deltas = deltas.repeat_interleave(copies, dim=0)
+            rows = len(prefill.prompt.visual)
+            deltas = None if self._axes is None else self._axes.deltas_of(rows)
             self._cached[cache] = Cached(prefill.prompt, prefill.layer_padding, deltas)
 
 

@@ -356,7 +356,7 @@ def test_refuses_new_visual_tokens_behind_a_cache(model, kind):
             model(input_ids=call["input_ids"][:, -3:], past_key_values=first.past_key_values)
 
 
-def test_positions_of_a_prompt_that_failed_serve_no_other(model, kind):
+def test_positions_serve_one_prompt(model, kind):
     inputs = qwen_inputs(kind, [3, VIDEO, 4])
     with patched(model, BOTH):
         table = rope_table(model, inputs)[:, :, [*range(4), *range(4, 16), *range(40, 45)]]
