@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aim_runtime.cached import Cached, cached_tokens
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
-from aim_runtime.positions import unmerged_places
+from aim_runtime.positions import positions_behind, unmerged_places
 from aim_runtime.prompt import Prompt
 
 Inputs = dict[str, Any]
@@ -21,7 +22,7 @@ _TYPES = {"image": 1, "video": 2}  # of a model's mm_token_type_ids
 class Axes:
     """Positions of the full prompt, computed by the model itself, looked up for those left.
 
-    A table serves the one prefill that follows ``expect``.
+    The table of a prompt serves the one prefill that follows ``expect``.
     """
 
     def __init__(self, adapter: Adapter) -> None:
@@ -45,10 +46,26 @@ class Axes:
 
     def expect(self, prompt: Prompt, inputs: Inputs) -> None:
         """A new prompt comes; ``inputs`` are the caller's. Raises: PatchError."""
-        self._table, self._prompt, self.deltas = None, None, None
+        self.forget()
+        self.deltas = None
         if any(prompt.lost):
             self._check(prompt, inputs)
             self._prompt = prompt
+
+    def forget(self) -> None:
+        """No prompt is expected any more."""
+        self._table = self._prompt = None
+
+    def go_on(self, inputs: Inputs, cached: Cached) -> Inputs:
+        """``inputs`` behind a cached prompt, with positions that go on from it."""
+        if inputs.get("position_ids") is not None:
+            return inputs
+        self.deltas = cached.deltas  # those of the last prompt may be another's
+        if self.deltas is None:
+            return inputs
+        before, tokens = cached_tokens(inputs), inputs["input_ids"].shape[1]
+        positions = positions_behind(before, tokens, cached.prompt, self.deltas)
+        return inputs | {"position_ids": positions}
 
     def _check(self, prompt: Prompt, inputs: Inputs) -> None:
         """Raises: PatchError unless the model can tell each image and video in the prompt."""
@@ -123,8 +140,8 @@ class Axes:
 
         Raises: PatchError for position_ids that differ at text, or that were not computed.
         """
-        given, table, expected = inputs.get("position_ids"), self._table, self._prompt
-        self._table = self._prompt = None
+        given, table = inputs.get("position_ids"), self._table
+        self.forget()
         if given is None:
             raise PatchError(
                 "prompt",
@@ -132,7 +149,7 @@ class Axes:
                 got="none",
                 fix="Pass all that the processor returned.",
             )
-        ours = table is not None and given.dim() == 3 and _alike(prompt, expected)
+        ours = table is not None
         if ours:
             table = table.repeat_interleave(len(places) // table.shape[1], dim=1)
             positions = _columns(table, places)
@@ -149,17 +166,6 @@ class Axes:
             )
         # a fourth row, if any, numbers the tokens for the mask
         return inputs | {"position_ids": torch.cat([given[:-3], positions])}
-
-
-def _alike(prompt: Prompt, expected: Prompt | None) -> bool:
-    """Whether the images and videos of a prompt are where they were expected."""
-    if expected is None or len(prompt.placed) % len(expected.placed):
-        return False
-    where = [
-        [[(p.item, p.modality, p.start) for p in row] for row in one.placed]
-        for one in (prompt, expected.expand(len(prompt.placed)))
-    ]
-    return where[0] == where[1]
 
 
 def _columns(table: Tensor, places: Tensor) -> Tensor:

@@ -97,7 +97,8 @@ class Hooks:
 
     def _attach_to_vision(self, adapter: Adapter) -> None:
         inner = adapter.inner
-        self._replace(self._model, "generate", with_own_prompt(self._model, self._shorten))
+        generate = with_own_prompt(self._model, self._shorten, self._forget)
+        self._replace(self._model, "generate", generate)
         self._hook(inner.register_forward_pre_hook, self._prepare)
         for modality, encoding in self._encodings.items():
             name = f"get_{modality}_features"
@@ -140,6 +141,11 @@ class Hooks:
         positions = unmerged_positions(prompt, {})
         return short.inputs | {"position_ids": positions.to(short.inputs["input_ids"].device)}
 
+    def _forget(self) -> None:
+        """After ``generate``: what it computed ahead serves no other prompt."""
+        if self._axes is not None:
+            self._axes.forget()
+
     def _moves(self, prompt: Prompt) -> bool:
         """Whether tokens have other positions than their places in the merged prompt."""
         return self._keeps_positions and any(prompt.lost)
@@ -154,7 +160,10 @@ class Hooks:
             several = inputs["input_ids"].shape[1] > 1
             if several and self._layout.has_visual_tokens(inputs):
                 require_empty_cache(inputs)
-            return (), self._counted_on(inputs)
+            cached = self._cached.get(inputs["past_key_values"])
+            if self._axes is not None and cached is not None:
+                inputs = self._axes.go_on(inputs, cached)
+            return (), inputs
         if self._embedded is not None:
             raise PatchError(
                 "visual_mask",
@@ -168,18 +177,6 @@ class Hooks:
         self._prompt = short.prompt
         self._ready = dict(inputs.get("mm_encoder_outputs") or {})
         return (), short.inputs
-
-    def _counted_on(self, inputs: Inputs) -> Inputs:
-        """Tokens behind a cache, with positions on three axes that go on from its prompt."""
-        cached = self._cached.get(inputs["past_key_values"])
-        if self._axes is None or cached is None or inputs.get("position_ids") is not None:
-            return inputs
-        self._axes.deltas = cached.deltas  # those of the last prompt may be another's
-        if cached.deltas is None:
-            return inputs
-        tokens = inputs["input_ids"].shape[1]
-        positions = positions_behind(cached_tokens(inputs), tokens, cached.prompt, cached.deltas)
-        return inputs | {"position_ids": positions}
 
     def _last_encoded(self) -> dict[str, Encoded]:
         last = {modality: encoding.last for modality, encoding in self._encodings.items()}

@@ -182,7 +182,11 @@ def test_a_cache_goes_on_after_its_own_prompt(model, kind, schedule):
         torch.testing.assert_close(output.logits[:, -1], expected[:, 1], rtol=0, atol=1e-5)
         model.generate(**other, **GREEDY)
         found, _ = by_hand(model, text, 3)
-        torch.testing.assert_close(found, plain, rtol=0, atol=1e-5)
+        assert torch.equal(found, plain)
+        output = model(**text)
+        model(**other)
+        output = model(input_ids=plain[:, :1].argmax(-1), past_key_values=output.past_key_values)
+        assert torch.equal(output.logits[:, -1], plain[:, 1])
         first = model.generate(**inputs, **GREEDY, **LOGITS)
         second = model.generate(**follow_up(inputs, first), **GREEDY, **LOGITS)
         first = model.generate(**inputs, **GREEDY, **LOGITS)
@@ -357,12 +361,25 @@ def test_refuses_new_visual_tokens_behind_a_cache(model, kind):
 
 
 def test_positions_serve_one_prompt(model, kind):
-    inputs = qwen_inputs(kind, [3, VIDEO, 4])
+    inputs, turned = (qwen_inputs(kind, [3, video, 4]) for video in (VIDEO, (3, 8, 6)))
+    expected = rope_table(model, inputs)
+    table = expected[:, :, [*range(4), *range(4, 16), *range(40, 45)]]
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
     with patched(model, BOTH):
-        table = rope_table(model, inputs)[:, :, [*range(4), *range(4, 16), *range(40, 45)]]
-        model.generate(**inputs, **GREEDY)
-        with pytest.raises(PatchError, match="position_ids"):
-            model(**short(inputs), position_ids=table)
+        for run in (model, lambda **call: model.generate(**call, **GREEDY)):
+            hook = model.model.visual.register_forward_pre_hook(fail)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                run(**turned)
+            hook.remove()
+            assert torch.equal(rope_table(model, inputs), expected)
+            with pytest.raises(PatchError, match="position_ids"):
+                model(**short(inputs), position_ids=table)
+            run(**inputs)
+            with pytest.raises(PatchError, match="position_ids"):
+                model(**short(inputs), position_ids=table)
 
 
 def test_patching_twice_is_refused_and_harmless(model):
