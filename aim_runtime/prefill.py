@@ -101,7 +101,7 @@ class Prefill:
             if ranked:
                 at = self._attended(query, key, scaling, stay)
                 # of a row that chooses: those of text alone have the plan of no schedule
-                scores = LAYER_IMPORTANCE[self.plan.importance](at)
+                scores = LAYER_IMPORTANCE[self._plans[ranked[0]].importance](at)
             for row in ranked:
                 self._scored_layers[row] += (layer,)
             self._choose(stay, scores)
