@@ -1,12 +1,29 @@
 """What a KV cache already holds before a call."""
 
+from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from transformers import DynamicCache
 
 from aim_runtime.errors import PatchError
+from aim_runtime.prompt import Prompt
 
 Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A prompt in a KV cache.
+
+    Args:
+        padding: [B] of each layer, where rows differ.
+        deltas: [B, 1], as in ``Axes``.
+    """
+
+    prompt: Prompt
+    padding: list[Tensor]
+    deltas: Tensor | None
 
 
 def cached_tokens(inputs: Inputs) -> int:

@@ -17,11 +17,12 @@ _ASSISTED = ("assistant_model", "assistant_early_exit")
 
 
 def with_own_prompt(
-    model: GenerationMixin, shorten: Callable[[Inputs], Inputs]
+    model: GenerationMixin, shorten: Callable[[Inputs], Inputs], forget: Callable[[], None]
 ) -> Callable[..., Any]:
     """Wrap ``model.generate``: shorten the prompt, run, put the caller's prompt back in front.
 
-    So ``output[:, input_ids.shape[1]:]`` are the new tokens, as without the patch.
+    So ``output[:, input_ids.shape[1]:]`` are the new tokens, as without the patch. ``forget`` ends
+    each run, a failed one too.
     Raises: PatchError for limits that count the prompt, for assistant models, and for generation
     without a cache, each given as an argument or in a generation config.
     """
@@ -39,7 +40,10 @@ def with_own_prompt(
         _check(kwargs, config)
         shortened = shorten(kwargs | {"input_ids": own})
         prompt = shortened.pop("input_ids")
-        output = generate(prompt, **shortened)
+        try:
+            output = generate(prompt, **shortened)
+        finally:
+            forget()
         new = (output if isinstance(output, Tensor) else output.sequences)[:, prompt.shape[1] :]
         # several sequences of one prompt are neighbours
         repeated = own.repeat_interleave(new.shape[0] // own.shape[0], dim=0)

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,7 +14,7 @@ from aim_cost.schedule import Schedule
 from aim_cost.trace import TokenTrace
 from aim_runtime.attention import observed_name
 from aim_runtime.axes import Axes
-from aim_runtime.cached import cached_tokens, require_empty_cache
+from aim_runtime.cached import Cached, cached_tokens, require_empty_cache
 from aim_runtime.encoding import Encoded, Encoding
 from aim_runtime.errors import PatchError
 from aim_runtime.generate import with_own_prompt
@@ -23,7 +22,12 @@ from aim_runtime.layer import leaving_after_attention
 from aim_runtime.layout import Layout
 from aim_runtime.lookup import behind_the_prompt
 from aim_runtime.models import Adapter
-from aim_runtime.positions import unmerged_places, unmerged_positions, with_positions
+from aim_runtime.positions import (
+    positions_behind,
+    unmerged_places,
+    unmerged_positions,
+    with_positions,
+)
 from aim_runtime.prefill import Prefill
 from aim_runtime.prompt import Prompt
 from aim_runtime.spans import Recorder
@@ -31,14 +35,6 @@ from aim_runtime.trace import RunTrace
 
 Args = tuple[Any, ...]
 Inputs = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Cached:
-    """A prompt in a KV cache; ``padding`` [B] of each layer, where rows differ."""
-
-    prompt: Prompt
-    padding: list[Tensor]
 
 
 class Hooks:
@@ -65,23 +61,23 @@ class Hooks:
         self._embedded, self._recorder = embedded, recorder
         self._undo = ExitStack()
         merge, has_axes = schedule.merge, adapter is not None and adapter.has_axes
-        self._merges_axes = has_axes and merge is not None
         self._keeps_positions = not has_axes and merge is not None and merge.positions == "kept"
+        self._keeps_places = self._keeps_positions or (has_axes and merge is not None)
         self._adapter = adapter
         self._encodings: dict[str, Encoding] = {}
+        self._axes: Axes | None = None
         if adapter is not None:
             self._layout = Layout(adapter, merge)
-            self._axes = Axes(self._layout)
-            keeps_places = self._merges_axes or self._keeps_positions
+            self._axes = Axes(adapter) if has_axes else None
             self._encodings = {
-                modality: Encoding(merge, recorder, adapter, modality, keeps_places=keeps_places)
-                for modality in adapter.pixel_inputs
+                name: Encoding(merge, recorder, adapter, name, keeps_places=self._keeps_places)
+                for name in adapter.pixel_inputs
             }
         self._prompt: Prompt | None = None  # from the prepared inputs to the decoder
         self._ready: Inputs = {}  # likewise, the features that came with them
         self._prefill: Prefill | None = None  # while the decoder runs one
         self._layer_padding: list[Tensor] = []  # while it goes on behind a cached prompt
-        self._cached: WeakKeyDictionary[DynamicCache, _Cached] = WeakKeyDictionary()
+        self._cached: WeakKeyDictionary[DynamicCache, Cached] = WeakKeyDictionary()
 
     def attach(self) -> None:
         """Change the model; if that fails, leave it as it was."""
@@ -104,7 +100,8 @@ class Hooks:
 
     def _attach_to_vision(self, adapter: Adapter) -> None:
         inner = adapter.inner
-        self._replace(self._model, "generate", with_own_prompt(self._model, self._shorten))
+        generate = with_own_prompt(self._model, self._shorten, self._forget)
+        self._replace(self._model, "generate", generate)
         make, placeholders = self._model._get_candidate_generator, adapter.placeholders.values()
         lookup = behind_the_prompt(make, placeholders)
         self._replace(self._model, "_get_candidate_generator", lookup)
@@ -112,7 +109,8 @@ class Hooks:
         for modality, encoding in self._encodings.items():
             name = f"get_{modality}_features"
             self._replace(inner, name, encoding.behind(getattr(inner, name)))
-        if self._merges_axes:
+        if self._axes is not None:
+            self._undo.callback(setattr, inner, "rope_deltas", inner.rope_deltas)
             self._replace(inner, "get_rope_index", self._axes.behind(inner.get_rope_index))
 
     def detach(self) -> None:
@@ -132,13 +130,16 @@ class Hooks:
     def _shorten(self, inputs: Inputs) -> Inputs:
         """Before ``generate``: the prompt as the LLM will see it."""
         if not cached_tokens(inputs):
-            self._axes.forget()
             short = self._layout.prepare(inputs)
+            if self._axes is not None:
+                self._axes.expect(short.prompt, inputs)
         else:
             earlier = self._cached.get(inputs["past_key_values"])
             if earlier is None:
                 require_empty_cache(inputs)
             short = self._layout.prepare_follow_up(inputs, earlier.prompt)
+            if self._axes is not None:
+                self._axes.deltas = earlier.deltas
         if not self._moves(short.prompt):
             return short.inputs
         # generate counts on from the last of these; those of visual tokens are set when merged
@@ -146,9 +147,14 @@ class Hooks:
         positions = unmerged_positions(prompt, {})
         return short.inputs | {"position_ids": positions.to(short.inputs["input_ids"].device)}
 
+    def _forget(self) -> None:
+        """After ``generate``: what it computed ahead serves no other prompt."""
+        if self._axes is not None:
+            self._axes.forget()
+
     def _moves(self, prompt: Prompt) -> bool:
         """Whether tokens have other positions than their places in the merged prompt."""
-        return self._keeps_positions and any(placed.lost for row in prompt.placed for placed in row)
+        return self._keeps_positions and any(prompt.lost)
 
     def _prepare(self, module: nn.Module, args: Args, kwargs: Inputs) -> tuple[Args, Inputs]:
         """Before the vision-language model: shorten the prompt, note where its pixels go."""
@@ -160,6 +166,9 @@ class Hooks:
             several = inputs["input_ids"].shape[1] > 1
             if several and self._layout.has_visual_tokens(inputs):
                 require_empty_cache(inputs)
+            cached = self._cached.get(inputs["past_key_values"])
+            if self._axes is not None and cached is not None:
+                inputs = self._axes.go_on(inputs, cached)
             return (), inputs
         if self._embedded is not None:
             raise PatchError(
@@ -168,9 +177,9 @@ class Hooks:
                 got="input_ids",
                 fix="Patch without visual_mask: placeholders are found in input_ids.",
             )
-        if inputs.get("position_ids") is None:
-            self._axes.forget()
         short = self._layout.prepare(inputs, self._last_encoded())
+        if self._axes is not None and inputs.get("position_ids") is None:
+            self._axes.expect(short.prompt, inputs)
         self._prompt = short.prompt
         self._ready = dict(inputs.get("mm_encoder_outputs") or {})
         return (), short.inputs
@@ -201,7 +210,7 @@ class Hooks:
         if self._moves(prompt):
             positions = unmerged_positions(prompt, encoded)
             inputs = with_positions(inputs, positions, text=~prompt.visual_mask)
-        elif self._merges_axes and encoded:
+        elif self._axes is not None and any(prompt.lost):
             inputs = self._axes.look_up(inputs, prompt, unmerged_places(prompt, encoded))
         counts = {n: c for one in encoded.values() for n, c in one.counts.items()}
         self._prefill = Prefill(
@@ -223,11 +232,9 @@ class Hooks:
         prompt = cached.prompt
         if counted or not self._moves(prompt):
             return inputs
-        lost = torch.tensor([sum(placed.lost for placed in row) for row in prompt.placed])
-        if prompt.padding is not None:
-            lost = lost - prompt.padding
-        positions = torch.arange(x.shape[1], device=x.device) + cached_tokens(inputs)
-        return inputs | {"position_ids": positions + lost[:, None].to(x.device)}
+        lost = torch.tensor(prompt.lost, device=x.device)[:, None]
+        positions = positions_behind(cached_tokens(inputs), x.shape[1], prompt, lost)
+        return inputs | {"position_ids": positions}
 
     def _entering(self, prompt: Prompt | None) -> Prompt:
         """The prompt that enters the decoder."""
@@ -246,7 +253,7 @@ class Hooks:
         last, ready = self._last_encoded(), self._ready
         self._ready = {}
         for modality, features in ready.items():
-            if features is not None and (self._merges_axes or self._keeps_positions):
+            if features is not None and self._keeps_places:
                 last[modality].require(features.pooler_output, prompt.numbers(modality))
         placed = {one.modality for row in prompt.placed for one in row}
         return {modality: last[modality] for modality in placed}
@@ -294,7 +301,9 @@ class Hooks:
         layers = range(len(self._decoder.layers)) if cache is not None else ()
         prefill.finish(self.trace, tuple(cache.get_seq_length(layer) for layer in layers))
         if cache is not None:
-            self._cached[cache] = _Cached(prefill.prompt, prefill.layer_padding)
+            rows = len(prefill.prompt.visual)
+            deltas = None if self._axes is None else self._axes.deltas_of(rows)
+            self._cached[cache] = Cached(prefill.prompt, prefill.layer_padding, deltas)
 
 
 def _named(module: nn.Module, args: Args, kwargs: Inputs) -> Inputs:

@@ -169,6 +169,15 @@ class Layout:
                 got="position_ids of the full prompt",
                 fix="Leave them out.",
             )
+        for name in _PER_TOKEN:
+            one = inputs.get(name)
+            if one is not None and one.shape != mask.shape:
+                raise PatchError(
+                    name,
+                    expected=f"one of each token: {list(mask.shape)}",
+                    got=list(one.shape),
+                    fix="Pass all that the processor returned.",
+                )
         before = left_padding(inputs.get("attention_mask"), mask)
         index, padding = _without_ends(rows, ids.shape[1], before)
         shortened = {

@@ -50,6 +50,16 @@ def unmerged_positions(prompt: Prompt, encoded: Mapping[str, Encoded | None]) ->
     return (places - prompt.padding.to(places.device)[:, None]).clamp_(min=0)
 
 
+def positions_behind(cached: int, tokens: int, prompt: Prompt, shift: Tensor) -> Tensor:
+    """Positions [B, tokens] of new tokens behind a prompt of which ``cached`` tokens are cached.
+
+    Args: shift, int64 [B, 1], how far the prompt's own positions go beyond its tokens.
+    """
+    if prompt.padding is not None:
+        shift = shift - prompt.padding.to(shift.device)[:, None]
+    return torch.arange(cached, cached + tokens, device=shift.device) + shift
+
+
 def with_positions(inputs: dict[str, Any], positions: Tensor, text: Tensor) -> dict[str, Any]:
     """A decoder's ``inputs`` with ``positions`` [B, n].
 

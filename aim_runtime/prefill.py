@@ -39,9 +39,7 @@ class Prefill:
         device: torch.device,
         recorder: Recorder,
     ) -> None:
-        self.prompt = prompt
-        # prompts without visual tokens are planned without the schedule
-        self.plan = next((plan for plan in plans if plan.visual_tokens), plans[0])
+        self.prompt, self.plan = prompt, plans[0]
         self._plans, self._merge_tokens, self._recorder = plans, merge_tokens, recorder
         self._candidates = tuple(prompt.visual_mask.sum(dim=1).tolist())
         self._padded = (0,) * len(plans)  # tokens of each row that are neither text nor visual
@@ -102,7 +100,8 @@ class Prefill:
             ranked = [row for row, (count, now) in enumerate(pairs) if 0 < count < now]
             if ranked:
                 at = self._attended(query, key, scaling, stay)
-                scores = LAYER_IMPORTANCE[self.plan.importance](at)
+                # of a row that chooses: those of text alone have the plan of no schedule
+                scores = LAYER_IMPORTANCE[self._plans[ranked[0]].importance](at)
             for row in ranked:
                 self._scored_layers[row] += (layer,)
             self._choose(stay, scores)

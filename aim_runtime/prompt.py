@@ -69,6 +69,11 @@ class Prompt:
             text = text - self.padding
         return tuple(text.tolist())
 
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """Of each row, tokens that merging takes away."""
+        return tuple(sum(placed.lost for placed in row) for row in self.placed)
+
     def numbers(self, modality: str) -> list[int]:
         """Of each image or video in the order of rows, its number in the batch."""
         rows = ((p.number for p in row if p.modality == modality) for row in self.placed)

@@ -29,6 +29,7 @@ class Reference:
         self._layers = config.num_hidden_layers
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._eps, self._theta = config.rms_norm_eps, config.rope_parameters["rope_theta"]
+        self._sections = config.rope_parameters.get("mrope_section")
 
     def kept(
         self,
@@ -41,7 +42,8 @@ class Reference:
         """What each layer sees under a schedule, and what is left after the last.
 
         Args: embeds[n, H]; visual[n] bool; trace, which counts to leave and which score decides;
-            positions[n] for the rotary embedding, 0 .. n - 1 without them.
+            positions[n] for the rotary embedding, or [3, n] for one on three axes, 0 .. n - 1
+            without them.
         """
         kept = [torch.ones_like(visual)]
         self.smallest_margin = math.inf
@@ -77,7 +79,7 @@ class Reference:
             embeds = torch.cat([embeds, new[None]])
             kept = [torch.cat([mask, mask.new_ones(1)]) for mask in kept]
             if positions is not None:
-                positions = torch.cat([positions, positions[-1:] + 1])
+                positions = torch.cat([positions, positions[..., -1:] + 1], dim=-1)
         return tokens
 
     def _keep_best(self, scores: Tensor, kept: Tensor, visual: Tensor, count: int) -> Tensor:
@@ -124,12 +126,17 @@ class Reference:
         return x * scale * self._weights[f"{name}.weight"]
 
     def _rotate(self, x: Tensor, positions: Tensor | None) -> Tensor:
-        """Rotary embedding of x[h, n, d] at positions[n], or 0 .. n - 1."""
+        """Rotary embedding of x[h, n, d] at positions[n] or [3, n], or 0 .. n - 1."""
         half = x.shape[-1] // 2
         frequency = self._theta ** (-torch.arange(half, device=x.device) / half)
         if positions is None:
             positions = torch.arange(x.shape[1], device=x.device)
-        angle = positions[:, None] * frequency
+        if positions.dim() == 2:  # each axis turns a section of the frequencies
+            numbers = [axis for axis, many in enumerate(self._sections) for _ in range(many)]
+            positions = positions[numbers].T
+        else:
+            positions = positions[:, None]
+        angle = positions * frequency
         cos, sin = angle.cos(), angle.sin()
         a, b = x[..., :half], x[..., half:]
         return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)

@@ -71,9 +71,7 @@ def importance(
     )
 
 
-def _rows(
-    text: TextSpec, tokens: int, device: torch.device, dtype: str, repeats: int
-) -> list[Row]:
+def _rows(text: TextSpec, tokens: int, device: torch.device, dtype: str, repeats: int) -> list[Row]:
     heads, head_dim = text.num_attention_heads, text.head_dim
     generator = torch.Generator(device).manual_seed(0)
     query, key = (

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
+from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter, Inputs, Items
 from aim_runtime.visual import equal_groups
 
@@ -19,9 +20,19 @@ class Qwen2VLAdapter(Adapter):
     }
 
     def items(self, inputs: Inputs, modality: str) -> Items | None:
-        grids = inputs.get(f"{modality}_grid_thw")
-        if grids is None:
+        pixels, grid = self.pixel_inputs[modality][:2]
+        if inputs.get(pixels) is None:
             return None
+        grids, rows = inputs.get(grid), len(inputs[pixels])
+        patches = None if grids is None else int(grids.prod(dim=-1).sum())
+        if grids is None or patches != rows:
+            raise PatchError(
+                grid,
+                expected=f"temporal patches, rows and columns of each {modality}, whose products "
+                f"add up to the {rows} rows of {pixels}",
+                got="none" if grids is None else f"{patches} in {len(grids)} {modality}s",
+                fix="Pass all that the processor returned.",
+            )
         # the tower joins squares of patches
         square = self.config.vision_config.spatial_merge_size**2
         return tuple(equal_groups(t, h * w // square) for t, h, w in grids.tolist())
