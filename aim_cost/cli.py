@@ -18,6 +18,7 @@ from aim_cost.command_line import (
     FramesOption,
     HardwareOption,
     ImageTokensOption,
+    LastLayerOption,
     MergeOption,
     ModelOption,
     PerFrameOption,
@@ -75,6 +76,7 @@ def predict(
         str, typer.Option(help="Of AIM's importance: torch, or fused as a GPU with Triton runs it.")
     ] = "torch",
     execution: ExecutionOption = "eager",
+    last_layer: LastLayerOption = "all",
     calibration: CalibrationOption = None,
     form: FormatOption = Format.table,
 ) -> None:
@@ -95,7 +97,7 @@ def predict(
             frame_size=parse_frame_size(frame_size) if frame_size else None,
         ),
         hardware=load_hardware(hardware),
-        execution=Execution(dtype, attention, execution, scoring),
+        execution=Execution(dtype, attention, execution, scoring, last_layer),
         convention=get_convention(convention),
         calibration=load_calibration(calibration) if calibration else None,
     )

@@ -11,6 +11,7 @@ from aim_cost.vision_spec import FrameSize
 ATTENTION_KINDS = ("sdpa", "eager")
 MODES = ("eager", "cuda-graph", "ideal")
 SCORINGS = ("torch", "fused")
+LAST_LAYERS = ("all", "needed")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ class Execution:
             same kernels started by the device; ``ideal``, the roofline.
         scoring: of AIM's importance; ``torch``, head by head, each matrix written; ``fused``, the
             Triton kernels of a GPU, which write none and compute its products anew in each pass.
+        last_layer: of the LLM; ``all``, as transformers runs it, for every token; ``needed``, keys
+            and values of every token, all else of the last alone, whose logits are asked for.
     Raises: SpecError.
     """
 
@@ -108,12 +111,14 @@ class Execution:
     attention: str = "sdpa"
     mode: str = "eager"
     scoring: str = "torch"
+    last_layer: str = "all"
 
     def __post_init__(self) -> None:
         dtype_bytes(self.dtype)
         one_of(self.attention, ATTENTION_KINDS, "attention", SpecError)
         one_of(self.mode, MODES, "execution", SpecError)
         one_of(self.scoring, SCORINGS, "scoring", SpecError)
+        one_of(self.last_layer, LAST_LAYERS, "last_layer", SpecError)
 
     @property
     def element_bytes(self) -> int:
