@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ from aim_runtime.cached import cached_tokens, require_empty_cache
 from aim_runtime.encoding import Encoding, features_of_another_run
 from aim_runtime.errors import PatchError
 from aim_runtime.generate import with_own_prompt
+from aim_runtime.last_layer import of_last_token, wants_last_token_alone
 from aim_runtime.layer import leaving_after_attention
 from aim_runtime.llava import Layout
 from aim_runtime.positions import unmerged_positions, with_positions
@@ -35,6 +37,7 @@ class Hooks:
         decoder: the language model inside ``model``.
         layout: how visual tokens are written in prompts; None for a bare language model.
         embedded: the prompt that ``inputs_embeds`` hold, if the caller described one.
+        last_layer: a name of LAST_LAYERS.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Hooks:
         layout: Layout | None,
         embedded: Prompt | None,
         recorder: Recorder,
+        last_layer: str,
     ) -> None:
         self.trace = RunTrace()
         self._model, self._decoder, self._schedule = model, decoder, schedule
@@ -56,6 +60,8 @@ class Hooks:
         self._prompt: Prompt | None = None  # from the prepared inputs to the decoder
         self._ready: Tensor | None = None  # likewise, the video features that came with them
         self._prefill: Prefill | None = None  # while the decoder runs one
+        self._last_layer = last_layer
+        self._last_alone = False  # while a call runs that wants its last token alone
         self._cached: WeakKeyDictionary[DynamicCache, Prompt] = WeakKeyDictionary()
 
     def attach(self) -> None:
@@ -73,6 +79,11 @@ class Hooks:
                     project = layer.self_attn.o_proj
                     self._hook(project.register_forward_pre_hook, self._leave_attention)
                     self._replace(layer, "forward", leaving_after_attention(layer))
+            if self._last_layer == "needed":
+                model, last = self._model, decoder.layers[-1]
+                self._hook(model.register_forward_pre_hook, self._asked)
+                self._hook(partial(model.register_forward_hook, always_call=True), self._answered)
+                self._replace(last, "forward", of_last_token(last))
             if self._layout is not None:
                 inner = self._model.model
                 generate = with_own_prompt(self._model, self._shorten)
@@ -94,6 +105,16 @@ class Hooks:
         else:
             self._undo.callback(delattr, owner, name)
         setattr(owner, name, value)
+
+    def _asked(self, module: nn.Module, args: Args, kwargs: Inputs) -> None:
+        """Before the whole model: what is wanted of it."""
+        inputs = _named(module, args, kwargs)
+        configs = (module.config, self._decoder.config)
+        self._last_alone = wants_last_token_alone(inputs, *configs)
+
+    def _answered(self, module: nn.Module, args: Args, kwargs: Inputs, output: Any) -> None:
+        """After it, even if it failed."""
+        self._last_alone = False
 
     def _shorten(self, inputs: Inputs) -> Inputs:
         """Before ``generate``: the prompt as the LLM will see it."""
@@ -212,6 +233,8 @@ class Hooks:
             layers=len(self._decoder.layers),
             batch=len(prompt.visual_mask),
         )
+        if self._last_alone:
+            plan = plan.last_needed()
         return Prefill(plan, prompt, merge_tokens, device=device, recorder=self._recorder)
 
     def _enter_layer(

@@ -48,6 +48,7 @@ class Prefill:
         self._attention_tokens: list[int] = []
         self._mlp_tokens: list[int] = []
         self._scored_layers: list[int] = []
+        self._last_queries: int | None = None
 
     def enter_layer(
         self, hidden_states: Tensor, kwargs: dict[str, Any]
@@ -69,10 +70,15 @@ class Prefill:
     def observe_attention(self, query: Tensor, key: Tensor, scaling: float) -> None:
         """Record a layer's attention; where the plan drops tokens next, choose those that stay.
 
-        Shapes: query[B, heads, n, d], key[B, kv_heads, n, d], both after the rotary embedding.
+        Shapes: query[B, heads, n, d], key[B, kv_heads, n, d], both after the rotary embedding. A
+        query of the last token alone lets that token stay.
         """
-        plan, layer, now = self.plan, len(self._attention_tokens), query.shape[2]
+        plan, layer, now = self.plan, len(self._attention_tokens), key.shape[2]
         self._attention_tokens.append(now)
+        if query.shape[2] < now:
+            self._last_queries = query.shape[2]
+            self._next = torch.full_like(self._left[:, -1:], now - 1)
+            return
         count = min(plan.mlp_tokens[layer], *plan.attention_tokens[layer + 1 : layer + 2], now)
         if count == now:
             return
@@ -126,5 +132,6 @@ class Prefill:
             scored_layers=tuple(self._scored_layers),
             merged_by=self.plan.merged_by,
             importance=self.plan.importance,
+            last_queries=self._last_queries,
         )
         trace.record(tokens, [*self._kept, self._left], cache_tokens)

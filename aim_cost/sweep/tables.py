@@ -34,8 +34,8 @@ class CountTables:
         longest: tokens of the longest prompt.
         ratios: retention ratio after each layer, [layers, prunes].
         vision_flops: [frames]; merge_flops: [frames, retentions].
-        layer_flops, last_layer_flops, importance_flops, kv_layer_bytes: of the tokens entering a layer; counts in,
-            counts out, ints or arrays.
+        layer_flops, last_layer_flops, importance_flops, kv_layer_bytes: of the tokens entering
+            a layer; counts in, counts out, ints or arrays.
         head_flops: a count.
     """
 
@@ -112,7 +112,9 @@ def count_tables(grid: Grid, model: ModelSpec, width: int, last_layer: str) -> C
             ]
         ),
         layer_flops=layer_flops,
-        last_layer_flops=make(symbolic.LAST_LAYER_FLOPS, (n,)) if last_layer == "needed" else layer_flops,
+        last_layer_flops=make(symbolic.LAST_LAYER_FLOPS, (n,))
+        if last_layer == "needed"
+        else layer_flops,
         importance_flops=importance_flops,
         kv_layer_bytes=kv_layer_bytes,
         head_flops=int(make(symbolic.HEAD_FLOPS, ())()),

@@ -8,7 +8,7 @@ import torch
 
 from aim_cost.model import ModelSpec
 from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
+from aim_cost.workload import LAST_LAYERS, Workload
 from aim_runtime import graph
 from aim_runtime.capturable import capturable
 from aim_runtime.errors import PatchError
@@ -40,8 +40,8 @@ def loaded():
     return loaded_of(tiny_llava())
 
 
-def run_patched(loaded, schedule, inputs):
-    with patched(loaded.model, schedule) as trace:
+def run_patched(loaded, schedule, inputs, last_layer="all"):
+    with patched(loaded.model, schedule, last_layer=last_layer) as trace:
         output = loaded.model(**inputs, use_cache=True, logits_to_keep=1)
     return output, trace
 
@@ -59,12 +59,13 @@ def assert_equal(output, trace, expected):
     assert all(torch.equal(mine, theirs) for mine, theirs in kept)
 
 
+@pytest.mark.parametrize("last_layer", LAST_LAYERS)
 @pytest.mark.parametrize(("merge", "prune"), SCHEDULES)
-def test_equals_the_patched_model_bit_for_bit(loaded, merge, prune):
+def test_equals_the_patched_model_bit_for_bit(loaded, merge, prune, last_layer):
     schedule, inputs = Schedule.parse(merge, prune), video_inputs(batch=2)
-    static = StaticPrefill(loaded, schedule, inputs)
+    static = StaticPrefill(loaded, schedule, inputs, last_layer=last_layer)
     output = static.run()
-    assert_equal(output, static.trace, run_patched(loaded, schedule, inputs))
+    assert_equal(output, static.trace, run_patched(loaded, schedule, inputs, last_layer))
 
 
 def test_rows_and_videos_stand_where_the_first_prompts_have_them(loaded):
