@@ -28,6 +28,7 @@ SCHEDULES = [
     ("passes:5", "linear:2:5/uniform"),
 ]
 BOTH = Schedule.parse("passes:5,3", "linear:1:4")
+BOTH_META = Schedule.parse("0.25", "linear:1:4/after_attention")
 
 
 def loaded_of(model) -> Loaded:
@@ -114,8 +115,8 @@ def meta():
     return loaded, inputs | {"pixel_values_videos": inputs["pixel_values_videos"].to("meta")}
 
 
-def run_watched(loaded, schedule, inputs):
-    static = StaticPrefill(loaded, schedule, inputs)
+def run_watched(loaded, schedule, inputs, last_layer="all"):
+    static = StaticPrefill(loaded, schedule, inputs, last_layer=last_layer)
     with torch.no_grad(), static.attached():
         work = static.prepare()
         with capturable():
@@ -139,6 +140,13 @@ def test_nothing_depends_on_data_or_reads_the_host(meta, merge, prune):
     assert output.logits.shape == (1, 1, loaded.config.text_config.vocab_size)
     plan = Schedule.parse(merge, prune).resolve(loaded.spec, Workload(text_tokens=20, frames=2))
     assert trace.tokens.attention_tokens == plan.attention_tokens[:6] == trace.cache_tokens
+
+
+def test_neither_does_a_last_layer_of_one_token(meta):
+    loaded, inputs = meta
+    output, trace = run_watched(loaded, BOTH_META, inputs, "needed")
+    assert output.logits.shape == (1, 1, loaded.config.text_config.vocab_size)
+    assert trace.tokens.last_queries == trace.tokens.mlp_tokens[-1] == 1
 
 
 @pytest.mark.parametrize(("merge", "prune"), [("0.5/random", None), (None, "linear:1:4/random")])
