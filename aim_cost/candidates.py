@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from aim_cost.errors import SpecError
 from aim_cost.estimate import Estimate, estimate
 from aim_cost.hardware import HardwareProfile
 from aim_cost.memory import prefill_memory
@@ -24,6 +25,7 @@ class Task:
     """What is planned: everything but the schedule.
 
     Args: frames, None where the plan may choose them.
+    Raises: SpecError for a last layer that computes what is needed alone.
     """
 
     model: ModelSpec
@@ -32,6 +34,15 @@ class Task:
     text_tokens: int = 100
     frames: int | None = REFERENCE_FRAMES
     batch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.execution.last_layer != "all":
+            raise SpecError(
+                "last_layer",
+                expected="all: accuracies are known by the FLOPs of whole layers",
+                got=self.execution.last_layer,
+                fix="Plan with all, and price the schedule with needed afterwards.",
+            )
 
     @property
     def reference_frames(self) -> int:

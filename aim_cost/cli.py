@@ -19,6 +19,7 @@ from aim_cost.command_line import (
     HardwareOption,
     ImageOption,
     ImageTokensOption,
+    LastLayerOption,
     MergeOption,
     ModelOption,
     PerFrameOption,
@@ -77,6 +78,7 @@ def predict(
         str, typer.Option(help="Of AIM's importance: torch, or fused as a GPU with Triton runs it.")
     ] = "torch",
     execution: ExecutionOption = "eager",
+    last_layer: LastLayerOption = "all",
     calibration: CalibrationOption = None,
     form: FormatOption = Format.table,
 ) -> None:
@@ -98,7 +100,7 @@ def predict(
             images=tuple(parse_frame_size(size, "--image") for size in image) if image else None,
         ),
         hardware=load_hardware(hardware),
-        execution=Execution(dtype, attention, execution, scoring),
+        execution=Execution(dtype, attention, execution, scoring, last_layer),
         convention=get_convention(convention),
         calibration=load_calibration(calibration) if calibration else None,
     )

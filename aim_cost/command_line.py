@@ -72,6 +72,14 @@ ExecutionOption = Annotated[
         "--execution", help="eager (transformers as it is), cuda-graph, or ideal (roofline)."
     ),
 ]
+LastLayerOption = Annotated[
+    str,
+    typer.Option(
+        "--last-layer",
+        help="all (transformers as it is), or needed: keys and values of all tokens, the rest of "
+        "the last alone.",
+    ),
+]
 CalibrationOption = Annotated[
     Path | None,
     typer.Option("--calibration", help="A calibration of your own (aim-cost calibrate)."),

@@ -17,7 +17,7 @@ from aim_cost.graph.multiply_adds import (
 )
 from aim_cost.graph.op import OpGraph
 from aim_cost.model import ModelSpec
-from aim_cost.schedule import EXECUTED_RULE, TokenRule
+from aim_cost.schedule import EXECUTED_RULE, Schedule, TokenRule
 from aim_cost.trace import TokenTrace
 from aim_cost.workload import Execution, Workload
 
@@ -43,6 +43,26 @@ class Convention:
     not_counted: tuple[str, ...]
     ideal_time: bool = False
     counts_macs: bool = False
+
+    def trace(
+        self, schedule: Schedule, model: ModelSpec, workload: Workload, execution: Execution
+    ) -> TokenTrace:
+        """The tokens that this convention counts.
+
+        Raises: ScheduleError, as ``Schedule.resolve``; SpecError for a last layer that computes
+        what is needed alone, which the papers do not count.
+        """
+        found = schedule.resolve(model, workload, self.rule)
+        if execution.last_layer == "all":
+            return found
+        if self.build is not build_executed:
+            raise SpecError(
+                "last_layer",
+                expected=f"all: the convention {self.name} counts whole layers",
+                got=execution.last_layer,
+                fix="Use the convention executed, or last_layer all.",
+            )
+        return found.last_needed()
 
 
 EXECUTED = Convention(

@@ -117,6 +117,7 @@ class Estimate:
             "dtype": self.execution.dtype,
             "attention": self.execution.attention,
             "scoring": self.execution.scoring,
+            "last_layer": self.execution.last_layer,
             "execution": self.mode,
             "convention": self.convention.name,
             "frames": self.workload.frames,
@@ -166,7 +167,7 @@ def estimate(
     Raises: SpecError, ScheduleError or ProfileError where the inputs do not fit together.
     """
     execution = execution or Execution()
-    trace = schedule.resolve(model, workload, convention.rule)
+    trace = convention.trace(schedule, model, workload, execution)
     graph = convention.build(model, workload, trace, execution)
     times = time_model(hardware, execution, calibration, ideal=convention.ideal_time)
     return Estimate(model, workload, schedule, hardware, execution, convention, trace, graph, times)

@@ -139,6 +139,7 @@ def _qwen_encoding(views: Views, width: int) -> tuple[int, int]:
 
 def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> int:
     """The largest live set over the layers: embeddings, angles, cache, one layer's tensors."""
+    last = len(trace.attention_tokens) - 1
     text, width, batch = model.text, execution.element_bytes, trace.batch
     prompt = batch * trace.prompt_tokens * text.hidden_size * width
     angles = 2 * trace.prompt_tokens * text.head_dim * width
@@ -149,9 +150,12 @@ def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> 
         # the layer's input, the residual and its norm; gate, up and their product
         residual = 3 * rows * text.hidden_size * width
         mlp = 3 * batch * trace.mlp_tokens[layer] * text.intermediate_size * width
-        attention = rows * (2 * text.query_dim + text.key_value_dim) * width
+        queries = rows
+        if layer == last and trace.last_queries is not None:
+            queries = batch * trace.last_queries
+        attention = (2 * queries * text.query_dim + rows * text.key_value_dim) * width
         if execution.attention == "eager":
-            scores = rows * tokens * text.num_attention_heads
+            scores = queries * tokens * text.num_attention_heads
             attention += scores * (2 * width + _FLOAT32_BYTES)
         if layer in trace.scored_layers and execution.scoring == "fused":
             # of every head: maxima, sums and two vectors of ranks

@@ -32,7 +32,7 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
     title = (
         f"{result.model.name} on {result.hardware.name}, {execution.dtype}\n"
         f"{workload.label()}{_size(result)} + {workload.text_tokens} text tokens, "
-        f"batch {workload.batch}, execution {result.mode}; "
+        f"batch {workload.batch}, execution {result.mode}{_last_layer(result)}; "
         f"schedule: {result.schedule.label()}"
     )
     convention = result.convention
@@ -60,6 +60,12 @@ def _size(result: Estimate) -> str:
         return ""
     height, width = vision.frame_size
     return f" ({height} x {width})"
+
+
+def _last_layer(result: Estimate) -> str:
+    """What the last layer computes, where that is not what transformers does."""
+    chosen = result.execution.last_layer
+    return "" if chosen == "all" else f", last layer as {chosen}"
 
 
 _TIME_NOTES = {

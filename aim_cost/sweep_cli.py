@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aim_cost.checks import integral, numbers
-from aim_cost.command_line import BatchOption, DtypeOption, FormatOption
+from aim_cost.command_line import BatchOption, DtypeOption, FormatOption, LastLayerOption
 from aim_cost.errors import SpecError
 from aim_cost.hardware import HardwareProfile, load_hardware
 from aim_cost.model import ModelSpec, load_model_spec
@@ -54,6 +54,7 @@ def sweep(
     execution: Annotated[
         str, typer.Option(help="eager, cuda-graph, ideal, with commas between.")
     ] = "eager",
+    last_layer: LastLayerOption = "all",
     out: Annotated[
         Path | None, typer.Option(help="Write all rows to this .csv or .parquet.")
     ] = None,
@@ -75,7 +76,9 @@ def sweep(
 
     models = tuple(load_model_spec(name) for name in model.split(","))
     devices = tuple(load_hardware(name) for name in hardware.split(","))
-    executions = tuple(Execution(dtype, attention, mode) for mode in execution.split(","))
+    executions = tuple(
+        Execution(dtype, attention, mode, last_layer=last_layer) for mode in execution.split(",")
+    )
     if benchmark:
         _print_benchmark(models[0], devices[0], executions[0], form)
         return

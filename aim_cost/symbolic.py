@@ -1,7 +1,8 @@
 """Closed forms: FLOPs and KV-cache bytes of the op graph as sympy expressions.
 
 The pieces are the ops of ``aim_cost.graph``, built from symbols and summed, nothing typed in again.
-``closed_form`` adds the pieces up over a linear schedule; sweeps evaluate the pieces themselves.
+``closed_form`` adds the pieces up over a linear schedule, every layer computing all its tokens;
+sweeps evaluate the pieces themselves.
 """
 
 from collections.abc import Callable, Sequence
@@ -98,6 +99,8 @@ def _vision_flops() -> Expression:
 
 LAYER_FLOPS = _flops(decoder.layer_ops(TEXT, B, n, n, "sdpa", _ANY_WIDTH))
 """FLOPs of a decoder layer that n tokens enter."""
+LAST_LAYER_FLOPS = _flops(decoder.layer_ops(TEXT, B, n, 1, "sdpa", _ANY_WIDTH, queries=1))
+"""The same of a last layer that computes what the logits of the last token need."""
 HEAD_FLOPS = _flops(decoder.head_ops(TEXT, B, n, _ANY_WIDTH))
 """FLOPs of the logits of the last position."""
 IMPORTANCE_FLOPS = _flops(
@@ -291,6 +294,7 @@ def _total() -> ClosedForm:
 _VISION = ClosedForm("vision", "FLOPs", sympy.factor(VISION_FLOPS), (F,))
 _MAKERS: dict[str, Callable[[], ClosedForm]] = {
     "layer": lambda: ClosedForm("layer", "FLOPs", sympy.factor(LAYER_FLOPS), (n,)),
+    "last-layer": lambda: ClosedForm("last-layer", "FLOPs", tidy(LAST_LAYER_FLOPS), (n,)),
     "llm": _llm,
     "vision": lambda: _VISION,
     "merge": _merge,

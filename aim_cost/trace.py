@@ -1,6 +1,6 @@
 """TokenTrace: the integers of one prefill, what is predicted and what a run records."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class TokenTrace:
             them lose; those leave before the next layer.
         selected_tokens: visual tokens, without newline, kept before the LLM; None where none
             were chosen.
+        last_queries: tokens of which the last layer computes queries and all that follows them,
+            where they are fewer than enter it; None where it computes all.
         merged_by, selected_by, importance: how tokens were matched and ranked, as in a Schedule.
         others: smaller groups beside ``groups``, the tiles of an image, the largest first:
             (groups, their merge_tokens).
@@ -36,6 +38,7 @@ class TokenTrace:
     merged_by: str = "similarity"
     selected_by: str = "uniform"
     importance: str = "pagerank"
+    last_queries: int | None = None
     others: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     @property
@@ -62,6 +65,23 @@ class TokenTrace:
     @property
     def reduces(self) -> bool:
         """Whether any token is merged or dropped."""
-        counts = {self.prompt_tokens, *self.attention_tokens, *self.mlp_tokens}
+        mlp_tokens = self.mlp_tokens if self.last_queries is None else self.mlp_tokens[:-1]
+        counts = {self.prompt_tokens, *self.attention_tokens, *mlp_tokens}
         selects = self.selected_tokens not in (None, self.merged_tokens)
         return selects or any(len(c) > 1 for _, c in self.merges) or len(counts) > 1
+
+    def last_needed(self) -> "TokenTrace":
+        """The same prefill, whose last layer computes what the logits of the last token need.
+
+        Keys and values of all tokens still enter the cache. Nothing is ranked there: whatever the
+        schedule drops inside that layer is not computed anyway.
+        """
+        if self.attention_tokens[-1] == 1:
+            return self
+        last = len(self.attention_tokens) - 1
+        return replace(
+            self,
+            mlp_tokens=(*self.mlp_tokens[:-1], 1),
+            scored_layers=tuple(layer for layer in self.scored_layers if layer < last),
+            last_queries=1,
+        )

@@ -14,6 +14,7 @@ from aim_cost.vision_spec import FrameSize, Tower
 ATTENTION_KINDS = ("sdpa", "eager")
 MODES = ("eager", "cuda-graph", "ideal")
 SCORINGS = ("torch", "fused")
+LAST_LAYERS = ("all", "needed")
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,8 @@ class Execution:
         scoring: of AIM's importance; ``torch``, block by block of rows, each written once;
             ``fused``, the Triton kernels of a GPU, which write no matrix and compute its products
             anew in each pass.
+        last_layer: of the LLM; ``all``, as transformers runs it, for every token; ``needed``, keys
+            and values of every token, all else of the last alone, whose logits are asked for.
     Raises: SpecError.
     """
 
@@ -163,12 +166,14 @@ class Execution:
     attention: str = "sdpa"
     mode: str = "eager"
     scoring: str = "torch"
+    last_layer: str = "all"
 
     def __post_init__(self) -> None:
         dtype_bytes(self.dtype)
         one_of(self.attention, ATTENTION_KINDS, "attention", SpecError)
         one_of(self.mode, MODES, "execution", SpecError)
         one_of(self.scoring, SCORINGS, "scoring", SpecError)
+        one_of(self.last_layer, LAST_LAYERS, "last_layer", SpecError)
 
     @property
     def element_bytes(self) -> int:

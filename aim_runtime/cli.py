@@ -14,6 +14,7 @@ from aim_cost.command_line import (
     DtypeOption,
     FormatOption,
     FramesOption,
+    LastLayerOption,
     MergeOption,
     ModelOption,
     PerFrameOption,
@@ -61,6 +62,7 @@ def validate(
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
     schedule: SchedulesOption = None,
+    last_layer: LastLayerOption = "all",
     hardware: Annotated[
         str | None,
         typer.Option(help="A profile instead of this device's, which is measured where unknown."),
@@ -91,6 +93,7 @@ def validate(
         hardware=hardware,
         calibration=load_calibration(calibration) if calibration else None,
         repeats=repeats,
+        last_layer=last_layer,
     )
     if plot is not None:
         validation_plot(result.rows, plot, result.title)

@@ -39,9 +39,13 @@ class FlopRecorder:
 
 
 def count_flops(
-    loaded: Loaded, schedule: Schedule, forward: Callable[[], object]
+    loaded: Loaded,
+    schedule: Schedule,
+    forward: Callable[[], object],
+    *,
+    last_layer: str = "all",
 ) -> tuple[dict[str, int], TokenTrace]:
-    """Run ``forward()`` once under ``schedule``.
+    """Run ``forward()`` once under ``schedule``; ``last_layer`` as for ``patch``.
 
     Returns: FLOPs of each phase of the cost model, as torch.utils.flop_counter counts them, and the
     trace that the run recorded. The counter takes fused attention on a CPU for nothing, so there
@@ -53,7 +57,7 @@ def count_flops(
     with (
         torch.inference_mode(),
         sdpa_kernel(backends),
-        patched(loaded.model, schedule, recorder=recorder) as trace,
+        patched(loaded.model, schedule, recorder=recorder, last_layer=last_layer) as trace,
         phase_hooks(loaded.model, recorder),
         counter,
     ):

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from aim_cost.checks import one_of
 from aim_cost.schedule import Schedule
+from aim_cost.workload import LAST_LAYERS
 from aim_runtime.capturable import EAGER_WAY, capturable, refusal
 from aim_runtime.errors import PatchError
 from aim_runtime.inputs import Inputs
@@ -46,16 +48,21 @@ class StaticPrefill:
     Args:
         inputs: as for ``model(**inputs)``: videos and unpadded prompts. They fix the shapes and
             where the videos stand; the ids may be on the host, and are quicker checked there.
-    ``trace`` is about the last run. Equal to ``patched(model, schedule)`` bit for bit.
+        last_layer: as for ``patch``.
+    ``trace`` is about the last run. Equal bit for bit to the model under ``patched`` with the same
+    schedule and last layer.
     Raises: PatchError for what needs the host while it runs, ScheduleError.
     """
 
-    def __init__(self, loaded: Loaded, schedule: Schedule, inputs: Inputs) -> None:
+    def __init__(
+        self, loaded: Loaded, schedule: Schedule, inputs: Inputs, *, last_layer: str = "all"
+    ) -> None:
+        one_of(last_layer, LAST_LAYERS, "last_layer", PatchError)
         _require_sdpa(loaded)
         if schedule.merge is not None and schedule.merge.positions == "kept":
             raise refusal("schedule.merge.positions", "recounted", "kept, looked up on the host")
         self.trace = RunTrace()
-        self._loaded, self._schedule = loaded, schedule
+        self._loaded, self._schedule, self._last_layer = loaded, schedule, last_layer
         frame = loaded.spec.frame_tokens
         counts = schedule.merge.token_counts(frame) if schedule.merge else (frame,)
         self._merge_tokens = {frame: counts}
@@ -67,6 +74,8 @@ class StaticPrefill:
             text_tokens=self._prompt.text_tokens[0],
             layers=loaded.spec.text.num_hidden_layers,
         )
+        if last_layer == "needed":
+            plan = plan.last_needed()
         self._plans = [plan] * len(ids)
         device, mask = loaded.device, self._prompt.visual_mask
         self._ids = torch.empty_like(ids, device=device)
@@ -111,7 +120,7 @@ class StaticPrefill:
         Raises: PatchError, ScheduleError, as ``patch``.
         """
         handles = []
-        with patched(self._loaded.model, self._schedule):
+        with patched(self._loaded.model, self._schedule, last_layer=self._last_layer):
             if self._schedule.prune and self._schedule.prune.drop_point == "after_attention":
                 handles = [
                     layer.self_attn.o_proj.register_forward_pre_hook(self._leave_attention)
@@ -204,7 +213,13 @@ class GraphedPrefill:
     """
 
     def __init__(
-        self, loaded: Loaded, schedule: Schedule, inputs: Inputs, *, warmup: int = 3
+        self,
+        loaded: Loaded,
+        schedule: Schedule,
+        inputs: Inputs,
+        *,
+        warmup: int = 3,
+        last_layer: str = "all",
     ) -> None:
         if not _is_cuda(loaded.device):
             raise PatchError(
@@ -213,7 +228,7 @@ class GraphedPrefill:
                 got=loaded.device.type,
                 fix=EAGER_WAY,
             )
-        self._static = StaticPrefill(loaded, schedule, inputs)
+        self._static = StaticPrefill(loaded, schedule, inputs, last_layer=last_layer)
         self._graph = torch.cuda.CUDAGraph()
         with torch.no_grad(), torch.cuda.device(loaded.device), self._static.attached():
             self._warm_up(warmup)

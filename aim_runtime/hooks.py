@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +19,7 @@ from aim_runtime.cached import Cached, cached_tokens, require_empty_cache
 from aim_runtime.encoding import Encoded, Encoding
 from aim_runtime.errors import PatchError
 from aim_runtime.generate import with_own_prompt
+from aim_runtime.last_layer import of_last_token, wants_last_token_alone
 from aim_runtime.layer import leaving_after_attention
 from aim_runtime.layout import Layout
 from aim_runtime.lookup import behind_the_prompt
@@ -44,6 +46,7 @@ class Hooks:
         decoder: the language model inside ``model``.
         adapter: of a vision-language model; None for a bare language model.
         embedded: the prompt that ``inputs_embeds`` hold, if the caller described one.
+        last_layer: a name of LAST_LAYERS.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Hooks:
         adapter: Adapter | None,
         embedded: Prompt | None,
         recorder: Recorder,
+        last_layer: str,
     ) -> None:
         self.trace = RunTrace()
         self._model, self._decoder, self._schedule = model, decoder, schedule
@@ -78,6 +82,8 @@ class Hooks:
         self._prefill: Prefill | None = None  # while the decoder runs one
         self._layer_padding: list[Tensor] = []  # while it goes on behind a cached prompt
         self._cached: WeakKeyDictionary[DynamicCache, Cached] = WeakKeyDictionary()
+        self._last_layer = last_layer
+        self._last_alone = False  # while a call runs that wants its last token alone
 
     def attach(self) -> None:
         """Change the model; if that fails, leave it as it was."""
@@ -94,6 +100,11 @@ class Hooks:
                     project = layer.self_attn.o_proj
                     self._hook(project.register_forward_pre_hook, self._leave_attention)
                     self._replace(layer, "forward", leaving_after_attention(layer))
+            if self._last_layer == "needed":
+                model, last = self._model, decoder.layers[-1]
+                self._hook(model.register_forward_pre_hook, self._asked)
+                self._hook(partial(model.register_forward_hook, always_call=True), self._answered)
+                self._replace(last, "forward", of_last_token(last))
             if self._adapter is not None:
                 self._attach_to_vision(self._adapter)
             self._undo = undo.pop_all()
@@ -126,6 +137,16 @@ class Hooks:
         else:
             self._undo.callback(delattr, owner, name)
         setattr(owner, name, value)
+
+    def _asked(self, module: nn.Module, args: Args, kwargs: Inputs) -> None:
+        """Before the whole model: what is wanted of it."""
+        inputs = _named(module, args, kwargs)
+        configs = (module.config, self._decoder.config)
+        self._last_alone = wants_last_token_alone(inputs, *configs)
+
+    def _answered(self, module: nn.Module, args: Args, kwargs: Inputs, output: Any) -> None:
+        """After it, even if it failed."""
+        self._last_alone = False
 
     def _shorten(self, inputs: Inputs) -> Inputs:
         """Before ``generate``: the prompt as the LLM will see it."""
@@ -267,6 +288,8 @@ class Hooks:
             )
             for visual, text in set(rows)
         }
+        if self._last_alone:
+            plans = {row: plan.last_needed() for row, plan in plans.items()}
         return [plans[row] for row in rows]
 
     def _enter_layer(

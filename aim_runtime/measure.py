@@ -4,6 +4,7 @@ import json
 import random
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -16,7 +17,7 @@ from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
 from aim_cost.report import counted_progress, to_csv
 from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
+from aim_cost.workload import LAST_LAYERS, Workload
 from aim_runtime.environment import environment
 from aim_runtime.errors import MeasurementError
 from aim_runtime.graph import GraphedPrefill
@@ -58,6 +59,7 @@ def measure(
     resume: bool = False,
     seed: int = 0,
     execution: str = "eager",
+    last_layer: str = "all",
 ) -> list[Row]:
     """Time the prefill of each schedule, phase by phase.
 
@@ -65,7 +67,7 @@ def measure(
     ``repeats`` rounds; each runs every schedule once, in an order shuffled anew. Statistic: the
     median; ``ttft_low_s`` and ``ttft_high_s`` are the quartiles. The unreduced model runs through
     the same patch as the others. Inputs are random, or ``video`` (uint8 [frames, H, W, 3]).
-    ``execution``: a name of EXECUTIONS.
+    ``execution``: a name of EXECUTIONS. ``last_layer``: of all schedules, as for ``patch``.
 
     A schedule that fails becomes a row with its ``error``; the others go on. With ``out`` the rows
     so far are on disk after every round; ``resume`` keeps those that are complete there. Ctrl-C
@@ -76,8 +78,16 @@ def measure(
     whole(repeats, "repeats", MeasurementError)
     whole(warmup, "warmup", MeasurementError, at_least=0)
     one_of(execution, EXECUTIONS, "execution", MeasurementError)
+    one_of(last_layer, LAST_LAYERS, "last_layer", MeasurementError)
+    if execution == "masked" and last_layer != "all":
+        raise MeasurementError(
+            "last_layer",
+            expected="all with the execution masked, whose layers compute every token",
+            got=last_layer,
+            fix="Use the execution eager or cuda-graph, or last_layer all.",
+        )
     inputs = sized_inputs(loaded, workload, video=video, seed=seed)
-    runs = [_Run(loaded, workload, schedule, execution) for schedule in schedules]
+    runs = [_Run(loaded, workload, schedule, execution, last_layer) for schedule in schedules]
     earlier = read_rows(out) if out and resume else []
     if earlier and out:
         _require_same_software(out)
@@ -113,10 +123,15 @@ class _Run:
     """One schedule: its samples so far, or how it failed."""
 
     def __init__(
-        self, loaded: Loaded, workload: Workload, schedule: Schedule, execution: str
+        self,
+        loaded: Loaded,
+        workload: Workload,
+        schedule: Schedule,
+        execution: str,
+        last_layer: str,
     ) -> None:
         self._loaded, self._workload, self._schedule = loaded, workload, schedule
-        self._execution = execution
+        self._execution, self._last_layer = execution, last_layer
         self._graph: GraphedPrefill | None = None
         self._samples: list[dict[str, float]] = []
         self._tokens: list[int] | None = None
@@ -144,7 +159,8 @@ class _Run:
         recorder = recorder_for(device)
         if self._execution == "cuda-graph":
             return self._replay(inputs, recorder)
-        under = masked if self._execution == "masked" else patched
+        whole = self._execution == "masked"
+        under = masked if whole else partial(patched, last_layer=self._last_layer)
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
         with (
@@ -164,7 +180,9 @@ class _Run:
     def _replay(self, inputs: Inputs, recorder: ClockRecorder) -> dict[str, float]:
         """One launch of the captured prefill; its phases cannot be told apart."""
         if self._graph is None:
-            self._graph = GraphedPrefill(self._loaded, self._schedule, inputs)
+            self._graph = GraphedPrefill(
+                self._loaded, self._schedule, inputs, last_layer=self._last_layer
+            )
         with recorder.span(_WHOLE):
             self._graph.replay().logits[:, -1].argmax(dim=-1)
         self._tokens = list(self._graph.trace.tokens.attention_tokens)
@@ -193,6 +211,7 @@ class _Run:
             "batch": self._workload.batch,
             "execution": self._execution,
             "scoring": scoring(self._loaded.device),
+            "last_layer": self._last_layer,
             "schedule": self._schedule.label(),
             **{f"{name}.time_s": middle(*spans) for name, spans in _FIGURES.items()},
             "ttft_s": median(ttft) if ttft else None,
@@ -265,4 +284,5 @@ def _not_rows(path: Path, got: str) -> MeasurementError:
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in _KEY)
+    # rows that were written before there was a choice say nothing of the last layer
+    return (*(row[name] for name in _KEY), row.get("last_layer", "all"))

@@ -11,6 +11,7 @@ from aim_cost.command_line import (
     DtypeOption,
     FormatOption,
     FramesOption,
+    LastLayerOption,
     MergeOption,
     ModelOption,
     PerFrameOption,
@@ -43,6 +44,7 @@ def measure(
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
     schedule: SchedulesOption = None,
+    last_layer: LastLayerOption = "all",
     dtype: DtypeOption = "bfloat16",
     device: DeviceOption = None,
     random_weights: WeightsOption = True,
@@ -78,7 +80,12 @@ def measure(
     suite = default_schedules(loaded.spec.text.num_hidden_layers)
     schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite)
     rows = run_measure(
-        loaded, workload, schedules, repeats=repeats, warmup=warmup, out=out, resume=resume
+        *(loaded, workload, schedules),
+        repeats=repeats,
+        warmup=warmup,
+        out=out,
+        resume=resume,
+        last_layer=last_layer,
     )
     if form is not Format.table:
         print_rows(rows, form)

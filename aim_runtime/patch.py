@@ -19,7 +19,9 @@ from transformers import (
     Qwen2VLTextModel,
 )
 
+from aim_cost.checks import one_of
 from aim_cost.schedule import Schedule
+from aim_cost.workload import LAST_LAYERS
 from aim_runtime.attention import SUPPORTED_ATTENTION
 from aim_runtime.errors import PatchError
 from aim_runtime.executable import check_executable
@@ -42,9 +44,12 @@ def patched(
     *,
     visual_mask: Tensor | None = None,
     recorder: Recorder = NULL_RECORDER,
+    last_layer: str = "all",
 ) -> Iterator[RunTrace]:
     """Run ``model`` under ``schedule`` inside the ``with`` block; see ``patch``."""
-    trace = patch(model, schedule, visual_mask=visual_mask, recorder=recorder)
+    trace = patch(
+        model, schedule, visual_mask=visual_mask, recorder=recorder, last_layer=last_layer
+    )
     try:
         yield trace
     finally:
@@ -57,6 +62,7 @@ def patch(
     *,
     visual_mask: Tensor | None = None,
     recorder: Recorder = NULL_RECORDER,
+    last_layer: str = "all",
 ) -> RunTrace:
     """Make ``model`` merge and drop visual tokens as ``schedule`` says, until ``unpatch``.
 
@@ -72,14 +78,26 @@ def patch(
         visual_mask: bool [B, n], True at visual tokens. Required by a bare language model and by
             others called with ``inputs_embeds``; every prompt must then fit it.
         recorder: is told when merging and scoring happen.
+        last_layer: ``all`` computes every token in the last layer, as transformers does;
+            ``needed`` computes keys and values of all, so that the cache is the same, and the rest
+            for the last token alone, in prefills that are called with ``logits_to_keep=1``, as
+            ``generate`` does, and with no other outputs. Their ``trace.kept[-1]`` is that token.
+            Text behind the cache of a prompt is computed whole.
     Returns: the trace, rewritten by every prefill.
     Raises: PatchError, ScheduleError. Everything is checked before the model is changed.
     """
+    one_of(last_layer, LAST_LAYERS, "last_layer", PatchError)
     adapter = find_adapter(model)
     decoder = _checked_decoder(model, adapter)
     check_executable(schedule, len(decoder.layers))
     embedded = _embedded_prompt(model, adapter, schedule, visual_mask)
-    hooks = Hooks(model, decoder, schedule, adapter=adapter, embedded=embedded, recorder=recorder)
+    hooks = Hooks(
+        *(model, decoder, schedule),
+        adapter=adapter,
+        embedded=embedded,
+        recorder=recorder,
+        last_layer=last_layer,
+    )
     hooks.attach()
     setattr(decoder, _PATCH, hooks)
     return hooks.trace

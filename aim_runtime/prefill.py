@@ -58,6 +58,7 @@ class Prefill:
         self._mlp_tokens: list[tuple[int, ...]] = []
         self._scored_layers: list[tuple[int, ...]] = [() for _ in plans]  # of each row
         self.layer_padding: list[Tensor] = []  # [B] of each layer, where rows differ
+        self._last_queries: int | None = None
 
     def enter_layer(
         self, hidden_states: Tensor, kwargs: dict[str, Any]
@@ -84,10 +85,16 @@ class Prefill:
     def observe_attention(self, query: Tensor, key: Tensor, scaling: float) -> None:
         """Record a layer's attention; where the plan drops tokens next, choose those that stay.
 
-        Shapes: query[B, heads, n, d], key[B, kv_heads, n, d], both after the rotary embedding.
+        Shapes: query[B, heads, n, d], key[B, kv_heads, n, d], both after the rotary embedding. A
+        query of the last token alone lets that token stay.
         """
-        layer = len(self._attention_tokens)
-        self._attention_tokens.append(self._real_tokens(query.shape[2]))
+        layer, now = len(self._attention_tokens), key.shape[2]
+        self._attention_tokens.append(self._real_tokens(now))
+        if query.shape[2] < now:
+            self._last_queries = query.shape[2]
+            self._next = torch.full_like(self._left[:, -1:], now - 1)
+            self._next_padding, self._next_padded = 0 * self._next[:, 0], (0,) * len(self._plans)
+            return
         stay = tuple(
             min(count, visual)
             for count, visual in zip(self._candidates, self._targets(layer), strict=True)
@@ -197,5 +204,6 @@ class Prefill:
             scored_layers=self._scored_layers[number],
             merged_by=plan.merged_by,
             importance=plan.importance,
+            last_queries=self._last_queries,
             others=others,
         )

@@ -78,6 +78,7 @@ def validate(
     calibration: Calibration | None = None,
     repeats: int = 5,
     video: np.ndarray | None = None,
+    last_layer: str = "all",
 ) -> Validation:
     """Predict, count and time every schedule on the device that holds the model.
 
@@ -88,6 +89,7 @@ def validate(
         repeats: timed runs of each schedule; the counting run before them warms up. Medians are
             compared.
         video: uint8 [frames, H, W, 3] instead of random pixels.
+        last_layer: of all schedules, as for ``patch``.
     """
     if hardware:
         profile = load_hardware(hardware)
@@ -95,9 +97,15 @@ def validate(
         profile, calibration = present_calibration(
             loaded.spec, workload, loaded.device, loaded.dtype
         )
-    counts = check_counts(loaded, workload, schedules, profile, calibration, video)
+    counts = check_counts(loaded, workload, schedules, profile, calibration, video, last_layer)
     before = speed_since(profile, loaded.device, loaded.dtype)
-    measured = measure(loaded, workload, schedules, repeats=repeats, warmup=0, video=video)
+    measured = measure(
+        *(loaded, workload, schedules),
+        repeats=repeats,
+        warmup=0,
+        video=video,
+        last_layer=last_layer,
+    )
     after = speed_since(profile, loaded.device, loaded.dtype)
     speed = (before + after) / 2 if before and after else None
     title = (
@@ -115,6 +123,7 @@ def check_counts(
     hardware: HardwareProfile,
     calibration: Calibration | None = None,
     video: np.ndarray | None = None,
+    last_layer: str = "all",
 ) -> list[Row]:
     """Run each schedule once and compare its token trace and FLOPs, phase by phase, with estimate.
 
@@ -122,20 +131,17 @@ def check_counts(
     and ``predicted.*`` FLOPs, ``predicted.*.time_s``, and ``differences`` in words.
     """
     inputs = sized_inputs(loaded, workload, video=video)
+    execution = Execution(dtype=loaded.dtype, scoring=scoring(loaded.device), last_layer=last_layer)
     rows = []
     for schedule in track(schedules, "counting", console=console(error=True), transient=True):
         predicted = estimate(
-            loaded.spec,
-            workload,
-            schedule,
-            hardware,
-            Execution(dtype=loaded.dtype, scoring=scoring(loaded.device)),
-            calibration=calibration,
+            *(loaded.spec, workload, schedule, hardware, execution), calibration=calibration
         )
         counted, tokens = count_flops(
             loaded,
             schedule,
             lambda: loaded.model(**inputs, use_cache=True, logits_to_keep=1),
+            last_layer=last_layer,
         )
         row = _compared(predicted, counted)
         row["traces_equal"] = tokens == predicted.trace

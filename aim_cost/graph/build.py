@@ -13,7 +13,10 @@ from aim_cost.workload import Execution, Workload
 def build_executed(
     model: ModelSpec, workload: Workload, trace: TokenTrace, execution: Execution
 ) -> OpGraph:
-    """All ops from pixels to the logits of the last position, in the order they run."""
+    """All ops from pixels to the logits of the last position, in the order they run.
+
+    ``trace`` says what the last layer computes: see ``TokenTrace.last_needed``.
+    """
     width, text = execution.element_bytes, model.text
     batch, groups = trace.batch, trace.batch * trace.groups
     model = workload.sized(model)
@@ -28,7 +31,7 @@ def build_executed(
     if trace.selected_tokens is not None:
         ops += _select_ops(model, workload, trace, trace.selected_tokens, width)
     ops += decoder.embedding_ops(batch, trace.prompt_tokens, text.hidden_size, width)
-    before = trace.prompt_tokens
+    before, last = trace.prompt_tokens, len(trace.attention_tokens) - 1
     for layer, (tokens, mlp_tokens) in enumerate(
         zip(trace.attention_tokens, trace.mlp_tokens, strict=True)
     ):
@@ -37,7 +40,8 @@ def build_executed(
         before = mlp_tokens
         score = LAYER_SCORES[trace.importance] if layer in trace.scored_layers else None
         attention = execution.attention if score is None or score.flash else "eager"
-        ops += decoder.layer_ops(text, batch, tokens, mlp_tokens, attention, width, layer)
+        queries = trace.last_queries if layer == last else None
+        ops += decoder.layer_ops(text, batch, tokens, mlp_tokens, attention, width, layer, queries)
         if score is not None:
             fused = execution.scoring == "fused"
             ops += score.ops(LayerSize(layer, batch, tokens, text, width, fused))

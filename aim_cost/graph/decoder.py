@@ -24,27 +24,33 @@ def layer_ops(
     attention: str,
     width: int,
     layer: int | None = None,
+    queries: Count | None = None,
 ) -> list[Op]:
     """Ops of one decoder layer. ``text``: a TextSpec, or symbols.
 
     With fewer ``mlp_tokens`` the others leave after the attention: the output projection and all
-    that follows runs on those that stay.
+    that follows runs on those that stay. With ``queries``, they alone ask: ``mlp_tokens`` too are
+    these, the last ones.
     Source: Qwen2 and Llama in transformers; biases on q, k, v are read for Qwen2.
     """
     make = Kernels("llm.layers", width, layer)
     hidden, inner = text.hidden_size, text.intermediate_size
     query, key = text.query_dim, text.key_value_dim
     rows, mlp_rows = batch * attention_tokens, batch * mlp_tokens
+    query_rows = rows if queries is None else batch * queries
+    leave = query + hidden + 2 * text.head_dim  # attention output, residual, cos and sin
+    if queries is not None:
+        leave = 2 * hidden  # residual, and its norm for the queries
     bias = text.has_qkv_bias
     return [
         make.elementwise("input_norm", rows * hidden, rows * hidden),
-        make.linear("q_proj", rows, hidden, query, bias),
+        make.linear("q_proj", query_rows, hidden, query, bias),
         make.linear("k_proj", rows, hidden, key, bias),
         make.linear("v_proj", rows, hidden, key, bias),
         make.elementwise(
             "rotary",
-            rows * (query + key) + 2 * attention_tokens * text.head_dim,
-            rows * (query + key),
+            query_rows * query + rows * key + 2 * attention_tokens * text.head_dim,
+            query_rows * query + rows * key,
         ),
         make.elementwise("cache_append", 2 * rows * key, 2 * rows * key),
         *make.attention(
@@ -54,8 +60,9 @@ def layer_ops(
             text.num_attention_heads,
             text.num_key_value_heads,
             text.head_dim,
+            queries,
         ),
-        *_leave_ops(make, attention_tokens, mlp_tokens, batch, query + hidden + 2 * text.head_dim),
+        *_leave_ops(make, attention_tokens, mlp_tokens, batch, leave),
         make.linear("o_proj", mlp_rows, query, hidden),
         make.elementwise("attention_add", 2 * mlp_rows * hidden, mlp_rows * hidden),
         make.elementwise("post_attention_norm", mlp_rows * hidden, mlp_rows * hidden),
@@ -69,7 +76,7 @@ def layer_ops(
 
 
 def _leave_ops(make: Kernels, tokens: Count, stay: Count, batch: Count, width: Count) -> list[Op]:
-    """Gather of what stays: attention output, residual, cos and sin; ``width`` elements each."""
+    """Gather of the tokens that stay, ``width`` elements each."""
     if tokens == stay:
         return []
     return [make.elementwise("gather", batch * stay * width, batch * stay * width)]

@@ -48,8 +48,12 @@ class Kernels:
         heads: Count,
         key_value_heads: Count,
         head_dim: Count,
+        queries: Count | None = None,
     ) -> list[Op]:
-        """Full self-attention; ``sdpa`` keeps scores on chip, ``eager`` writes and reads them."""
+        """Full self-attention; ``sdpa`` keeps scores on chip, ``eager`` writes and reads them.
+
+        ``queries``: of so many tokens, where they are fewer than the keys.
+        """
         shape = {
             "batch": batch,
             "tokens": tokens,
@@ -57,10 +61,14 @@ class Kernels:
             "key_value_heads": key_value_heads,
             "head_dim": head_dim,
         }
-        query = batch * tokens * heads * head_dim
+        if queries is None:
+            queries = tokens
+        else:
+            shape["queries"] = queries
+        query = batch * queries * heads * head_dim
         key = batch * tokens * key_value_heads * head_dim
-        scores = batch * heads * tokens * tokens
-        sizes = (batch, heads, tokens, tokens, head_dim)
+        scores = batch * heads * queries * tokens
+        sizes = (batch, heads, queries, tokens, head_dim)
         score_flops = formulas.attention_scores_flops(*sizes)
         value_flops = formulas.attention_values_flops(*sizes)
         if kind == "sdpa":

@@ -57,7 +57,7 @@ def payoff(
 
 def _priced(result: Estimate, schedule: Schedule, workload: Workload) -> Estimate:
     """``estimate`` with the time model of ``result``, whose calibration is read once."""
-    trace = schedule.resolve(result.model, workload, result.convention.rule)
+    trace = result.convention.trace(schedule, result.model, workload, result.execution)
     graph = result.convention.build(result.model, workload, trace, result.execution)
     return replace(result, schedule=schedule, workload=workload, trace=trace, graph=graph)
 

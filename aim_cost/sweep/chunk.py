@@ -24,7 +24,8 @@ def chunk(grid: Grid, index: int, *, times: bool = True) -> pd.DataFrame:
     """
     place, places = grid.places(index)
     setting = grid.setting(place)
-    counts = count_tables(grid, setting.model, setting.execution.element_bytes)
+    execution = setting.execution
+    counts = count_tables(grid, setting.model, execution.element_bytes, execution.last_layer)
     clocked = time_tables(grid, place) if times else None
     text_tokens = np.array(grid.text_tokens, np.int64)
     blocks = []
@@ -50,12 +51,14 @@ def _prices(
     llm = np.full(len(text), counts.head_flops)
     importance, kv_cache = np.zeros_like(llm), np.zeros_like(llm)
     queue = _Queue(times, visual + text) if times else None
-    for n, dropped, scored in layer_tokens(counts.ratios, visual, text, prune):
-        llm += counts.layer_flops(n)
+    last = len(counts.ratios) - 1
+    tokens = layer_tokens(counts.ratios, visual, text, prune)
+    for layer, (n, dropped, scored) in enumerate(tokens):
+        llm += counts.layer_flops(n) if layer < last else counts.last_layer_flops(n)
         kv_cache += counts.kv_layer_bytes(n)
         importance += counts.importance_flops(n * scored)
         if queue:
-            queue.layer(n, dropped, scored)
+            queue.layer(n, dropped, scored, last=layer == last)
     vision, merge = counts.vision_flops[frames], counts.merge_flops[frames, retention]
     columns: Columns = {
         "prompt_tokens": visual + text,
@@ -87,10 +90,10 @@ class _Queue:
         self.clocks = times.embedding.after(Clocks.zero(len(tokens)), tokens)
         self.importance_s = np.zeros(len(tokens))
 
-    def layer(self, n: Counts, dropped: Mask, scored: Mask) -> None:
+    def layer(self, n: Counts, dropped: Mask, scored: Mask, *, last: bool) -> None:
         times = self.times
         self.clocks = times.gather.where(dropped, self.clocks, n)
-        self.clocks = times.layer.after(self.clocks, n)
+        self.clocks = (times.last_layer if last else times.layer).after(self.clocks, n)
         ranked = times.importance.where(scored, self.clocks, n)
         self.importance_s += ranked.device_s - self.clocks.device_s
         self.clocks = ranked
@@ -114,6 +117,7 @@ def _axes(grid: Grid, place: int, places: tuple[Counts, ...], times: TimeTables 
         "hardware": name(setting.hardware.name, [h.name for h in grid.hardware]),
         "dtype": name(setting.execution.dtype, [e.dtype for e in grid.executions]),
         "attention": name(setting.execution.attention, [e.attention for e in grid.executions]),
+        "last_layer": name(setting.execution.last_layer, [e.last_layer for e in grid.executions]),
         "execution": name(setting.execution.mode, [e.mode for e in grid.executions]),
         "batch": np.full(len(frames), grid.batch),
         "frames": np.array(grid.frames)[frames],

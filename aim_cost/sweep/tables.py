@@ -34,8 +34,8 @@ class CountTables:
         longest: tokens of the longest prompt.
         ratios: retention ratio after each layer, [layers, prunes].
         vision_flops: [frames]; merge_flops: [frames, retentions].
-        layer_flops, importance_flops, kv_layer_bytes: of the tokens entering a layer; counts in,
-            counts out, ints or arrays.
+        layer_flops, last_layer_flops, importance_flops, kv_layer_bytes: of the tokens entering
+            a layer; counts in, counts out, ints or arrays.
         head_flops: a count.
     """
 
@@ -45,6 +45,7 @@ class CountTables:
     vision_flops: Counts
     merge_flops: Counts
     layer_flops: Callable[[Any], Any]
+    last_layer_flops: Callable[[Any], Any]
     importance_flops: Callable[[Any], Any]
     kv_layer_bytes: Callable[[Any], Any]
     head_flops: int
@@ -56,7 +57,7 @@ class TimeTables:
 
     Args:
         vision_s: [frames]; merge_s: [frames, retentions]; seconds.
-        embedding, gather, layer, importance, head: by the tokens of a prompt.
+        embedding, gather, layer, last_layer, importance, head: by the tokens of a prompt.
         source: as in PhaseTime.
     """
 
@@ -65,13 +66,14 @@ class TimeTables:
     embedding: Segment
     gather: Segment
     layer: Segment
+    last_layer: Segment
     importance: Segment
     head: Segment
     source: str
 
 
 @lru_cache(maxsize=4)
-def count_tables(grid: Grid, model: ModelSpec, width: int) -> CountTables:
+def count_tables(grid: Grid, model: ModelSpec, width: int, last_layer: str) -> CountTables:
     """The counts of one model of a grid, elements of ``width`` bytes.
 
     Raises: SpecError where a count may pass 64 bits.
@@ -110,6 +112,9 @@ def count_tables(grid: Grid, model: ModelSpec, width: int) -> CountTables:
             ]
         ),
         layer_flops=layer_flops,
+        last_layer_flops=make(symbolic.LAST_LAYER_FLOPS, (n,))
+        if last_layer == "needed"
+        else layer_flops,
         importance_flops=importance_flops,
         kv_layer_bytes=kv_layer_bytes,
         head_flops=int(make(symbolic.HEAD_FLOPS, ())()),
@@ -132,7 +137,8 @@ def time_tables(grid: Grid, index: int) -> TimeTables:
     model, text = setting.model, setting.model.text
     prices = OpPrices.of(time_model(setting.hardware, setting.execution))
     width, batch = setting.execution.element_bytes, grid.batch
-    most = count_tables(grid, model, width).longest
+    attention = setting.execution.attention
+    most = count_tables(grid, model, width, setting.execution.last_layer).longest
     if most > LONGEST_PROMPT:
         raise SpecError(
             "sweep",
@@ -143,14 +149,21 @@ def time_tables(grid: Grid, index: int) -> TimeTables:
     by_count = partial(Segment.by_count, symbol=n, most=most, prices=prices)
     heads, hidden = text.num_attention_heads, text.hidden_size
     vision_s, merge_s = _before_the_llm(grid, setting, prices)
+    layer_ops = partial(decoder.layer_ops, text, batch, n)
+    layer = last_layer = by_count(layer_ops(n, attention, width))
+    left = n  # of which the head sees the last
+    if setting.execution.last_layer == "needed":
+        left = 1
+        last_layer = by_count(layer_ops(left, attention, width, queries=left))
     return TimeTables(
         vision_s=vision_s,
         merge_s=merge_s,
         embedding=by_count(decoder.embedding_ops(batch, n, hidden, width)),
         gather=by_count(reduction.drop_ops(0, batch, n, hidden, text.head_dim, width)),
-        layer=by_count(decoder.layer_ops(text, batch, n, n, setting.execution.attention, width)),
+        layer=layer,
+        last_layer=last_layer,
         importance=by_count(reduction.importance_ops(None, batch, n, heads, text.head_dim, width)),
-        head=by_count(decoder.head_ops(text, batch, n, width)),
+        head=by_count(decoder.head_ops(text, batch, left, width)),
         source=prices.source,
     )
 

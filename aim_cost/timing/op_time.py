@@ -31,10 +31,12 @@ EXECUTIONS = ("eager", "cuda-graph", "fused")
 # shipped ones: H100 and H200 from each other, and A100 and H100 from each other (90 % of rows).
 SAME_ARCHITECTURE = 0.17
 OTHER_ARCHITECTURE = 0.33
-# The same for batched products and for attention of the other kind, which no table holds.
+# The same for batched products, for attention of the other kind and for that of a single query,
+# which no table holds.
 UNMEASURED_KIND = 0.33
 # Fused scoring multiplies as often as 3 causal attentions and exponentiates as often as 6: between.
 _FUSED_IMPORTANCE_ATTENTIONS = 4.5
+_ROW_ATTENTION = "row_attention"
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,9 @@ class OpTimeModel:
             times = self._price("causal_attention", batched, moved_bytes, dims)
             factor = np.full(len(times.time_s), _FUSED_IMPORTANCE_ATTENTIONS)
             return _widened(_scaled(times, factor), UNMEASURED_KIND, extrapolated=True)
+        if kind == _ROW_ATTENTION:  # a few queries read all keys and values: memory alone counts
+            times = self._price("copy", batched, moved_bytes, dims)
+            return _widened(times, UNMEASURED_KIND, extrapolated=True)
         if kind in MEASURED_KINDS:
             times = self._elementwise(self._entry(kind), moved_bytes, dims[0])
         elif kind == "gemm":
@@ -227,11 +232,13 @@ def _sizes(op: Op) -> tuple[str, tuple[Any, ...]]:
         return FUSED_IMPORTANCE, (shape["tokens"], shape["batch"], *heads, shape["head_dim"])
     if "key_value_heads" in shape and op.name != "softmax":
         tokens, head_dim = shape["tokens"], shape["head_dim"]
-        rows = shape["batch"] * shape["heads"] * tokens
+        rows = shape["batch"] * shape["heads"] * shape.get("queries", tokens)
         if op.name == "scores":
             return "gemm", (rows, tokens, head_dim)
         if op.name == "values":
             return "gemm", (rows, head_dim, tokens)
+        if "queries" in shape:
+            return _ROW_ATTENTION, (1,)
         kind = "causal_attention" if op.phase.startswith("llm") else "encoder_attention"
         sizes = (shape["batch"], shape["heads"], shape["key_value_heads"])
         return kind, (tokens, *sizes, head_dim)

@@ -19,7 +19,7 @@ from aim_cost.model import load_model_spec, preset_config
 from aim_cost.parameters import model_parameters
 from aim_cost.prune import DROP_POINTS, Prune
 from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
+from aim_cost.workload import LAST_LAYERS, Execution, Workload
 from aim_runtime.count import FlopRecorder
 from aim_runtime.load import load
 from aim_runtime.patch import patched
@@ -62,7 +62,7 @@ def on_meta(name):
     return load(name, device="meta", random_weights=True)
 
 
-def counted(loaded, schedule, workload):
+def counted(loaded, schedule, workload, last_layer="all"):
     """FLOPs per phase and the trace, in the two halves that need no data between them."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -95,7 +95,9 @@ def counted(loaded, schedule, workload):
     pruning = Schedule(prune=schedule.prune)
     with (
         torch.inference_mode(),
-        patched(model, pruning, visual_mask=mask, recorder=recorder) as trace,
+        patched(
+            model, pruning, visual_mask=mask, recorder=recorder, last_layer=last_layer
+        ) as trace,
         phase_hooks(model, recorder),
         counter,
     ):
@@ -111,16 +113,18 @@ def counted(loaded, schedule, workload):
     frames=st.integers(1, 40),
     text_tokens=st.integers(4, 300),
     batch=st.integers(1, 2),
+    last_layer=st.sampled_from(LAST_LAYERS),
 )
-def test_flops_and_traces_are_exact(name, merge, prune, frames, text_tokens, batch):
+def test_flops_and_traces_are_exact(name, merge, prune, frames, text_tokens, batch, last_layer):
     loaded = on_meta(name)
     schedule = Schedule(merge, prune)
     workload = Workload(text_tokens=text_tokens, frames=frames, batch=batch)
     try:
-        predicted = estimate(loaded.spec, workload, schedule, H100)
+        execution = Execution(last_layer=last_layer)
+        predicted = estimate(loaded.spec, workload, schedule, H100, execution)
     except ScheduleError:  # less than one token a frame, or more left than there are
         assume(False)
-    flops, tokens = counted(loaded, schedule, workload)
+    flops, tokens = counted(loaded, schedule, workload, last_layer)
     for phase in ("vision.tower", "vision.projector", "vision.pooling", "llm.layers", "llm.head"):
         assert flops[phase] == predicted.phase(phase).flops, phase
     for phase in ("merge", "importance"):

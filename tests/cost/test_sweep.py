@@ -50,7 +50,9 @@ def assert_equals_estimate(row, rows_grid):
         Workload(int(row["text_tokens"]), frames=int(row["frames"]), batch=int(row["batch"])),
         schedule(float(row["merge.retention"]), prune),
         hardware,
-        Execution(row["dtype"], row["attention"], row["execution"]),
+        Execution(
+            *(row["dtype"], row["attention"], row["execution"]), last_layer=row["last_layer"]
+        ),
     )
     said = expected.to_row()
     assert row["prompt_tokens"] == expected.trace.prompt_tokens
@@ -86,6 +88,8 @@ def random_grid(seed, hardware, execution):
         ("b200-sxm", Execution(mode="ideal")),
         ("cpu-generic", Execution("float32")),
         ("h200-sxm", Execution("float32", mode="cuda-graph")),
+        ("h200-sxm", Execution(last_layer="needed")),
+        ("l4", Execution(attention="eager", mode="ideal", last_layer="needed")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -8,7 +8,7 @@ import torch
 
 from aim_cost.model import ModelSpec
 from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
+from aim_cost.workload import LAST_LAYERS, Workload
 from aim_runtime import graph
 from aim_runtime.capturable import capturable
 from aim_runtime.errors import PatchError
@@ -28,6 +28,7 @@ SCHEDULES = [
     ("passes:5", "linear:2:5/uniform"),
 ]
 BOTH = Schedule.parse("passes:5,3", "linear:1:4")
+BOTH_META = Schedule.parse("0.25", "linear:1:4/after_attention")
 
 
 def loaded_of(model) -> Loaded:
@@ -40,8 +41,8 @@ def loaded():
     return loaded_of(tiny_llava())
 
 
-def run_patched(loaded, schedule, inputs):
-    with patched(loaded.model, schedule) as trace:
+def run_patched(loaded, schedule, inputs, last_layer="all"):
+    with patched(loaded.model, schedule, last_layer=last_layer) as trace:
         output = loaded.model(**inputs, use_cache=True, logits_to_keep=1)
     return output, trace
 
@@ -59,12 +60,13 @@ def assert_equal(output, trace, expected):
     assert all(torch.equal(mine, theirs) for mine, theirs in kept)
 
 
+@pytest.mark.parametrize("last_layer", LAST_LAYERS)
 @pytest.mark.parametrize(("merge", "prune"), SCHEDULES)
-def test_equals_the_patched_model_bit_for_bit(loaded, merge, prune):
+def test_equals_the_patched_model_bit_for_bit(loaded, merge, prune, last_layer):
     schedule, inputs = Schedule.parse(merge, prune), video_inputs(batch=2)
-    static = StaticPrefill(loaded, schedule, inputs)
+    static = StaticPrefill(loaded, schedule, inputs, last_layer=last_layer)
     output = static.run()
-    assert_equal(output, static.trace, run_patched(loaded, schedule, inputs))
+    assert_equal(output, static.trace, run_patched(loaded, schedule, inputs, last_layer))
 
 
 def test_rows_and_videos_stand_where_the_first_prompts_have_them(loaded):
@@ -113,8 +115,8 @@ def meta():
     return loaded, inputs | {"pixel_values_videos": inputs["pixel_values_videos"].to("meta")}
 
 
-def run_watched(loaded, schedule, inputs):
-    static = StaticPrefill(loaded, schedule, inputs)
+def run_watched(loaded, schedule, inputs, last_layer="all"):
+    static = StaticPrefill(loaded, schedule, inputs, last_layer=last_layer)
     with torch.no_grad(), static.attached():
         work = static.prepare()
         with capturable():
@@ -138,6 +140,13 @@ def test_nothing_depends_on_data_or_reads_the_host(meta, merge, prune):
     assert output.logits.shape == (1, 1, loaded.config.text_config.vocab_size)
     plan = Schedule.parse(merge, prune).resolve(loaded.spec, Workload(text_tokens=20, frames=2))
     assert trace.tokens.attention_tokens == plan.attention_tokens[:6] == trace.cache_tokens
+
+
+def test_neither_does_a_last_layer_of_one_token(meta):
+    loaded, inputs = meta
+    output, trace = run_watched(loaded, BOTH_META, inputs, "needed")
+    assert output.logits.shape == (1, 1, loaded.config.text_config.vocab_size)
+    assert trace.tokens.last_queries == trace.tokens.mlp_tokens[-1] == 1
 
 
 @pytest.mark.parametrize(("merge", "prune"), [("0.5/random", None), (None, "linear:1:4/random")])

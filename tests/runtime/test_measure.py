@@ -207,6 +207,28 @@ def test_an_image_is_not_a_video(loaded):
         sized_inputs(loaded, Workload(text_tokens=5, image_tokens=9))
 
 
+def test_the_last_layer_is_one_for_all_schedules(loaded, tmp_path):
+    path, video = tmp_path / "rows.json", Workload(text_tokens=11, frames=3)
+    (whole,) = measure(loaded, video, [NONE], repeats=1, warmup=0, out=path)
+    rows = measure(
+        *(loaded, video, [NONE, BOTH]),
+        **{"repeats": 1, "warmup": 0, "out": path, "resume": True, "last_layer": "needed"},
+    )
+    assert [row["last_layer"] for row in rows] == ["needed", "needed"]
+    assert read_rows(path) == [whole, *rows] and whole["last_layer"] == "all"
+    with pytest.raises(MeasurementError, match="all with the execution masked"):
+        measure(loaded, video, [BOTH], execution="masked", last_layer="needed")
+
+
+def test_rows_that_say_nothing_of_the_last_layer_are_resumed(loaded, tmp_path):
+    path, video = tmp_path / "rows.json", Workload(text_tokens=11, frames=3)
+    measure(loaded, video, [NONE], repeats=1, warmup=0, out=path)
+    content = json.loads(path.read_text())
+    del content["rows"][0]["last_layer"]
+    path.write_text(json.dumps(content))
+    assert measure(loaded, video, [NONE], repeats=1, out=path, resume=True) == content["rows"]
+
+
 def test_masked_rows_stand_beside_those_that_drop(loaded, tmp_path):
     path, pruned = tmp_path / "rows.json", Schedule.parse(None, "linear:1:3")
     video = Workload(text_tokens=11, frames=3)
@@ -227,8 +249,8 @@ def test_a_replayed_prefill_has_a_ttft_and_no_phases(loaded, monkeypatch):
     class Replayed:
         """What GraphedPrefill is, without a graph: a CPU has none."""
 
-        def __init__(self, loaded, schedule, inputs):
-            self._static = StaticPrefill(loaded, schedule, inputs)
+        def __init__(self, loaded, schedule, inputs, **options):
+            self._static = StaticPrefill(loaded, schedule, inputs, **options)
             built.append(schedule)
 
         trace = property(lambda self: self._static.trace)

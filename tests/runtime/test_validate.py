@@ -66,13 +66,30 @@ def test_a_real_run_agrees_with_the_prediction(result):
     assert row["ttft_error"] == row["predicted.ttft_s"] / row["ttft_s"] - 1
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_counts_agree_where_the_last_layer_computes_one_token(attention):
+    loaded = load(tiny_config(), "cpu", "float32", random_weights=True)
+    loaded.model.set_attn_implementation(attention)
+    drops = Schedule.parse("passes:5", "ratios:1,0.7,0.7,0.4/after_attention")
+    workload = Workload(text_tokens=9, frames=2)
+    anywhere = load_hardware("cpu-generic")
+    schedules = [Schedule(), drops]
+    whole = module.check_counts(loaded, workload, schedules, anywhere)
+    rows = module.check_counts(loaded, workload, schedules, anywhere, last_layer="needed")
+    assert [row["differences"] for row in (*whole, *rows)] == [[]] * 4
+    for before, after in zip(whole, rows, strict=True):
+        assert after["counted.llm.layers.flops"] < before["counted.llm.layers.flops"]
+    # what leaves in the last layer need not be ranked
+    assert 0 < rows[1]["counted.importance.flops"] < whole[1]["counted.importance.flops"]
+
+
 def test_a_wrong_prediction_is_seen(monkeypatch):
     """If the runtime counted one merge pass differently, validation would fail."""
     loaded = load(tiny_config(), "cpu", "float32", random_weights=True)
     real = module.count_flops
 
-    def off(*args):
-        counted, tokens = real(*args)
+    def off(*args, **options):
+        counted, tokens = real(*args, **options)
         counted["llm.layers"] += 2
         return counted, dataclasses.replace(tokens, text_tokens=tokens.text_tokens + 1)
 

@@ -1,0 +1,93 @@
+"""A last decoder layer that computes what the logits of the last token need, and no more."""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward, rotate_half
+
+_OUTPUTS = ("output_hidden_states", "output_attentions")
+
+
+def wants_last_token_alone(inputs: Mapping[str, Any], *configs: PreTrainedConfig) -> bool:
+    """Whether a call of the whole model asks for the logits of its last token, and nothing else.
+
+    Args: inputs, the arguments by name; configs, which may ask for more.
+    """
+    keep = inputs.get("logits_to_keep")
+    if type(keep) is not int or keep != 1:  # a tensor names places
+        return False
+    return not any(
+        inputs.get(name, any(getattr(config, name, False) for config in configs))
+        for name in _OUTPUTS
+    )
+
+
+def of_last_token(layer: nn.Module) -> Callable[..., Tensor]:
+    """The forward of the last decoder layer, for prefills that need its last token alone.
+
+    Keys and values are those of every token: hidden[B, n, H] -> k, v[B, kv_heads, n, d]. Query,
+    output projection and MLP are the last token's, and so is what comes out, [B, 1, H]. Whatever
+    the schedule drops inside this layer is not computed anyway. Other calls, as in decode, run the
+    layer's own forward. The parts and their order are those of Qwen2's, Llama's and Qwen2-VL's
+    layers in transformers 5.17 to 5.23.
+    """
+    own = layer.forward
+
+    @wraps(own)
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        prefill = kwargs.get("aim_prefill")
+        if prefill is None or prefill.plan.last_queries is None:
+            return own(hidden_states, *args, **kwargs)
+        mixed = _attend(layer.self_attn, layer.input_layernorm(hidden_states), **kwargs)
+        hidden_states = prefill.leave(hidden_states) + layer.self_attn.o_proj(mixed)
+        return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+
+    return forward
+
+
+def _attend(
+    attention: nn.Module,
+    x: Tensor,
+    *,
+    position_embeddings: tuple[Tensor, Tensor],
+    attention_mask: Tensor | None = None,
+    past_key_values: Any = None,
+    **kwargs: Any,
+) -> Tensor:
+    """What the last of x[B, n, H] gathers from all, before the output projection: [B, 1, h * d]."""
+
+    def heads(projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+    cos, sin = position_embeddings
+    query = _rotated(heads(attention.q_proj(x[:, -1:])), cos[:, -1:], sin[:, -1:])
+    key, value = _rotated(heads(attention.k_proj(x)), cos, sin), heads(attention.v_proj(x))
+    if past_key_values is not None:
+        key, value = past_key_values.update(key, value, attention.layer_idx)
+    if attention_mask is not None:
+        # the last row sees all that is left; padding stands before it in every layer
+        attention_mask = attention_mask[..., -1:, : key.shape[2]]
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+        attention.config._attn_implementation, eager_attention_forward
+    )
+    mixed, _ = attend(
+        attention,
+        query,
+        key,
+        value,
+        attention_mask,
+        dropout=attention.attention_dropout if attention.training else 0.0,
+        scaling=attention.scaling,
+        sliding_window=getattr(attention, "sliding_window", None),
+        **kwargs,
+    )
+    return mixed.flatten(2).contiguous()
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x[B, heads, n, d] turned by the angles of its positions, cos and sin[B or 1, n, d]."""
+    return x * cos[:, None] + rotate_half(x) * sin[:, None]
