@@ -206,3 +206,17 @@ def test_every_schedule_equals_the_reference(kind, rows, merge, prune, attention
 def test_the_score_is_that_of_the_rows_with_visual_tokens():
     prune = Prune(ratios=RATIOS, importance="text-attention")
     check("qwen2-vl", [[9], [4, VIDEO, 5]], Schedule(prune=prune))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", ["a video", "an image beside videos"])
+def test_the_last_layer_computes_the_last_token_alone(kind, rows):
+    model, inputs = tiny_qwen(kind), qwen_inputs(kind, *PROMPTS[rows])
+    with patched(model, BOTH) as trace:
+        expected, all_rows = model(**inputs, logits_to_keep=1).logits, trace.rows
+        new = model.generate(**inputs, **GREEDY)
+    with patched(model, BOTH, last_layer="needed") as trace:
+        logits = model(**inputs, logits_to_keep=1).logits
+        assert trace.rows == [row.last_needed() for row in all_rows]
+        assert torch.equal(model.generate(**inputs, **GREEDY), new)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)

@@ -190,3 +190,25 @@ def test_a_padded_mask_is_causal_and_leaves_no_row_empty():
     whole = padded_mask(torch.tensor([2]), queries=4, keys=4)[0, 0]
     assert whole.any(dim=1).all()
     assert whole[1].tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("drop_point", DROP_POINTS)
+def test_the_last_layer_of_rows_that_differ(llava, attention, drop_point):
+    llava.set_attn_implementation(attention)
+    inputs = batch([prompt(1, 0), prompt(3, 1, before=7), prompt(0, 2, after=9)])
+    schedule = Schedule(BOTH.merge, Prune(ratios=(1, 0.5, 0.5, 0.25), drop_point=drop_point))
+    found = {}
+    for last_layer in ("all", "needed"):
+        with patched(llava, schedule, last_layer=last_layer) as trace:
+            output = llava(**inputs, logits_to_keep=1)
+            found[last_layer] = output, trace.rows, llava.generate(**inputs, **GREEDY)
+    (output, rows, new), (same, needed, again) = found["all"], found["needed"]
+    torch.testing.assert_close(same.logits, output.logits, rtol=0, atol=1e-5)
+    for ours, theirs in zip(
+        same.past_key_values.layers, output.past_key_values.layers, strict=True
+    ):
+        torch.testing.assert_close(ours.keys, theirs.keys, rtol=0, atol=1e-6)
+    assert torch.equal(again, new)
+    assert needed == [row.last_needed() for row in rows]
+    assert [row.mlp_tokens[-1] for row in needed] == [1, 1, 1]
