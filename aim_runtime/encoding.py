@@ -90,6 +90,10 @@ class Encoding:
             places = tuple(torch.arange(item.tokens) for item in items)
             self.last = Encoded(items, counts, places, tuple(features))
             return features
+        # transformers 5.17: the frames of a video apart
+        by_frame = not together and features[0].dim() == 3
+        if by_frame:
+            features = [video.flatten(0, 1) for video in features]
         merged: list[Tensor] = []
         places: list[Tensor] = []
         start = 0
@@ -104,7 +108,7 @@ class Encoding:
             rows = [row for stack in merged for row in stack]
             self.last = Encoded(items, counts, tuple(places), tuple(rows))
             if not together:
-                return rows
+                return [row.unsqueeze(0) for row in rows] if by_frame else rows
             return merged[0] if len(merged) == 1 else torch.cat(merged)
 
 

@@ -18,7 +18,7 @@ class Adapter(ABC):
     """Args: model, one of ``kinds``, with its parts in ``model.model`` as all of them have it.
 
     ``get_image_features`` and ``get_video_features`` of that part return one entry an item: a
-    tensor [items, tokens, hidden], or a list of [tokens, hidden].
+    tensor [items, tokens, hidden], or a list of [tokens, hidden] or of [frames, tokens, hidden].
     """
 
     kinds: ClassVar[tuple[type[PreTrainedModel], ...]]
