@@ -96,9 +96,7 @@ def check(model: Model, inputs: Inputs, schedule: Schedule) -> RunTrace:
         wanted = row.reference.logits(row.prompt.embeds, row.kept, positions=row.positions)[last]
         own = logits[number, -len(wanted) :]
         torch.testing.assert_close(own, wanted, rtol=1e-3, atol=1e-3)
-        greedy = row.reference.generate(
-            row.prompt.embeds, row.kept, 3, positions=row.positions
-        )
+        greedy = row.reference.generate(row.prompt.embeds, row.kept, 3, positions=row.positions)
         assert new[number, -3:].tolist() == greedy
     assert_counts(trace.rows, rows, inputs)
     return trace

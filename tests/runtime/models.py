@@ -92,9 +92,10 @@ def tiny_next_video(layers: int = 6, seed: int = 0) -> LlavaNextVideoForConditio
 
 def llama_of(model: Model) -> LlamaForCausalLM:
     """The language model of ``model`` as a model of its own, with the same weights."""
-    llama = LlamaForCausalLM(model.config.text_config).eval()
-    llama.model.load_state_dict(model.model.language_model.state_dict())
-    llama.lm_head.load_state_dict(model.lm_head.state_dict())
+    with torch.device("meta"):
+        llama = LlamaForCausalLM(model.config.text_config).eval()
+    llama.model.load_state_dict(model.model.language_model.state_dict(), assign=True)
+    llama.lm_head.load_state_dict(model.lm_head.state_dict(), assign=True)
     return llama
 
 
@@ -269,12 +270,43 @@ def batch_of(prompts: Sequence[Inputs]) -> Inputs:
     """Prompts padded on the left, whatever each holds."""
     longest = max(prompt["input_ids"].shape[1] for prompt in prompts)
     batch: Inputs = {
-        name: torch.cat(
-            [functional.pad(p[name], (longest - p[name].shape[1], 0)) for p in prompts]
-        )
+        name: torch.cat([functional.pad(p[name], (longest - p[name].shape[1], 0)) for p in prompts])
         for name in ("input_ids", "attention_mask")
     }
     images = [image for p in prompts for image in p.get("pixel_values", ())]
     sizes = [tuple(s) for p in prompts if "image_sizes" in p for s in p["image_sizes"].tolist()]
     videos = [video for p in prompts for video in p.get("pixel_values_videos", ())]
     return batch | _pixels(images, sizes, videos)
+
+
+WIDE, TALL, ODD = (50, 100), (100, 40), (40, 90)
+"""Height and width of images that are cut into two tiles, or four."""
+
+PROMPTS: dict[str, dict[str, list[tuple[int | str | tuple[int, int], ...]]]] = {
+    "llava-1.5": {
+        "an image": [(4, "image", 5)],
+        "several images": [(4, "image", 2, "image", "image", 5)],
+        "a batch": [(4, "image", 5), (2, "image", 7)],
+        "padding": [(2, "image", 3), (6, "image", 5), ("image", 4)],
+        "other numbers": [(2, "image", 3, "image", 4), (6, "image", 5), (9,)],
+    },
+    "next-video": {
+        "a video": [(4, "video 3", 5)],
+        "several videos": [(4, "video 2", "video 2", 5), (1, "video 2", 3, "video 2", 5)],
+        "an image": [(4, WIDE, 5)],
+        "several images": [(4, WIDE, 3, TALL, ODD, 5)],
+        "images and a video": [(4, WIDE, 3, "video 3", TALL, 5)],
+        "padding": [(4, "video 3", 5), (9, "video 3", 3)],
+        "other prompts": [(2, "video 2", 3, ODD, 4), (6, "video 2", 5), (2, TALL, WIDE, 3), (9,)],
+    },
+}
+"""Batches of prompts of each family, as ``prompt_of`` reads them."""
+
+BUILDERS = {"llava-1.5": tiny_llava_15, "next-video": tiny_next_video}
+NAMES = [(family, name) for family, batches in PROMPTS.items() for name in batches]
+
+
+def named_inputs(model: Model, family: str, name: str) -> Inputs:
+    """A batch of PROMPTS."""
+    prompts = PROMPTS[family][name]
+    return batch_of([prompt_of(model, parts, seed=i) for i, parts in enumerate(prompts)])
