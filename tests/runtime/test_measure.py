@@ -202,8 +202,8 @@ def test_inputs_have_exactly_the_tokens_of_the_workload(loaded):
     assert not torch.equal(ids, other["input_ids"])
 
 
-def test_an_image_is_not_a_video(loaded):
-    with pytest.raises(InputError, match="Give frames"):
+def test_an_image_that_is_cut_is_given_by_its_size(loaded):
+    with pytest.raises(InputError, match="--image HEIGHTxWIDTH"):
         sized_inputs(loaded, Workload(text_tokens=5, image_tokens=9))
 
 
