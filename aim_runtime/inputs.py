@@ -29,9 +29,9 @@ def sized_inputs(
         video: uint8 [frames, H, W, 3] for all prompts of a LLaVA-OneVision; random pixels without
             it, never zeros.
         seed: of the random text and pixels.
-    Returns: ``input_ids`` [batch, n] with the visual tokens in the middle of random text,
+    Returns: ``input_ids`` [batch, n] with random text around the visual tokens and between images,
         ``attention_mask``, and the pixels as the processor of the model names and shapes them.
-    Raises: InputError without text, when ``video`` has other than ``workload.frames`` frames, or
+    Raises: InputError with too little text, when ``video`` has other than ``workload.frames`` frames, or
         where the model takes no such images; SpecError where it takes no video.
     """
     whole(workload.text_tokens, "text_tokens", InputError)
@@ -42,14 +42,24 @@ def sized_inputs(
         pixels = random_pixels(loaded.spec, workload, generator)
     else:
         pixels = {"pixel_values_videos": _same_video(loaded, workload, video)}
-    # each prompt has the same images, or the same video
-    tokens = sum(item.tokens for item in adapter.items(pixels, modality)) // batch
+    items = adapter.items(pixels, modality)
+    runs = [item.tokens for item in items[: len(items) // batch]]  # alike in each prompt
+    if adapter.has_axes and 1 < len(runs) >= workload.text_tokens:
+        raise InputError(
+            "text_tokens",
+            expected=f"at least {len(runs) + 1}: neither of {len(runs)} images touches another",
+            got=workload.text_tokens,
+            fix="Give more text.",
+        )
     # ids below the special tokens, which stand at the end of the vocabulary
     vocabulary = min(*adapter.placeholders.values(), loaded.spec.text.vocab_size)
     text = torch.randint(0, vocabulary, (batch, workload.text_tokens), generator=generator)
-    middle = torch.full((batch, tokens), adapter.placeholders[modality])
-    before = workload.text_tokens // 2
-    ids = torch.cat([text[:, :before], middle, text[:, before:]], dim=1).to(loaded.device)
+    cuts = [i * workload.text_tokens // (len(runs) + 1) for i in range(1, len(runs) + 1)]
+    first, *pieces = text.tensor_split(cuts, dim=1)
+    parts = [first]
+    for tokens, piece in zip(runs, pieces, strict=True):
+        parts += [torch.full((batch, tokens), adapter.placeholders[modality]), piece]
+    ids = torch.cat(parts, dim=1).to(loaded.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if adapter.has_axes:
         kind = 1 + MODALITIES.index(modality)
