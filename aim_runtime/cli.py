@@ -29,7 +29,6 @@ from aim_cost.command_line import (
 )
 from aim_cost.report import Format, console, print_rows, table, to_csv
 from aim_cost.timing import load_calibration
-from aim_cost.workload import Workload
 from aim_runtime.accuracy_cli import accuracy
 from aim_runtime.fidelity_cli import fidelity
 from aim_runtime.measure_cli import measure
@@ -88,11 +87,11 @@ def validate(
     from aim_runtime.validate import validate as run_validate
     from aim_runtime.validate_report import validation_plot, validation_table
 
-    loaded = load_model(model, device, dtype, random_weights, layers, vision_layers)
-    spec = loaded.spec
     workload = workload_from(
         text_tokens, 1, frames, image_tokens, image, frame_size, default_frames=4
     )
+    loaded = load_model(model, device, dtype, random_weights, layers, vision_layers, workload)
+    spec = loaded.spec
     group = workload.visual_input(spec).group_tokens
     suite = validation_schedules(spec.text.num_hidden_layers, group)
     schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite)
@@ -119,7 +118,9 @@ def validate(
 def microbench(
     out: Annotated[Path, typer.Option(help="Write the tables and hardware.yaml to this folder.")],
     model: ModelOption = "llava-onevision-qwen2-0.5b",
-    frames: FramesOption = 8,
+    frames: FramesOption = None,
+    image_tokens: ImageTokensOption = None,
+    image: ImageOption = None,
     text_tokens: TextTokensOption = 100,
     dtype: DtypeOption = "bfloat16",
     device: DeviceOption = None,
@@ -129,14 +130,17 @@ def microbench(
     ] = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Time the kernels of a model's prefills on this device, as tables for aim-cost calibrate."""
+    """Time the kernels of a model's prefills on this device, as tables for aim-cost calibrate.
+
+    Without --frames, --image-tokens and --image up to those of a video of 8 frames.
+    """
     import torch
 
     from aim_cost.model import load_model_spec
     from aim_runtime.load import default_device
     from aim_runtime.microbench import microbench as run_microbench
 
-    workload = Workload(text_tokens=text_tokens, frames=frames)
+    workload = workload_from(text_tokens, 1, frames, image_tokens, image, None, default_frames=8)
     place = torch.device(device or default_device())
     paths = run_microbench(load_model_spec(model), workload, out, place, dtype, seconds)
     if form is not Format.table:

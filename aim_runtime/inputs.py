@@ -31,8 +31,8 @@ def sized_inputs(
         seed: of the random text and pixels.
     Returns: ``input_ids`` [batch, n] with random text around the visual tokens and between images,
         ``attention_mask``, and the pixels as the processor of the model names and shapes them.
-    Raises: InputError with too little text, when ``video`` has other than ``workload.frames`` frames, or
-        where the model takes no such images; SpecError where it takes no video.
+    Raises: InputError with too little text, when ``video`` has other than ``workload.frames``
+        frames, or where the model takes no such images; SpecError where it takes no video.
     """
     whole(workload.text_tokens, "text_tokens", InputError)
     generator = torch.Generator().manual_seed(seed)

@@ -94,6 +94,12 @@ def load(
     return Loaded(model.eval(), spec, model.config, place, dtype, source)
 
 
+def spec_of(name_or_path_or_config: str | Path | Mapping[str, Any]) -> ModelSpec:
+    """The dimensions of what ``load`` would load, without loading it. Raises: as ``load``."""
+    fields, name, _ = _resolve(name_or_path_or_config)
+    return ModelSpec.from_hf_config(fields, name=name)
+
+
 def _device(given: str | torch.device) -> torch.device:
     """The device, if this machine has it. Raises: LoadError."""
     try:

@@ -80,10 +80,10 @@ def measure(
         _campaign(suite, out, device, minutes, form)
         return
 
-    loaded = load_model(model, device, dtype, random_weights, layers, vision_layers)
     workload = workload_from(
         text_tokens, batch, frames, image_tokens, image, frame_size, default_frames=8
     )
+    loaded = load_model(model, device, dtype, random_weights, layers, vision_layers, workload)
     suite = default_schedules(loaded.spec.text.num_hidden_layers)
     schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite)
     rows = run_measure(

@@ -207,6 +207,18 @@ def test_an_image_that_is_cut_is_given_by_its_size(loaded):
         sized_inputs(loaded, Workload(text_tokens=5, image_tokens=9))
 
 
+def test_rows_of_other_images_stay_beside_each_other(loaded, tmp_path):
+    path, sizes = tmp_path / "rows.json", [((100, 140),), ((150, 150), (70, 80))]
+    rows = []
+    for images in (*sizes, *sizes):
+        image = Workload(text_tokens=9, images=images)
+        rows += measure(loaded, image, [NONE], repeats=1, warmup=0, out=path, resume=True)
+    assert rows[:2] == rows[2:]  # nothing was measured again
+    assert sorted(map(str, read_rows(path))) == sorted(map(str, rows[:2]))
+    assert [row["images"] for row in rows[:2]] == [[[100, 140]], [[150, 150], [70, 80]]]
+    assert all(row["error"] is None for row in rows)
+
+
 def test_masked_rows_stand_beside_those_that_drop(loaded, tmp_path):
     path, pruned = tmp_path / "rows.json", Schedule.parse(None, "linear:1:3")
     video = Workload(text_tokens=11, frames=3)
