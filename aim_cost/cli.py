@@ -30,6 +30,7 @@ from aim_cost.command_line import (
     new_app,
     run,
     schedule_from,
+    workload_from,
 )
 from aim_cost.conventions import CONVENTIONS, get_convention
 from aim_cost.estimate import estimate
@@ -42,8 +43,8 @@ from aim_cost.report import Format, console, print_object, print_rows, table
 from aim_cost.schedule import Schedule
 from aim_cost.timing import load_calibration
 from aim_cost.units import show, tera
-from aim_cost.vision_spec import DEFAULT_FRAME_SIZE, parse_frame_size
-from aim_cost.workload import Execution, Workload
+from aim_cost.vision_spec import DEFAULT_FRAME_SIZE
+from aim_cost.workload import Execution
 
 app = new_app("FLOPs, memory and prefill time of multimodal LLMs under visual-token reduction.")
 app.command()(sweep_cli.sweep)
@@ -86,19 +87,10 @@ def predict(
 
     Without --frames, --image-tokens and --image it is a video of 32 frames.
     """
-    if frames is None and image_tokens is None and not image:
-        frames = 32
     price = partial(
         estimate,
         load_model_spec(model),
-        Workload(
-            text_tokens=text_tokens,
-            frames=frames,
-            image_tokens=image_tokens,
-            batch=batch,
-            frame_size=parse_frame_size(frame_size) if frame_size else None,
-            images=tuple(parse_frame_size(size, "--image") for size in image) if image else None,
-        ),
+        workload_from(text_tokens, batch, frames, image_tokens, image, frame_size, 32),
         hardware=load_hardware(hardware),
         execution=Execution(dtype, attention, execution, scoring, last_layer),
         convention=get_convention(convention),

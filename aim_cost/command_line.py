@@ -10,6 +10,8 @@ import typer
 from aim_cost.errors import AimError, ScheduleError
 from aim_cost.report import Format
 from aim_cost.schedule import Schedule
+from aim_cost.vision_spec import parse_frame_size
+from aim_cost.workload import Workload
 
 ModelOption = Annotated[
     str, typer.Option("--model", help="A preset (aim-cost models) or the path of a config.json.")
@@ -107,6 +109,31 @@ def run(app: typer.Typer) -> None:
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def workload_from(
+    text_tokens: int,
+    batch: int,
+    frames: int | None,
+    image_tokens: int | None,
+    image: list[str] | None,
+    frame_size: str | None,
+    default_frames: int,
+) -> Workload:
+    """The workload that the options describe; without any, a video of ``default_frames``.
+
+    Raises: SpecError when options exclude each other.
+    """
+    if frames is None and image_tokens is None and not image:
+        frames = default_frames
+    return Workload(
+        text_tokens=text_tokens,
+        frames=frames,
+        image_tokens=image_tokens,
+        batch=batch,
+        frame_size=parse_frame_size(frame_size) if frame_size else None,
+        images=tuple(parse_frame_size(size, "--image") for size in image) if image else None,
+    )
 
 
 def schedule_from(

@@ -13,7 +13,10 @@ import typer
 from aim_cost.command_line import (
     DtypeOption,
     FormatOption,
+    FrameSizeOption,
     FramesOption,
+    ImageOption,
+    ImageTokensOption,
     LastLayerOption,
     MergeOption,
     ModelOption,
@@ -23,10 +26,10 @@ from aim_cost.command_line import (
     new_app,
     run,
     schedule_from,
+    workload_from,
 )
 from aim_cost.report import Format, console, print_rows, table, to_csv
 from aim_cost.timing import load_calibration
-from aim_cost.workload import Workload
 from aim_runtime.accuracy_cli import accuracy
 from aim_runtime.fidelity_cli import fidelity
 from aim_runtime.measure_cli import measure
@@ -43,7 +46,7 @@ from aim_runtime.options import (
 from aim_runtime.report_cli import report
 from aim_runtime.tiny import cli as tiny
 
-app = new_app("Run LLaVA-OneVision under a token-reduction schedule, and hold predictions to it.")
+app = new_app("Run models under a token-reduction schedule, and hold predictions to it.")
 app.add_typer(tiny.app, name="tiny")
 app.command()(measure)
 app.command()(accuracy)
@@ -56,7 +59,10 @@ def validate(
     model: ModelOption = "llava-onevision-qwen2-0.5b",
     layers: LayersOption = None,
     vision_layers: VisionLayersOption = None,
-    frames: FramesOption = 4,
+    frames: FramesOption = None,
+    image_tokens: ImageTokensOption = None,
+    image: ImageOption = None,
+    frame_size: FrameSizeOption = None,
     text_tokens: TextTokensOption = 50,
     merge: MergeOption = None,
     tokens_per_frame: PerFrameOption = None,
@@ -77,18 +83,25 @@ def validate(
     plot: Annotated[Path | None, typer.Option(help="Write a picture to this .png.")] = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Predict and run: traces and FLOPs must be equal (else exit status 1), times are compared."""
+    """Predict and run: traces and FLOPs must be equal (else exit status 1), times are compared.
+
+    Without --frames, --image-tokens and --image it is a video of 4 frames.
+    """
     from aim_runtime.suite import validation_schedules
     from aim_runtime.validate import validate as run_validate
     from aim_runtime.validate_report import validation_plot, validation_table
 
-    loaded = load_model(model, device, dtype, random_weights, layers, vision_layers)
+    workload = workload_from(
+        text_tokens, 1, frames, image_tokens, image, frame_size, default_frames=4
+    )
+    loaded = load_model(model, device, dtype, random_weights, layers, vision_layers, workload)
     spec = loaded.spec
-    suite = validation_schedules(spec.text.num_hidden_layers, spec.frame_tokens)
+    group = workload.visual_input(spec).group_tokens
+    suite = validation_schedules(spec.text.num_hidden_layers, group)
     schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite)
     result = run_validate(
         loaded,
-        Workload(text_tokens=text_tokens, frames=frames),
+        workload,
         schedules,
         hardware=hardware,
         calibration=load_calibration(calibration) if calibration else None,
@@ -110,7 +123,9 @@ def validate(
 def microbench(
     out: Annotated[Path, typer.Option(help="Write the tables and hardware.yaml to this folder.")],
     model: ModelOption = "llava-onevision-qwen2-0.5b",
-    frames: FramesOption = 8,
+    frames: FramesOption = None,
+    image_tokens: ImageTokensOption = None,
+    image: ImageOption = None,
     text_tokens: TextTokensOption = 100,
     dtype: DtypeOption = "bfloat16",
     device: DeviceOption = None,
@@ -120,14 +135,17 @@ def microbench(
     ] = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Time the kernels of a model's prefills on this device, as tables for aim-cost calibrate."""
+    """Time the kernels of a model's prefills on this device, as tables for aim-cost calibrate.
+
+    Without --frames, --image-tokens and --image up to those of a video of 8 frames.
+    """
     import torch
 
     from aim_cost.model import load_model_spec
     from aim_runtime.load import default_device
     from aim_runtime.microbench import microbench as run_microbench
 
-    workload = Workload(text_tokens=text_tokens, frames=frames)
+    workload = workload_from(text_tokens, 1, frames, image_tokens, image, None, default_frames=8)
     place = torch.device(device or default_device())
     paths = run_microbench(load_model_spec(model), workload, out, place, dtype, seconds)
     if form is not Format.table:

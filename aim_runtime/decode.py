@@ -15,7 +15,7 @@ from aim_cost.workload import Workload
 from aim_runtime.errors import MeasurementError
 from aim_runtime.inputs import Inputs, sized_inputs
 from aim_runtime.load import Loaded
-from aim_runtime.measure import device_name, quartiles
+from aim_runtime.measure import device_name, quartiles, visual_fields
 from aim_runtime.patch import patched
 from aim_runtime.timer import recorder_for
 
@@ -93,7 +93,7 @@ def _row(
         "vision_layers": loaded.spec.vision.num_hidden_layers,
         "hardware": device_name(loaded.device),
         "dtype": loaded.dtype,
-        "frames": workload.frames,
+        **visual_fields(workload),
         "text_tokens": workload.text_tokens,
         "batch": workload.batch,
         "execution": "decode",

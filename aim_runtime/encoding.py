@@ -99,6 +99,10 @@ class Encoding:
         if self._merge is None:
             self.last = Encoded(items, counts, (), ())
             return features
+        # transformers 5.17: the frames of a video apart
+        by_frame = not together and features[0].dim() == 3
+        if by_frame:
+            features = [video.flatten(0, 1) for video in features]
         merged: list[Tensor] = []
         places: list[Tensor] = []
         start = 0
@@ -114,7 +118,7 @@ class Encoding:
             kept = (tuple(places), tuple(rows)) if self._keeps_places else ((), ())
             self.last = Encoded(items, counts, *kept)
             if not together:
-                return rows
+                return [row.unsqueeze(0) for row in rows] if by_frame else rows
             return merged[0] if len(merged) == 1 else torch.cat(merged)
 
 

@@ -24,6 +24,7 @@ from aim_runtime.errors import PatchError
 from aim_runtime.inputs import Inputs
 from aim_runtime.layout import Layout, Shortened
 from aim_runtime.load import Loaded
+from aim_runtime.models import require_onevision
 from aim_runtime.models.llava_onevision import LlavaOnevisionAdapter
 from aim_runtime.patch import patched
 from aim_runtime.prefill import Prefill
@@ -58,6 +59,7 @@ class StaticPrefill:
         self, loaded: Loaded, schedule: Schedule, inputs: Inputs, *, last_layer: str = "all"
     ) -> None:
         one_of(last_layer, LAST_LAYERS, "last_layer", PatchError)
+        require_onevision(loaded.model, "static prefill")
         _require_sdpa(loaded)
         if schedule.merge is not None and schedule.merge.positions == "kept":
             raise refusal("schedule.merge.positions", "recounted", "kept, looked up on the host")

@@ -1,4 +1,4 @@
-"""Prompts for LLaVA-OneVision: of a given size for measurements, or a question about a video."""
+"""Prompts: of a given size for measurements, or a question about a video for LLaVA-OneVision."""
 
 from functools import lru_cache
 from typing import Any
@@ -10,7 +10,10 @@ from aim_cost.checks import whole
 from aim_cost.workload import Workload
 from aim_runtime.errors import InputError
 from aim_runtime.load import Loaded
+from aim_runtime.models import find_adapter, require_onevision
+from aim_runtime.pixels import random_pixels
 from aim_runtime.video import pixel_values
+from aim_runtime.visual import MODALITIES
 
 Inputs = dict[str, Any]
 
@@ -23,53 +26,73 @@ def sized_inputs(
     """Inputs for ``model(**inputs)`` with exactly the tokens of ``workload``.
 
     Args:
-        video: uint8 [frames, H, W, 3] for all prompts; random pixels without it, never zeros.
+        video: uint8 [frames, H, W, 3] for all prompts of a LLaVA-OneVision; random pixels without
+            it, never zeros.
         seed: of the random text and pixels.
-    Returns: ``input_ids`` [batch, n] with the video's placeholders in the middle of random text,
-        ``attention_mask``, and ``pixel_values_videos`` [batch, frames, 3, size, size].
-    Raises: InputError without text, or when ``video`` has other than ``workload.frames`` frames.
+    Returns: ``input_ids`` [batch, n] with random text around the visual tokens and between images,
+        ``attention_mask``, and the pixels as the processor of the model names and shapes them.
+    Raises: InputError with too little text, when ``video`` has other than ``workload.frames``
+        frames, or where the model takes no such images; SpecError where it takes no video.
     """
     whole(workload.text_tokens, "text_tokens", InputError)
-    if workload.frames is None:
-        raise InputError(
-            "workload", expected="a video", got="an image", fix="Give frames, not image_tokens."
-        )
-    device, dtype = loaded.device, getattr(torch, loaded.dtype)
     generator = torch.Generator().manual_seed(seed)
-    size, batch = loaded.spec.vision.image_size, workload.batch
+    modality = "image" if workload.frames is None else "video"
+    adapter, batch = find_adapter(loaded.model), workload.batch
     if video is None:
-        pixels = torch.randn(batch, workload.frames, 3, size, size, generator=generator)
-    elif len(video) != workload.frames:
+        pixels = random_pixels(loaded.spec, workload, generator)
+    else:
+        pixels = {"pixel_values_videos": _same_video(loaded, workload, video)}
+    items = adapter.items(pixels, modality)
+    runs = [item.tokens for item in items[: len(items) // batch]]  # alike in each prompt
+    if adapter.has_axes and 1 < len(runs) >= workload.text_tokens:
+        raise InputError(
+            "text_tokens",
+            expected=f"at least {len(runs) + 1}: neither of {len(runs)} images touches another",
+            got=workload.text_tokens,
+            fix="Give more text.",
+        )
+    # ids below the special tokens, which stand at the end of the vocabulary
+    vocabulary = min(*adapter.placeholders.values(), loaded.spec.text.vocab_size)
+    text = torch.randint(0, vocabulary, (batch, workload.text_tokens), generator=generator)
+    cuts = [i * workload.text_tokens // (len(runs) + 1) for i in range(1, len(runs) + 1)]
+    first, *pieces = text.tensor_split(cuts, dim=1)
+    parts = [first]
+    for tokens, piece in zip(runs, pieces, strict=True):
+        parts += [torch.full((batch, tokens), adapter.placeholders[modality]), piece]
+    ids = torch.cat(parts, dim=1).to(loaded.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if adapter.has_axes:
+        kind = 1 + MODALITIES.index(modality)
+        inputs["mm_token_type_ids"] = kind * (ids == adapter.placeholders[modality]).int()
+    dtype = getattr(torch, loaded.dtype)
+    return inputs | {
+        name: value.to(loaded.device, dtype if value.is_floating_point() else None)
+        for name, value in pixels.items()
+    }
+
+
+def _same_video(loaded: Loaded, workload: Workload, video: np.ndarray) -> torch.Tensor:
+    """Pixels of ``video`` for each prompt, float32 [batch, frames, 3, size, size]."""
+    require_onevision(loaded.model, "video")
+    if len(video) != workload.frames:
         raise InputError(
             "video",
             expected=f"{workload.frames} frames",
             got=len(video),
             fix="Sample as many frames as the workload has.",
         )
-    else:
-        pixels = pixel_values(video, size, _MEAN_STD, _MEAN_STD).repeat(batch, 1, 1, 1, 1)
-    placeholder = loaded.config.video_token_id
-    # ids below the special tokens, which stand at the end of the vocabulary
-    vocabulary = min(placeholder, loaded.config.image_token_id, loaded.spec.text.vocab_size)
-    text = torch.randint(0, vocabulary, (batch, workload.text_tokens), generator=generator)
-    visual = workload.visual_input(loaded.spec)
-    tokens = visual.groups * visual.group_tokens + visual.newline_tokens
-    middle = torch.full((batch, tokens), placeholder)
-    before = workload.text_tokens // 2
-    ids = torch.cat([text[:, :before], middle, text[:, before:]], dim=1).to(device)
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "pixel_values_videos": pixels.to(device, dtype),
-    }
+    pixels = pixel_values(video, loaded.spec.vision.image_size, _MEAN_STD, _MEAN_STD)
+    return pixels.repeat(workload.batch, 1, 1, 1, 1)
 
 
 def question_inputs(loaded: Loaded, video: np.ndarray, question: str) -> tuple[Inputs, Any]:
     """Inputs for a question about ``video`` (uint8 [frames, H, W, 3]), and the tokenizer.
 
     The prompt is the one-turn form of LLaVA-OneVision's chat template; mean and deviation of the
-    pixels are those of the checkpoint. Raises: InputError when tokenizer or preprocessor lack.
+    pixels are those of the checkpoint. Raises: InputError when tokenizer or preprocessor lack,
+    PatchError for other models.
     """
+    require_onevision(loaded.model, "a question about a video")
     tokenizer, mean, std = _tokenizer_and_normalisation(loaded.source)
     visual = Workload(text_tokens=1, frames=len(video)).visual_input(loaded.spec)
     placeholders = visual.groups * visual.group_tokens + visual.newline_tokens

@@ -1,5 +1,6 @@
 """From a name, a folder or a config to a model on a device, and to its ModelSpec."""
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from aim_cost.checks import whole
 from aim_cost.model import ModelSpec, preset_config, preset_names
 from aim_cost.units import dtype_bytes
 from aim_runtime.errors import LoadError
+from aim_runtime.models import MODEL_TYPES
 
 WEIGHT_STD = 0.02
-"""Standard deviation of random weights, the default of the Qwen2 and SigLIP configs."""
+"""Standard deviation of random weights, the default of the configs of the LLMs."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class Loaded:
             without one.
     """
 
-    model: LlavaOnevisionForConditionalGeneration
+    model: PreTrainedModel
     spec: ModelSpec
-    config: LlavaOnevisionConfig
+    config: PreTrainedConfig
     device: torch.device
     dtype: str
     source: str | None
@@ -54,7 +56,9 @@ def load(
     seed: int = 0,
     vision_layers: int | None = None,
 ) -> Loaded:
-    """Load a LLaVA-OneVision checkpoint, or build one with random weights on the device itself.
+    """Load a checkpoint, or build a model with random weights on the device itself.
+
+    The config's model_type, one of MODEL_TYPES, chooses the class.
 
     Args:
         name_or_path_or_config: a preset (``llava-onevision-qwen2-0.5b``), a hub name with a slash,
@@ -81,18 +85,19 @@ def load(
             )
         fields = cut_layers(fields, layers, vision_layers)
     spec = ModelSpec.from_hf_config(fields, name=name)
-    if spec.model_type != "llava_onevision":
-        raise LoadError(
-            f"model {spec.name}",
-            expected="a LLaVA-OneVision model",
-            got=f"model_type {spec.model_type!r}",
-            fix="Only aim_cost knows the other kinds so far.",
-        )
+    kind = MODEL_TYPES[spec.model_type]
     if random_weights:
-        model = _random_model(_config(fields, spec.name), place, getattr(torch, dtype), seed)
+        config = _config(kind, fields, spec.name)
+        model = _random_model(kind, config, place, getattr(torch, dtype), seed)
     else:
-        model = _pretrained(source, spec.name, getattr(torch, dtype)).to(place)
+        model = _pretrained(kind, source, spec.name, getattr(torch, dtype)).to(place)
     return Loaded(model.eval(), spec, model.config, place, dtype, source)
+
+
+def spec_of(name_or_path_or_config: str | Path | Mapping[str, Any]) -> ModelSpec:
+    """The dimensions of what ``load`` would load, without loading it. Raises: as ``load``."""
+    fields, name, _ = _resolve(name_or_path_or_config)
+    return ModelSpec.from_hf_config(fields, name=name)
 
 
 def _device(given: str | torch.device) -> torch.device:
@@ -114,9 +119,10 @@ def _device(given: str | torch.device) -> torch.device:
     )
 
 
-def _config(fields: Mapping[str, Any], name: str) -> LlavaOnevisionConfig:
+def _config(kind: type[PreTrainedModel], fields: Mapping[str, Any], name: str) -> PreTrainedConfig:
+    given = {k: copy.deepcopy(v) for k, v in fields.items() if k != "aim_cost"}
     try:
-        return LlavaOnevisionConfig(**{k: v for k, v in fields.items() if k != "aim_cost"})
+        return kind.config_class(**given)
     except Exception as error:  # the class has errors of its own for each kind of wrong field
         raise LoadError(
             f"config of {name}",
@@ -169,21 +175,22 @@ def cut_layers(
     """
     text = dict(fields.get("text_config") or {})
     vision = dict(fields.get("vision_config") or {})
+    depth = "depth" if "depth" in vision else "num_hidden_layers"  # Qwen's towers, the others
     if layers is not None:
-        available = _cut(text, layers, "layers", "decoder layers")
-        if vision_layers is None and "num_hidden_layers" in vision:
-            vision["num_hidden_layers"] = min(layers, vision["num_hidden_layers"])
+        available = _cut(text, "num_hidden_layers", layers, "layers", "decoder layers")
+        if vision_layers is None and depth in vision:
+            vision[depth] = min(layers, vision[depth])
         if layers < available:
             text.pop("layer_types", None)  # one entry a layer; the class fills it in again
     if vision_layers is not None:
-        _cut(vision, vision_layers, "vision_layers", "vision layers")
+        _cut(vision, depth, vision_layers, "vision_layers", "vision layers")
     return {**fields, "text_config": text, "vision_config": vision}
 
 
-def _cut(config: dict[str, Any], layers: int, argument: str, name: str) -> int:
-    """Set the number of layers; return how many there were."""
+def _cut(config: dict[str, Any], field: str, layers: int, argument: str, name: str) -> int:
+    """Set the number of layers, a field of ``config``; return how many there were."""
     whole(layers, argument, LoadError)
-    available = whole(config.get("num_hidden_layers"), f"{name} of the model", LoadError)
+    available = whole(config.get(field), f"{name} of the model", LoadError)
     if layers > available:
         raise LoadError(
             argument,
@@ -191,16 +198,20 @@ def _cut(config: dict[str, Any], layers: int, argument: str, name: str) -> int:
             got=layers,
             fix="Ask for fewer layers, or choose a larger model.",
         )
-    config["num_hidden_layers"] = layers
+    config[field] = layers
     return available
 
 
 def _random_model(
-    config: LlavaOnevisionConfig, device: torch.device, dtype: torch.dtype, seed: int
-) -> LlavaOnevisionForConditionalGeneration:
+    kind: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+) -> PreTrainedModel:
     # the class's own initialisation is skipped: it draws every matrix, slowly, and is then replaced
     with device, no_init_weights():
-        model = LlavaOnevisionForConditionalGeneration._from_config(config, dtype=dtype)
+        model = kind._from_config(config, dtype=dtype)
     model.tie_weights()
     if device.type != "meta":
         _fill(model, torch.Generator(device).manual_seed(seed))
@@ -220,8 +231,8 @@ def _fill(model: torch.nn.Module, generator: torch.Generator) -> None:
 
 
 def _pretrained(
-    source: str | None, name: str, dtype: torch.dtype
-) -> LlavaOnevisionForConditionalGeneration:
+    kind: type[PreTrainedModel], source: str | None, name: str, dtype: torch.dtype
+) -> PreTrainedModel:
     if source is None:
         raise LoadError(
             f"model {name}",
@@ -230,7 +241,7 @@ def _pretrained(
             fix="Add random_weights (--random-weights), or give the checkpoint's folder.",
         )
     try:
-        return LlavaOnevisionForConditionalGeneration.from_pretrained(
+        return kind.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except Exception as error:  # as in _hub_config
@@ -240,7 +251,7 @@ def _pretrained(
 def _unreadable(source: str, error: Exception) -> LoadError:
     return LoadError(
         f"checkpoint {source}",
-        expected="a LLaVA-OneVision checkpoint in safetensors, local or reachable",
+        expected="a checkpoint in safetensors, local or reachable",
         got=_line(error),
         fix="Give the folder of a local copy, or use random_weights (--random-weights).",
     )

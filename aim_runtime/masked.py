@@ -20,6 +20,7 @@ from transformers.masking_utils import eager_mask
 from aim_cost.schedule import Schedule
 from aim_cost.workload import VisualInput
 from aim_runtime.importance import ITERATIONS, TEMPERATURE
+from aim_runtime.models import require_onevision
 from aim_runtime.patch import patched
 from aim_runtime.prefill import Prefill
 from aim_runtime.spans import NULL_RECORDER, Recorder
@@ -38,7 +39,9 @@ def masked(
     """Run ``model`` under ``schedule`` inside the block: merged for good, pruned by masks.
 
     One prompt at a time. The trace that comes back holds full counts, since nothing leaves.
+    Raises: PatchError for other models.
     """
+    require_onevision(model, "masked")
     decoder = model.model.language_model
     with patched(model, Schedule(merge=schedule.merge), recorder=recorder) as trace:
         state = _Masks(schedule, recorder)

@@ -67,7 +67,8 @@ def measure(
     ``repeats`` rounds; each runs every schedule once, in an order shuffled anew. Statistic: the
     median; ``ttft_low_s`` and ``ttft_high_s`` are the quartiles. The unreduced model runs through
     the same patch as the others. Inputs are random, or ``video`` (uint8 [frames, H, W, 3]).
-    ``execution``: a name of EXECUTIONS. ``last_layer``: of all schedules, as for ``patch``.
+    ``execution``: a name of EXECUTIONS; models other than LLaVA-OneVision take eager alone, and no
+    ``video``. ``last_layer``: of all schedules, as for ``patch``.
 
     A schedule that fails becomes a row with its ``error``; the others go on. With ``out`` the rows
     so far are on disk after every round; ``resume`` keeps those that are complete there. Ctrl-C
@@ -206,7 +207,7 @@ class _Run:
             "vision_layers": spec.vision.num_hidden_layers,
             "hardware": device_name(self._loaded.device),
             "dtype": self._loaded.dtype,
-            "frames": self._workload.frames,
+            **visual_fields(self._workload),
             "text_tokens": self._workload.text_tokens,
             "batch": self._workload.batch,
             "execution": self._execution,
@@ -222,6 +223,16 @@ class _Run:
             "repeats": len(samples),
             "error": self._error,
         }
+
+
+def visual_fields(workload: Workload) -> Row:
+    """What a row says of the pixels; under the keys of estimates, further ones where given."""
+    row: Row = {"frames": workload.frames, "image_tokens": workload.image_tokens}
+    if workload.images is not None:
+        row["images"] = [list(size) for size in workload.images]
+    if workload.frame_size is not None:
+        row["frame_size"] = list(workload.frame_size)
+    return row
 
 
 def quartiles(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -285,4 +296,5 @@ def _not_rows(path: Path, got: str) -> MeasurementError:
 
 def _key(row: Row) -> tuple[Any, ...]:
     # rows that were written before there was a choice say nothing of the last layer
-    return (*(row[name] for name in _KEY), row.get("last_layer", "all"))
+    pixels = (str(row.get(name)) for name in ("image_tokens", "images", "frame_size"))
+    return (*(row[name] for name in _KEY), row.get("last_layer", "all"), *pixels)

@@ -10,17 +10,20 @@ from aim_cost.command_line import (
     BatchOption,
     DtypeOption,
     FormatOption,
+    FrameSizeOption,
     FramesOption,
+    ImageOption,
+    ImageTokensOption,
     LastLayerOption,
     MergeOption,
     ModelOption,
     PerFrameOption,
     PruneOption,
     TextTokensOption,
+    workload_from,
 )
 from aim_cost.report import Format, console, print_rows, table
 from aim_cost.units import milli
-from aim_cost.workload import Workload
 from aim_runtime.options import (
     DeviceOption,
     LayersOption,
@@ -37,7 +40,10 @@ def measure(
     model: ModelOption = "llava-onevision-qwen2-0.5b",
     layers: LayersOption = None,
     vision_layers: VisionLayersOption = None,
-    frames: FramesOption = 8,
+    frames: FramesOption = None,
+    image_tokens: ImageTokensOption = None,
+    image: ImageOption = None,
+    frame_size: FrameSizeOption = None,
     text_tokens: TextTokensOption = 100,
     batch: BatchOption = 1,
     merge: MergeOption = None,
@@ -66,7 +72,8 @@ def measure(
 ) -> None:
     """Time a prefill, phase by phase, with and without reduction, interleaved.
 
-    Medians; CUDA events on a GPU, the monotonic clock on a CPU; random inputs.
+    Medians; CUDA events on a GPU, the monotonic clock on a CPU; random inputs. Without --frames,
+    --image-tokens and --image it is a video of 8 frames.
     """
     from aim_runtime.measure import measure as run_measure
     from aim_runtime.suite import default_schedules
@@ -75,8 +82,10 @@ def measure(
         _campaign(suite, out, device, minutes, form)
         return
 
-    loaded = load_model(model, device, dtype, random_weights, layers, vision_layers)
-    workload = Workload(text_tokens=text_tokens, frames=frames, batch=batch)
+    workload = workload_from(
+        text_tokens, batch, frames, image_tokens, image, frame_size, default_frames=8
+    )
+    loaded = load_model(model, device, dtype, random_weights, layers, vision_layers, workload)
     suite = default_schedules(loaded.spec.text.num_hidden_layers)
     schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite)
     rows = run_measure(
@@ -100,7 +109,8 @@ def measure(
         for row in rows
     ]
     columns = ("schedule", "tower", "proj.", "merge", "llm", "score", "TTFT")
-    note = f"Milliseconds, medians of {repeats}. {rows[0]['hardware']}, {dtype}, {frames} frames."
+    where = f"{rows[0]['hardware']}, {dtype}, {workload.label()}"
+    note = f"Milliseconds, medians of {repeats}. {where}."
     console().print(table(loaded.spec.name, columns, lines, note))
     for row in rows:
         if row.get("error"):

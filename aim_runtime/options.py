@@ -8,6 +8,7 @@ import typer
 from aim_cost.command_line import schedule_from
 from aim_cost.report import console
 from aim_cost.schedule import Schedule
+from aim_cost.workload import Workload
 
 if TYPE_CHECKING:
     from aim_runtime.load import Loaded
@@ -62,11 +63,14 @@ def load_model(
     random_weights: bool,
     layers: int | None = None,
     vision_layers: int | None = None,
+    workload: Workload | None = None,
 ) -> "Loaded":
-    """``load``, with a spinner."""
-    from aim_runtime.load import load
+    """``load``, with a spinner. Args: workload, refused before any weights are made."""
+    from aim_runtime.load import load, spec_of
 
     with console(error=True).status(f"loading {model}"):
+        if workload is not None:
+            workload.visual_input(spec_of(model))
         return load(
             model,
             device,

@@ -19,12 +19,12 @@ def default_schedules(layers: int) -> list[Schedule]:
     return [Schedule.parse(merge, prune) for merge, prune in pairs]
 
 
-def validation_schedules(layers: int, frame_tokens: int) -> list[Schedule]:
+def validation_schedules(layers: int, group_tokens: int) -> list[Schedule]:
     """Twelve schedules, each with about a tenth less work for the LLM than the one before, or more.
 
     Nearer ones would be ordered by the noise of the clock. Merging alone, pruning alone (late,
-    as AIM does, and early) and both take turns. Merging that would leave no token of a frame of
-    ``frame_tokens`` is left out.
+    as AIM does, and early) and both take turns. Merging that would leave no token of a group of
+    ``group_tokens`` is left out.
     """
     late, early = _ramp(layers, 14 / 28, 22 / 28), _ramp(layers, 7 / 28, 14 / 28)
     pairs = (
@@ -44,7 +44,7 @@ def validation_schedules(layers: int, frame_tokens: int) -> list[Schedule]:
     return [
         Schedule.parse(merge, prune)
         for merge, prune in pairs
-        if merge is None or float(merge) * frame_tokens >= 1
+        if merge is None or float(merge) * group_tokens >= 1
     ]
 
 

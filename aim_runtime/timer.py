@@ -8,9 +8,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from transformers import LlavaOnevisionForConditionalGeneration
+from transformers import PreTrainedModel
 
 from aim_runtime.errors import MeasurementError
+from aim_runtime.models import MODEL_TYPES, find_adapter
 
 
 class ClockRecorder:
@@ -87,23 +88,27 @@ def recorder_for(device: torch.device) -> ClockRecorder:
 
 
 @contextmanager
-def phase_hooks(
-    model: LlavaOnevisionForConditionalGeneration, recorder: ClockRecorder
-) -> Iterator[None]:
+def phase_hooks(model: PreTrainedModel, recorder: ClockRecorder) -> Iterator[None]:
     """Record the phases of the cost model while the body runs ``model``.
 
     Spans: ``vision.tower``, ``vision.projector``, ``vision.pooling``, ``llm.layers`` (decoder
     layers and final norm), ``llm.head``; and within the layers ``llm.rotary``, the angles, which
     the cost model does not count: a matmul in transformers 5.17, none in later ones. Enter it
     inside ``patched``: its span ``importance`` then lies within the layers, ``merge`` in none.
+    Raises: MeasurementError for a model that is no vision-language model.
     """
-    core = model.model
+    adapter = find_adapter(model)
+    if adapter is None:
+        raise MeasurementError(
+            "model",
+            expected=f"one of {', '.join(kind.__name__ for kind in MODEL_TYPES.values())}",
+            got=type(model).__name__,
+            fix="Only these have all the phases.",
+        )
     phases: tuple[tuple[Any, str, str], ...] = (
-        (core.vision_tower, "forward", "vision.tower"),
-        (core.multi_modal_projector, "forward", "vision.projector"),
-        (core, "apply_pooling", "vision.pooling"),
-        (core.language_model, "forward", "llm.layers"),
-        (core.language_model.rotary_emb, "forward", "llm.rotary"),
+        *adapter.vision_phases,
+        (adapter.decoder, "forward", "llm.layers"),
+        (adapter.decoder.rotary_emb, "forward", "llm.rotary"),
         (model.lm_head, "forward", "llm.head"),
     )
     with ExitStack() as stack:

@@ -88,7 +88,7 @@ def validate(
         calibration: of ``hardware``; by default the shipped one that is nearest.
         repeats: timed runs of each schedule; the counting run before them warms up. Medians are
             compared.
-        video: uint8 [frames, H, W, 3] instead of random pixels.
+        video: uint8 [frames, H, W, 3] instead of random pixels, for a LLaVA-OneVision.
         last_layer: of all schedules, as for ``patch``.
     """
     if hardware:
@@ -111,7 +111,7 @@ def validate(
     title = (
         f"{loaded.spec.name}, {loaded.spec.text.num_hidden_layers} decoder and "
         f"{loaded.spec.vision.num_hidden_layers} vision layers, "
-        f"{workload.frames} frames + {workload.text_tokens} text tokens, {loaded.dtype}"
+        f"{workload.label()} + {workload.text_tokens} text tokens, {loaded.dtype}"
     )
     return Validation(title, profile, join(counts, measured), environment(), speed)
 

@@ -46,12 +46,14 @@ def elementwise_cases(
         rows = images * spec.image_tokens
         ops = vision.tower_ops(spec.vision, images, width)
         ops += vision.projector_ops(spec.vision.hidden_size, text.hidden_size, rows, width)
-        frame = spec.frame_tokens
-        ops += vision.pooling_ops(images, spec.image_tokens, frame, text.hidden_size, width)
+        if spec.takes_video:
+            frame = spec.frame_tokens
+            ops += vision.pooling_ops(images, spec.image_tokens, frame, text.hidden_size, width)
         _collect(cases, ops, rows * spec.vision.intermediate_size, _vision_work(spec, images))
+    group = spec.frame_tokens if spec.takes_video else spec.image_tokens
     for images in every_other(sizes.images):
         for share in _MERGE_SHARES:
-            before = max(2, int(spec.frame_tokens * share))
+            before = max(2, int(group * share))
             after = before - before // 2
             ops = reduction.merge_ops(images, (before, after), text.hidden_size, width)
             _collect(cases, ops, 0, _merge_work(images, before, text.hidden_size))

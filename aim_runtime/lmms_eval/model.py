@@ -19,6 +19,7 @@ from aim_runtime.lmms_eval.generation import FirstToken, cut, generation_options
 from aim_runtime.lmms_eval.log import SampleLog, sample_row
 from aim_runtime.lmms_eval.visuals import document_frames
 from aim_runtime.load import load
+from aim_runtime.models import require_onevision
 from aim_runtime.patch import patched
 from aim_runtime.timer import recorder_for
 
@@ -40,6 +41,7 @@ class AimLlavaOnevision(lmms):
         self._loaded = load(
             self._arguments.pretrained, self._arguments.device, self._arguments.dtype
         )
+        require_onevision(self._loaded.model, "pretrained")
         with patched(self._loaded.model, self._schedule):
             pass  # a schedule that does not fit the model is told now
 

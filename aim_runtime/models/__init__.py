@@ -1,7 +1,8 @@
 """One adapter a model: what patching needs to know about it, and nothing else."""
 
-from transformers import PreTrainedModel
+from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedModel
 
+from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.llava import LlavaAdapter
 from aim_runtime.models.llava_next_video import LlavaNextVideoAdapter
@@ -15,6 +16,11 @@ ADAPTERS: tuple[type[Adapter], ...] = (
     Qwen2VLAdapter,
 )
 
+MODEL_TYPES: dict[str, type[PreTrainedModel]] = {
+    kind.config_class.model_type: kind for adapter in ADAPTERS for kind in adapter.kinds
+}
+"""The classes of vision-language models, by the model_type of their configs."""
+
 
 def find_adapter(model: PreTrainedModel) -> Adapter | None:
     """The adapter of a vision-language model; None for other models."""
@@ -22,3 +28,14 @@ def find_adapter(model: PreTrainedModel) -> Adapter | None:
         if isinstance(model, adapter.kinds):
             return adapter(model)
     return None
+
+
+def require_onevision(model: PreTrainedModel, what: str) -> None:
+    """Raises: PatchError for other models, which ``what`` does not know."""
+    if not isinstance(model, LlavaOnevisionForConditionalGeneration):
+        raise PatchError(
+            what,
+            expected="a LLaVA-OneVision",
+            got=type(model).__name__,
+            fix="Run it with the inputs of its own processor, inside patched(model, schedule).",
+        )

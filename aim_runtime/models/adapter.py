@@ -1,7 +1,7 @@
 """Adapter: what a vision-language model of transformers calls its parts, and how it sees pixels."""
 
 from abc import ABC, abstractmethod
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, ClassVar
 
 from torch import nn
@@ -13,12 +13,22 @@ from aim_runtime.visual import VisualItem
 Inputs = dict[str, Any]
 Items = tuple[VisualItem, ...]
 
+_VISION_PARTS = (
+    ("vision_tower.forward", "vision.tower"),
+    ("visual.forward", "vision.tower"),
+    ("multi_modal_projector.forward", "vision.projector"),
+    ("visual.merger.forward", "vision.projector"),
+    ("apply_pooling", "vision.pooling"),
+    ("vision_resampler.forward", "vision.pooling"),
+)
+"""What models call the parts between pixels and visual tokens; the phase of the cost model."""
+
 
 class Adapter(ABC):
     """Args: model, one of ``kinds``, with its parts in ``model.model`` as all of them have it.
 
     ``get_image_features`` and ``get_video_features`` of that part return one entry an item: a
-    tensor [items, tokens, hidden], or a list of [tokens, hidden].
+    tensor [items, tokens, hidden], or a list of [tokens, hidden] or of [frames, tokens, hidden].
     """
 
     kinds: ClassVar[tuple[type[PreTrainedModel], ...]]
@@ -44,6 +54,17 @@ class Adapter(ABC):
     def placeholders(self) -> dict[str, int]:
         """The token ids that stand for visual tokens, by modality."""
         return {name: getattr(self.config, f"{name}_token_id") for name in self.pixel_inputs}
+
+    @property
+    def vision_phases(self) -> list[tuple[nn.Module, str, str]]:
+        """Of each part between pixels and visual tokens: its owner, its method and its phase."""
+        found = []
+        for path, phase in _VISION_PARTS:
+            *names, method = path.split(".")
+            owner = reduce(lambda part, name: getattr(part, name, None), names, self.inner)
+            if hasattr(owner, method):
+                found.append((owner, method, phase))
+        return found
 
     @abstractmethod
     def items(self, inputs: Inputs, modality: str) -> Items | None:

@@ -1,15 +1,15 @@
-"""LLaVA-1.5: images of one size, CLIP patches without the class token."""
+"""LLaVA-1.5: images of one size, each the patches of CLIP."""
 
 from typing import ClassVar
 
 from transformers import LlavaForConditionalGeneration
 
 from aim_runtime.models.adapter import Adapter, Inputs, Items
-from aim_runtime.visual import Block, VisualItem, equal_groups
+from aim_runtime.visual import equal_groups
 
 
 class LlavaAdapter(Adapter):
-    """Each image is one group of patches, 576 at 336 x 336 pixels."""
+    """Each image is a group, 576 tokens at 336 x 336 pixels; "full" adds the class token to it."""
 
     kinds: ClassVar = (LlavaForConditionalGeneration,)
     pixel_inputs: ClassVar = {"image": ("pixel_values", "image_sizes")}
@@ -20,7 +20,6 @@ class LlavaAdapter(Adapter):
             return None
         vision = self.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
-        item = equal_groups(1, patches)
-        if self.config.vision_feature_select_strategy == "full":  # the class token is not merged
-            item = VisualItem(patches + 1, (Block(1, patches, range(1, patches + 1)),))
-        return (item,) * len(pixels)
+        select = inputs.get("vision_feature_select_strategy")
+        select = select or self.config.vision_feature_select_strategy
+        return (equal_groups(1, patches + (select == "full")),) * len(pixels)

@@ -202,8 +202,8 @@ def test_inputs_have_exactly_the_tokens_of_the_workload(loaded):
     assert not torch.equal(ids, other["input_ids"])
 
 
-def test_an_image_is_not_a_video(loaded):
-    with pytest.raises(InputError, match="Give frames"):
+def test_an_image_that_is_cut_is_given_by_its_size(loaded):
+    with pytest.raises(InputError, match="--image HEIGHTxWIDTH"):
         sized_inputs(loaded, Workload(text_tokens=5, image_tokens=9))
 
 
@@ -227,6 +227,18 @@ def test_rows_that_say_nothing_of_the_last_layer_are_resumed(loaded, tmp_path):
     del content["rows"][0]["last_layer"]
     path.write_text(json.dumps(content))
     assert measure(loaded, video, [NONE], repeats=1, out=path, resume=True) == content["rows"]
+
+
+def test_rows_of_other_images_stay_beside_each_other(loaded, tmp_path):
+    path, sizes = tmp_path / "rows.json", [((100, 140),), ((150, 150), (70, 80))]
+    rows = []
+    for images in (*sizes, *sizes):
+        image = Workload(text_tokens=9, images=images)
+        rows += measure(loaded, image, [NONE], repeats=1, warmup=0, out=path, resume=True)
+    assert rows[:2] == rows[2:]  # nothing was measured again
+    assert sorted(map(str, read_rows(path))) == sorted(map(str, rows[:2]))
+    assert [row["images"] for row in rows[:2]] == [[[100, 140]], [[150, 150], [70, 80]]]
+    assert all(row["error"] is None for row in rows)
 
 
 def test_masked_rows_stand_beside_those_that_drop(loaded, tmp_path):

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from aim_runtime.cli import main
+from tests.runtime.models import tiny_llava_15
 from tests.runtime.support import shared_golden
 from tests.runtime.test_validate import tiny_config
 
@@ -72,6 +73,21 @@ def test_measure_writes_rows_and_resumes(run, config, tmp_path):
     assert json.loads(run(*arguments)) == first  # nothing was measured again
 
 
+def test_validate_an_image_of_another_family(run, tmp_path):
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(tiny_llava_15().config.to_dict()))
+    answer = json.loads(
+        run(
+            *("validate", "--model", path, "--layers", 3, "--image-tokens", 18, "--repeats", 1),
+            *("--device", "cpu", "--dtype", "float32", "--merge", "0.5", "--text-tokens", 20),
+            *("--hardware", "cpu-generic", "--format", "json"),
+        )
+    )
+    assert answer["passed"]
+    assert [row["tokens_per_layer"] for row in answer["rows"]] == [[18 + 20] * 3, [8 + 20] * 3]
+    assert all((r["frames"], r["image_tokens"]) == (None, 18) for r in answer["rows"])
+
+
 def test_selfcheck_on_recorded_vectors(run):
     vectors = shared_golden("prefill_prune_std0.1.safetensors")
     answer = json.loads(
@@ -87,7 +103,9 @@ def test_selfcheck_on_recorded_vectors(run):
     [
         (("selfcheck", "--vectors", "/nowhere.safetensors"), "/nowhere.safetensors"),
         (("validate", "--model", "nobody"), "llava-1.5-7b"),
-        (("validate", "--model", "llava-1.5-7b"), "LLaVA-OneVision"),
+        (("validate", "--model", "llava-1.5-7b"), "--image-tokens"),
+        (("measure", "--model", "llava-1.5-7b", "--frames", "2"), "--image-tokens"),
+        (("measure", "--image-tokens", "729", "--frames", "2"), "frames, image_tokens"),
         (("validate", "--layers", "99"), "24"),
         (("validate", "--layers", "2", "--prune", "linear:2:3"), "l1 below 2"),
         (("validate", "--layers", "2", "--device", "tpu"), "device"),

@@ -90,12 +90,16 @@ def test_every_phase_is_recorded_and_together_they_are_all(llava):
 def test_merging_and_scoring_are_taken_out_of_what_surrounds_them(llava):
     schedule = Schedule.parse("passes:5", "linear:1:4")
     recorder = ClockRecorder()
-    with patched(llava, schedule, recorder=recorder), phase_hooks(llava, recorder):
+    with (
+        patched(llava, schedule, recorder=recorder),
+        phase_hooks(llava, recorder),
+        recorder.span("other"),
+    ):
         llava(**video_inputs())
     spans = [(name, parent) for name, parent, *_ in recorder._spans]
     names = [name for name, _ in spans]
     inside = {name: {names[p] for n, p in spans if n == name} for name in ("merge", "importance")}
-    assert inside == {"merge": {"vision.pooling"}, "importance": {"llm.layers"}}
+    assert inside == {"merge": {"other"}, "importance": {"llm.layers"}}
     assert names.count("merge") == 1
     assert set(PHASES) <= set(names)
 
