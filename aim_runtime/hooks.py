@@ -13,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel, Qwen2Model
 from aim_cost.schedule import Schedule
 from aim_runtime.attention import observed_name
 from aim_runtime.cached import cached_tokens, require_empty_cache
+from aim_runtime.compiled import require_uncompiled, uncompiled, unwrapped
 from aim_runtime.encoding import Encoding, features_of_another_run
 from aim_runtime.errors import PatchError
 from aim_runtime.generate import with_own_prompt
@@ -64,8 +65,9 @@ class Hooks:
             decoder, stock = self._decoder, self._decoder.config._attn_implementation
             undo.callback(decoder.set_attn_implementation, stock)
             decoder.set_attn_implementation(observed_name(stock))
-            self._hook(decoder.register_forward_pre_hook, self._begin)
-            self._hook(decoder.register_forward_hook, self._finish)
+            self._replace(decoder, "forward", uncompiled(decoder.forward))
+            self._hook(decoder.register_forward_pre_hook, uncompiled(self._begin))
+            self._hook(decoder.register_forward_hook, uncompiled(self._finish))
             for layer in decoder.layers:
                 self._hook(layer.register_forward_pre_hook, self._enter_layer)
                 self._hook(layer.mlp.register_forward_pre_hook, self._enter_mlp)
@@ -74,11 +76,12 @@ class Hooks:
                     self._hook(project.register_forward_pre_hook, self._leave_attention)
                     self._replace(layer, "forward", leaving_after_attention(layer))
             if self._layout is not None:
-                inner = self._model.model
+                inner = unwrapped(self._model.model)
                 generate = with_own_prompt(self._model, self._shorten)
                 self._replace(self._model, "generate", generate)
-                self._hook(inner.register_forward_pre_hook, self._prepare)
-                self._replace(inner, "apply_pooling", self._encoding.behind(inner.apply_pooling))
+                self._hook(inner.register_forward_pre_hook, uncompiled(self._prepare))
+                pool = uncompiled(self._encoding.behind(inner.apply_pooling))
+                self._replace(inner, "apply_pooling", pool)
             self._undo = undo.pop_all()
 
     def detach(self) -> None:
@@ -150,6 +153,7 @@ class Hooks:
         self._prompt = self._ready = self._prefill = None
         if cached_tokens(inputs):
             return (), self._continue(inputs, x)
+        require_uncompiled(self._decoder)
         prompt, merge_tokens = self._entering(prompt)
         if prompt.visual_mask.shape[1] != x.shape[1] or x.shape[0] % len(prompt.visual_mask):
             raise PatchError(

@@ -18,6 +18,7 @@ from transformers import (
 
 from aim_cost.schedule import Schedule
 from aim_runtime.attention import SUPPORTED_ATTENTION
+from aim_runtime.compiled import require_uncompiled, unwrapped
 from aim_runtime.errors import PatchError
 from aim_runtime.executable import check_executable
 from aim_runtime.hooks import Hooks
@@ -69,6 +70,7 @@ def patch(
     Returns: the trace, rewritten by every prefill.
     Raises: PatchError, ScheduleError. Everything is checked before the model is changed.
     """
+    model = unwrapped(model)
     decoder = _checked_decoder(model)
     check_executable(schedule, len(decoder.layers))
     layout = _layout(model, schedule)
@@ -81,6 +83,7 @@ def patch(
 
 def unpatch(model: PreTrainedModel) -> None:
     """Restore ``model`` as it was before ``patch``. Raises: PatchError if it is not patched."""
+    model = unwrapped(model)
     decoder = _decoder(model)
     hooks = getattr(decoder, _PATCH, None)
     if hooks is None:
@@ -97,9 +100,9 @@ def unpatch(model: PreTrainedModel) -> None:
 def _decoder(model: PreTrainedModel) -> Qwen2Model:
     decoder = None
     if isinstance(model, LlavaOnevisionForConditionalGeneration):
-        decoder = model.model.language_model
+        decoder = unwrapped(model.model.language_model)
     elif isinstance(model, Qwen2ForCausalLM):
-        decoder = model.model
+        decoder = unwrapped(model.model)
     if isinstance(decoder, Qwen2Model):
         return decoder
     raise PatchError(
@@ -119,6 +122,7 @@ def _checked_decoder(model: PreTrainedModel) -> Qwen2Model:
             got="a patched one",
             fix="Call unpatch(model) first, or leave the with block.",
         )
+    require_uncompiled(decoder)
     implementation = decoder.config._attn_implementation
     if implementation not in SUPPORTED_ATTENTION:
         raise PatchError(
