@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aim_cost.merge import Merge
+from aim_runtime.compiled import uncompiled
 from aim_runtime.errors import PatchError
 from aim_runtime.merge import merge_passes
 from aim_runtime.models.adapter import Adapter
@@ -79,21 +80,22 @@ class Encoding:
     def behind(self, encode: Callable[..., Any]) -> Callable[..., Any]:
         """``encode``, then merging."""
         names = tuple(inspect.signature(encode).parameters)
+        merged = uncompiled(self._merged)  # the tower may be compiled
 
         @wraps(encode)
         def encode_and_merge(*args: Any, **kwargs: Any) -> Any:
             output = encode(*args, **kwargs)
             given = dict(zip(names, args, strict=False)) | kwargs
-            if self._modality == "video" and "pixel_values" in given:  # transformers 5.17
-                given["pixel_values_videos"] = given.pop("pixel_values")
-            items = self._adapter.items(given, self._modality)
-            output.pooler_output = self._merged(output.pooler_output, items)
+            output.pooler_output = merged(output.pooler_output, given)
             return output
 
         return encode_and_merge
 
-    def _merged(self, features: Features, items: Items) -> Features:
+    def _merged(self, features: Features, given: dict[str, Any]) -> Features:
         """Features [tokens, hidden] of each item, and what is left of them, alike in form."""
+        if self._modality == "video" and "pixel_values" in given:  # transformers 5.17
+            given["pixel_values_videos"] = given.pop("pixel_values")
+        items = self._adapter.items(given, self._modality)
         together = isinstance(features, Tensor)
         counts = {block.tokens: (block.tokens,) for item in items for block in item.blocks}
         if self._merge is None:

@@ -16,6 +16,7 @@ from aim_cost.trace import TokenTrace
 from aim_runtime.attention import observed_name
 from aim_runtime.axes import Axes
 from aim_runtime.cached import Cached, cached_tokens, require_empty_cache
+from aim_runtime.compiled import require_uncompiled, uncompiled
 from aim_runtime.encoding import Encoded, Encoding
 from aim_runtime.errors import PatchError
 from aim_runtime.generate import with_own_prompt
@@ -91,8 +92,9 @@ class Hooks:
             decoder, stock = self._decoder, self._decoder.config._attn_implementation
             undo.callback(decoder.set_attn_implementation, stock)
             decoder.set_attn_implementation(observed_name(stock))
-            self._hook(decoder.register_forward_pre_hook, self._begin)
-            self._hook(decoder.register_forward_hook, self._finish)
+            self._replace(decoder, "forward", uncompiled(decoder.forward))
+            self._hook(decoder.register_forward_pre_hook, uncompiled(self._begin))
+            self._hook(decoder.register_forward_hook, uncompiled(self._finish))
             for layer in decoder.layers:
                 self._hook(layer.register_forward_pre_hook, self._enter_layer)
                 self._hook(layer.mlp.register_forward_pre_hook, self._enter_mlp)
@@ -102,8 +104,9 @@ class Hooks:
                     self._replace(layer, "forward", leaving_after_attention(layer))
             if self._last_layer == "needed":
                 model, last = self._model, decoder.layers[-1]
-                self._hook(model.register_forward_pre_hook, self._asked)
-                self._hook(partial(model.register_forward_hook, always_call=True), self._answered)
+                self._hook(model.register_forward_pre_hook, uncompiled(self._asked))
+                register = partial(model.register_forward_hook, always_call=True)
+                self._hook(register, uncompiled(self._answered))
                 self._replace(last, "forward", of_last_token(last))
             if self._adapter is not None:
                 self._attach_to_vision(self._adapter)
@@ -116,13 +119,15 @@ class Hooks:
         make, placeholders = self._model._get_candidate_generator, adapter.placeholders.values()
         lookup = behind_the_prompt(make, placeholders)
         self._replace(self._model, "_get_candidate_generator", lookup)
-        self._hook(inner.register_forward_pre_hook, self._prepare)
+        self._hook(inner.register_forward_pre_hook, uncompiled(self._prepare))
         for modality, encoding in self._encodings.items():
             name = f"get_{modality}_features"
-            self._replace(inner, name, encoding.behind(getattr(inner, name)))
+            encode = uncompiled(encoding.behind(getattr(inner, name)), recursive=False)
+            self._replace(inner, name, encode)
         if self._axes is not None:
             self._undo.callback(setattr, inner, "rope_deltas", inner.rope_deltas)
-            self._replace(inner, "get_rope_index", self._axes.behind(inner.get_rope_index))
+            rope_index = uncompiled(self._axes.behind(inner.get_rope_index))
+            self._replace(inner, "get_rope_index", rope_index)
 
     def detach(self) -> None:
         """Restore the model."""
@@ -218,6 +223,7 @@ class Hooks:
         self._layer_padding = []
         if cached_tokens(inputs):
             return (), self._continue(inputs, x)
+        require_uncompiled(self._decoder)
         prompt = self._entering(prompt)
         if prompt.visual_mask.shape[1] != x.shape[1] or x.shape[0] % len(prompt.visual_mask):
             raise PatchError(

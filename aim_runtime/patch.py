@@ -23,6 +23,7 @@ from aim_cost.checks import one_of
 from aim_cost.schedule import Schedule
 from aim_cost.workload import LAST_LAYERS
 from aim_runtime.attention import SUPPORTED_ATTENTION
+from aim_runtime.compiled import require_uncompiled, unwrapped
 from aim_runtime.errors import PatchError
 from aim_runtime.executable import check_executable
 from aim_runtime.hooks import Hooks
@@ -87,6 +88,7 @@ def patch(
     Raises: PatchError, ScheduleError. Everything is checked before the model is changed.
     """
     one_of(last_layer, LAST_LAYERS, "last_layer", PatchError)
+    model = unwrapped(model)
     adapter = find_adapter(model)
     decoder = _checked_decoder(model, adapter)
     check_executable(schedule, len(decoder.layers))
@@ -105,6 +107,7 @@ def patch(
 
 def unpatch(model: PreTrainedModel) -> None:
     """Restore ``model`` as it was before ``patch``. Raises: PatchError if it is not patched."""
+    model = unwrapped(model)
     decoder = _decoder(model, find_adapter(model))
     hooks = getattr(decoder, _PATCH, None)
     if hooks is None:
@@ -123,7 +126,7 @@ def _decoder(model: PreTrainedModel, adapter: Adapter | None) -> nn.Module:
     if adapter is not None:
         decoder = adapter.decoder
     elif isinstance(model, LANGUAGE_MODELS):
-        decoder = model.model
+        decoder = unwrapped(model.model)
     if isinstance(decoder, _DECODERS):
         return decoder
     raise PatchError(
@@ -144,6 +147,7 @@ def _checked_decoder(model: PreTrainedModel, adapter: Adapter | None) -> nn.Modu
             got="a patched one",
             fix="Call unpatch(model) first, or leave the with block.",
         )
+    require_uncompiled(decoder)
     implementation = decoder.config._attn_implementation
     if implementation not in SUPPORTED_ATTENTION:
         raise PatchError(

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from aim_cost.model import ModelSpec
+from aim_runtime.compiled import unwrapped
 from aim_runtime.visual import VisualItem
 
 Inputs = dict[str, Any]
@@ -38,12 +39,12 @@ class Adapter(ABC):
     """Of each modality, the inputs that hold its pixels and describe them."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.config, self.inner = model.config, model.model
+        self.config, self.inner = model.config, unwrapped(model.model)
 
     @property
     def decoder(self) -> nn.Module:
         """The language model, without its head."""
-        return self.inner.language_model
+        return unwrapped(self.inner.language_model)
 
     @cached_property
     def spec(self) -> ModelSpec:
