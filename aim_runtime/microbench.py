@@ -83,7 +83,8 @@ def microbench(
             f"model {spec.name}",
             expected="a model with a SigLIP or CLIP tower",
             got=spec.vision.model_type,
-            fix="Take llava-onevision-qwen2-7b: its LLM has the same dims.",
+            fix="Take llava-onevision-qwen2-7b: its LLM has the same dims. To validate, name a "
+            "--hardware.",
         )
     start = time.perf_counter()
     budget_s = DEFAULT_SECONDS[device.type] if seconds is None else seconds

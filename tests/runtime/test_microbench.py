@@ -27,6 +27,7 @@ from aim_runtime.kernels.products import attention_cases, gemm_cases
 from aim_runtime.kernels.sizes import Sizes, every_other, spread
 from aim_runtime.microbench import Sample, microbench
 from aim_runtime.profile_file import profile_yaml
+from tests.runtime.models import tiny_llava_15
 from tests.runtime.support import tiny_llava
 
 CPU = torch.device("cpu")
@@ -147,6 +148,16 @@ def test_every_elementwise_case_runs(spec):
     cases = elementwise_cases(spec, Sizes.of(spec, WORKLOAD), 4, attention="eager")
     assert len(run_all(cases)) == len(cases)
     assert "softmax" in {case.row["kind"] for case in cases}
+
+
+def test_every_elementwise_case_of_an_image_model_runs():
+    spec = ModelSpec.from_hf_config(tiny_llava_15().config.to_dict(), name="tiny")
+    sizes = Sizes.of(spec, Workload(text_tokens=12, image_tokens=18))
+    cases = elementwise_cases(spec, sizes, 4)
+    assert len(run_all(cases)) == len(cases)
+    kinds = {case.row["kind"] for case in cases}
+    assert kinds >= {"gelu", "normalise", "average"}
+    assert "bilinear" not in kinds
 
 
 def test_hidden_states_of_the_tower_lie_channel_by_channel(llava):
