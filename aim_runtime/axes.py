@@ -58,8 +58,6 @@ class Axes:
 
     def go_on(self, inputs: Inputs, cached: Cached) -> Inputs:
         """``inputs`` behind a cached prompt, with positions that go on from it."""
-        if inputs.get("position_ids") is not None:
-            return inputs
         self.deltas = cached.deltas  # those of the last prompt may be another's
         if self.deltas is None:
             return inputs

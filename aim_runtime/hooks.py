@@ -193,8 +193,10 @@ class Hooks:
             if several and self._layout.has_visual_tokens(inputs):
                 require_empty_cache(inputs)
             cached = self._cached.get(inputs["past_key_values"])
-            if self._axes is not None and cached is not None:
-                inputs = self._axes.go_on(inputs, cached)
+            if self._axes is not None and inputs.get("position_ids") is None:
+                if cached is None and self._schedule.merge is not None:
+                    require_empty_cache(inputs)
+                inputs = self._axes.go_on(inputs, cached) if cached else inputs
             return (), inputs
         if self._embedded is not None:
             raise PatchError(

@@ -33,6 +33,14 @@ class Qwen2VLAdapter(Adapter):
                 got="none" if grids is None else f"{patches} in {len(grids)} {modality}s",
                 fix="Pass all that the processor returned.",
             )
+        seconds = inputs.get("second_per_grid_ts") if modality == "video" else None
+        if seconds is not None and len(seconds) != len(grids):
+            raise PatchError(
+                "second_per_grid_ts",
+                expected=f"one of each of {len(grids)} videos",
+                got=len(seconds),
+                fix="Pass all that the processor returned.",
+            )
         # the tower joins squares of patches
         square = self.config.vision_config.spatial_merge_size**2
         return tuple(equal_groups(t, h * w // square) for t, h, w in grids.tolist())

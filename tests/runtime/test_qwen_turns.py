@@ -5,16 +5,13 @@ import inspect
 import pytest
 import torch
 
-from aim_cost.errors import ScheduleError
-from aim_cost.merge import Merge
 from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
-from aim_runtime import PatchError, patch, patched, unpatch
-from tests.runtime.qwen import KINDS, qwen_inputs, rope_table, tiny_qwen
+from aim_runtime import PatchError, patched
+from tests.runtime.qwen import KINDS, qwen_inputs, rope_table, short, tiny_qwen
 from tests.runtime.test_patch import state
 from tests.runtime.test_qwen import (
     BOTH,
-    LITTLE,
     LONG,
     PICTURE,
     PROMPTS,
@@ -261,133 +258,12 @@ def test_rope_index_of_other_prompts_is_the_stock_one(model, kind):
             model(**inputs)
 
 
-def short(inputs, row=(3, VIDEO, 4), left=4):
-    """A prompt whose run has been shortened already, ``left`` tokens a group."""
-    start = row[0] + 1
-    keep = torch.ones(inputs["input_ids"].shape[1], dtype=torch.bool)
-    keep[start + 3 * left : start + 36] = False
-    names = ("input_ids", "attention_mask", "mm_token_type_ids")
-    return inputs | {name: inputs[name][:, keep] for name in names}
-
-
 def test_a_prompt_that_is_short_already(model, kind):
     inputs = qwen_inputs(kind, [3, VIDEO, 4])
     with patched(model, BOTH):
         expected, new = model(**inputs).logits, model.generate(**inputs, **GREEDY)[:, -3:]
         assert torch.equal(model(**short(inputs)).logits, expected)
         assert torch.equal(model.generate(**short(inputs), **GREEDY)[:, -3:], new)
-
-
-def wrong(name, change):
-    return lambda inputs: inputs | {name: change(inputs.get(name))}
-
-
-def without(*names):
-    return lambda inputs: {name: value for name, value in inputs.items() if name not in names}
-
-
-WRONG = {
-    "no types": (without("mm_token_type_ids"), "mm_token_type_ids"),
-    "other types": (wrong("mm_token_type_ids", lambda x: x * 0), "mm_token_type_ids"),
-    "types of images": (wrong("mm_token_type_ids", lambda x: x.clamp(max=1)), "mm_token_type_ids"),
-    "types of another length": (
-        wrong("mm_token_type_ids", lambda x: x[:, 1:]),
-        "mm_token_type_ids",
-    ),
-    "no grid": (without("video_grid_thw"), "video_grid_thw"),
-    "another grid": (
-        wrong("video_grid_thw", lambda x: x + torch.tensor([1, 0, 0])),
-        "video_grid_thw",
-    ),
-    "a grid turned": (wrong("video_grid_thw", lambda x: x[:0]), "video_grid_thw"),
-    "no pixels": (without("pixel_values_videos"), "pixels behind its placeholders"),
-    "no video": (without("pixel_values_videos", "video_grid_thw"), "pixels behind"),
-    "a placeholder too few": (
-        lambda inputs: {
-            name: torch.cat([x[:, :8], x[:, 9:]], dim=1) if "ids" in name or "mask" in name else x
-            for name, x in inputs.items()
-        },
-        "36 video placeholders",
-    ),
-    "positions": (
-        wrong("position_ids", lambda x: torch.zeros(3, 1, 45, dtype=torch.long)),
-        "position_ids",
-    ),
-    "positions of a short prompt": (
-        lambda inputs: short(inputs) | {"position_ids": torch.zeros(3, 1, 21, dtype=torch.long)},
-        "position_ids",
-    ),
-}
-
-
-@pytest.mark.parametrize(("change", "match"), WRONG.values(), ids=WRONG)
-def test_refuses_what_merging_cannot_serve(model, kind, change, match):
-    inputs = qwen_inputs(kind, [3, VIDEO, 4])
-    call = change(inputs)
-    with patched(model, BOTH):
-        expected = model(**inputs).logits
-        for run in (model, lambda **more: model.generate(**more, **GREEDY)):
-            with pytest.raises(PatchError, match=match):
-                run(**call)
-        assert torch.equal(model(**inputs).logits, expected)
-
-
-def test_refuses_videos_without_text_between(model, kind):
-    inputs = qwen_inputs(kind, [3, SMALL, SMALL, 4])
-    keep = torch.ones(inputs["input_ids"].shape[1], dtype=torch.bool)
-    keep[3 + 1 + 8 : 3 + 1 + 8 + 2] = False  # the end of one and the start of the other
-    names = ("input_ids", "attention_mask", "mm_token_type_ids")
-    with patched(model, BOTH), pytest.raises(PatchError, match="text between two videos"):
-        model(**inputs | {name: inputs[name][:, keep] for name in names})
-
-
-def test_refuses_passes_for_groups_of_several_sizes(model, kind):
-    inputs = qwen_inputs(kind, [3, PICTURE, 1, LITTLE, 4])
-    schedule = Schedule(Merge(passes=(6, 3)))
-    with patched(model, schedule), pytest.raises(ScheduleError, match="one pass removes"):
-        model(**inputs)
-
-
-def test_refuses_new_visual_tokens_behind_a_cache(model, kind):
-    inputs = qwen_inputs(kind, [3, VIDEO, 4])
-    with patched(model, BOTH):
-        first = model.generate(**inputs, **GREEDY, **LOGITS)
-        call = follow_up(inputs, first)
-        call["input_ids"][:, -2] = inputs["input_ids"][0, 5]
-        with pytest.raises(PatchError, match="whole conversation"):
-            model.generate(**call, **GREEDY)
-        with pytest.raises(PatchError, match="cached ones"):
-            model(input_ids=call["input_ids"][:, -3:], past_key_values=first.past_key_values)
-
-
-def test_positions_serve_one_prompt(model, kind):
-    inputs, turned = (qwen_inputs(kind, [3, video, 4]) for video in (VIDEO, (3, 8, 6)))
-    expected = rope_table(model, inputs)
-    table = expected[:, :, [*range(4), *range(4, 16), *range(40, 45)]]
-
-    def fail(*args, **kwargs):
-        raise RuntimeError("out of memory")
-
-    with patched(model, BOTH):
-        for run in (model, lambda **call: model.generate(**call, **GREEDY)):
-            hook = model.model.visual.register_forward_pre_hook(fail)
-            with pytest.raises(RuntimeError, match="out of memory"):
-                run(**turned)
-            hook.remove()
-            assert torch.equal(rope_table(model, inputs), expected)
-            with pytest.raises(PatchError, match="position_ids"):
-                model(**short(inputs), position_ids=table)
-            run(**inputs)
-            with pytest.raises(PatchError, match="position_ids"):
-                model(**short(inputs), position_ids=table)
-
-
-def test_patching_twice_is_refused_and_harmless(model):
-    patch(model, BOTH)
-    with pytest.raises(PatchError, match="patched"):
-        patch(model, BOTH)
-    unpatch(model)
-    assert "get_rope_index" not in vars(model.model)
 
 
 def test_pruning_embeddings(model):

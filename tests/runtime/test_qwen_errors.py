@@ -1,0 +1,153 @@
+"""Qwen2-VL and Qwen2.5-VL: what a patched model refuses, and positions that serve one prompt."""
+
+import copy
+
+import pytest
+import torch
+
+from aim_cost.errors import ScheduleError
+from aim_cost.merge import Merge
+from aim_cost.schedule import Schedule
+from aim_runtime import PatchError, patch, patched, unpatch
+from tests.runtime.qwen import KINDS, qwen_inputs, rope_table, short, tiny_qwen
+from tests.runtime.test_qwen import BOTH, LITTLE, PICTURE, SMALL, VIDEO
+from tests.runtime.test_qwen_turns import GREEDY, LOGITS, follow_up
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def model(kind):
+    return tiny_qwen(kind)
+
+
+def wrong(name, change):
+    return lambda inputs: inputs | {name: change(inputs.get(name))}
+
+
+def without(*names):
+    return lambda inputs: {name: value for name, value in inputs.items() if name not in names}
+
+
+WRONG = {
+    "no types": (without("mm_token_type_ids"), "mm_token_type_ids"),
+    "other types": (wrong("mm_token_type_ids", lambda x: x * 0), "mm_token_type_ids"),
+    "types of images": (wrong("mm_token_type_ids", lambda x: x.clamp(max=1)), "mm_token_type_ids"),
+    "types of another length": (
+        wrong("mm_token_type_ids", lambda x: x[:, 1:]),
+        "mm_token_type_ids",
+    ),
+    "no grid": (without("video_grid_thw"), "video_grid_thw"),
+    "another grid": (
+        wrong("video_grid_thw", lambda x: x + torch.tensor([1, 0, 0])),
+        "video_grid_thw",
+    ),
+    "a grid turned": (wrong("video_grid_thw", lambda x: x[:0]), "video_grid_thw"),
+    "no pixels": (without("pixel_values_videos"), "pixels behind its placeholders"),
+    "no video": (without("pixel_values_videos", "video_grid_thw"), "pixels behind"),
+    "a placeholder too few": (
+        lambda inputs: {
+            name: torch.cat([x[:, :8], x[:, 9:]], dim=1) if "ids" in name or "mask" in name else x
+            for name, x in inputs.items()
+        },
+        "36 video placeholders",
+    ),
+    "positions": (
+        wrong("position_ids", lambda x: torch.zeros(3, 1, 45, dtype=torch.long)),
+        "position_ids",
+    ),
+    "positions of a short prompt": (
+        lambda inputs: short(inputs) | {"position_ids": torch.zeros(3, 1, 21, dtype=torch.long)},
+        "position_ids",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "match"), WRONG.values(), ids=WRONG)
+def test_refuses_what_merging_cannot_serve(model, kind, change, match):
+    inputs = qwen_inputs(kind, [3, VIDEO, 4])
+    call = change(inputs)
+    with patched(model, BOTH):
+        expected = model(**inputs).logits
+        for run in (model, lambda **more: model.generate(**more, **GREEDY)):
+            with pytest.raises(PatchError, match=match):
+                run(**call)
+        assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_refuses_videos_without_text_between(model, kind):
+    inputs = qwen_inputs(kind, [3, SMALL, SMALL, 4])
+    keep = torch.ones(inputs["input_ids"].shape[1], dtype=torch.bool)
+    keep[3 + 1 + 8 : 3 + 1 + 8 + 2] = False  # the end of one and the start of the other
+    names = ("input_ids", "attention_mask", "mm_token_type_ids")
+    with patched(model, BOTH), pytest.raises(PatchError, match="text between two videos"):
+        model(**inputs | {name: inputs[name][:, keep] for name in names})
+
+
+def test_refuses_passes_for_groups_of_several_sizes(model, kind):
+    inputs = qwen_inputs(kind, [3, PICTURE, 1, LITTLE, 4])
+    schedule = Schedule(Merge(passes=(6, 3)))
+    with patched(model, schedule), pytest.raises(ScheduleError, match="one pass removes"):
+        model(**inputs)
+
+
+def test_refuses_new_visual_tokens_behind_a_cache(model, kind):
+    inputs = qwen_inputs(kind, [3, VIDEO, 4])
+    with patched(model, BOTH):
+        first = model.generate(**inputs, **GREEDY, **LOGITS)
+        call = follow_up(inputs, first)
+        call["input_ids"][:, -2] = inputs["input_ids"][0, 5]
+        with pytest.raises(PatchError, match="whole conversation"):
+            model.generate(**call, **GREEDY)
+        with pytest.raises(PatchError, match="cached ones"):
+            model(input_ids=call["input_ids"][:, -3:], past_key_values=first.past_key_values)
+
+
+def test_positions_serve_one_prompt(model, kind):
+    inputs, turned = (qwen_inputs(kind, [3, video, 4]) for video in (VIDEO, (3, 8, 6)))
+    expected = rope_table(model, inputs)
+    table = expected[:, :, [*range(4), *range(4, 16), *range(40, 45)]]
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    with patched(model, BOTH):
+        for run in (model, lambda **call: model.generate(**call, **GREEDY)):
+            hook = model.model.visual.register_forward_pre_hook(fail)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                run(**turned)
+            hook.remove()
+            assert torch.equal(rope_table(model, inputs), expected)
+            with pytest.raises(PatchError, match="position_ids"):
+                model(**short(inputs), position_ids=table)
+            run(**inputs)
+            with pytest.raises(PatchError, match="position_ids"):
+                model(**short(inputs), position_ids=table)
+
+
+def test_patching_twice_is_refused_and_harmless(model):
+    patch(model, BOTH)
+    with pytest.raises(PatchError, match="patched"):
+        patch(model, BOTH)
+    unpatch(model)
+    assert "get_rope_index" not in vars(model.model)
+
+
+def test_refuses_a_copy_of_a_cache_whose_positions_are_unknown(model, kind):
+    with patched(model, BOTH):
+        output = model(**qwen_inputs(kind, [3, VIDEO, 4]))
+        word = output.logits[:, -1:].argmax(-1)
+        copied = copy.deepcopy(output.past_key_values)
+        with pytest.raises(PatchError, match="that this patch has cached"):
+            model(input_ids=word, past_key_values=copied)
+
+
+def test_refuses_seconds_of_other_videos():
+    inputs = qwen_inputs("qwen2.5-vl", [3, VIDEO, 4])
+    inputs["second_per_grid_ts"] = inputs["second_per_grid_ts"].repeat(2)
+    model = tiny_qwen("qwen2.5-vl")
+    with patched(model, BOTH), pytest.raises(PatchError, match="second_per_grid_ts"):
+        model(**inputs)
