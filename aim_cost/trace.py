@@ -20,6 +20,9 @@ class TokenTrace:
         selected_tokens: visual tokens, without newline, kept before the LLM; None where none
             were chosen.
         merged_by, selected_by, importance: how tokens were matched and ranked, as in a Schedule.
+        tower_tokens: tokens of one group entering each layer of the vision tower, and after the
+            last; () where none are merged there.
+        tower_attention: as in VisionMerge.
     """
 
     batch: int
@@ -34,6 +37,8 @@ class TokenTrace:
     merged_by: str = "similarity"
     selected_by: str = "uniform"
     importance: str = "pagerank"
+    tower_tokens: tuple[int, ...] = ()
+    tower_attention: str = "proportional"
 
     @property
     def merged_tokens(self) -> int:
@@ -56,4 +61,5 @@ class TokenTrace:
         """Whether any token is merged or dropped."""
         counts = {self.prompt_tokens, *self.attention_tokens, *self.mlp_tokens}
         selects = self.selected_tokens not in (None, self.merged_tokens)
-        return selects or len(self.merge_tokens) > 1 or len(counts) > 1
+        merges = len(self.merge_tokens) > 1 or len(self.tower_tokens) > 1
+        return selects or merges or len(counts) > 1

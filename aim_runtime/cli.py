@@ -19,6 +19,7 @@ from aim_cost.command_line import (
     PerFrameOption,
     PruneOption,
     TextTokensOption,
+    VisionMergeOption,
     new_app,
     run,
     schedule_from,
@@ -58,6 +59,7 @@ def validate(
     merge: MergeOption = None,
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
+    vision_merge: VisionMergeOption = None,
     schedule: SchedulesOption = None,
     hardware: Annotated[
         str | None,
@@ -81,7 +83,7 @@ def validate(
     loaded = load_model(model, device, dtype, random_weights, layers, vision_layers)
     spec = loaded.spec
     suite = validation_schedules(spec.text.num_hidden_layers, spec.frame_tokens)
-    schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite)
+    schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite, vision_merge)
     result = run_validate(
         loaded,
         Workload(text_tokens=text_tokens, frames=frames),
@@ -140,6 +142,7 @@ def generate(
     merge: MergeOption = None,
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
+    vision_merge: VisionMergeOption = None,
     schedule: Annotated[
         Path | None, typer.Option("--schedule", help="A schedule as YAML or JSON.")
     ] = None,
@@ -151,7 +154,7 @@ def generate(
     """Answer a question about a video with a checkpoint, under a schedule."""
     from aim_runtime.answer import answer
 
-    chosen = schedule_from(merge, tokens_per_frame, prune, schedule)
+    chosen = schedule_from(merge, tokens_per_frame, prune, schedule, vision_merge=vision_merge)
     loaded = load_model(model, device, dtype, False)
     row = answer(loaded, video, prompt, frames, chosen, max_new_tokens)
     if form is not Format.table:

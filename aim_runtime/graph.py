@@ -53,7 +53,7 @@ class StaticPrefill:
         _require_sdpa(loaded)
         if schedule.merge is not None and schedule.merge.positions == "kept":
             raise refusal("schedule.merge.positions", "recounted", "kept, looked up on the host")
-        self.trace = RunTrace()
+        self.trace = self._patched = RunTrace()
         self._loaded, self._schedule = loaded, schedule
         frame = loaded.spec.frame_tokens
         counts = schedule.merge.token_counts(frame) if schedule.merge else (frame,)
@@ -109,7 +109,7 @@ class StaticPrefill:
         Raises: PatchError, ScheduleError, as ``patch``.
         """
         handles = []
-        with patched(self._loaded.model, self._schedule):
+        with patched(self._loaded.model, self._schedule) as self._patched:
             if self._schedule.prune and self._schedule.prune.drop_point == "after_attention":
                 handles = [
                     layer.self_attn.o_proj.register_forward_pre_hook(self._leave_attention)
@@ -157,6 +157,7 @@ class StaticPrefill:
             x = layer(x, **arguments)
             prefill.observe_mlp(x)
         self._prefill = None
+        self.trace.tower = self._patched.tower
         logits = self._loaded.model.lm_head(decoder.norm(x)[:, -1:])
         lengths = tuple(cache.get_seq_length(i) for i in range(len(decoder.layers)))
         prefill.finish(self.trace, lengths)

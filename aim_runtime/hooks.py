@@ -23,6 +23,7 @@ from aim_runtime.prefill import Prefill
 from aim_runtime.prompt import Prompt
 from aim_runtime.spans import Recorder
 from aim_runtime.trace import RunTrace
+from aim_runtime.vision_merge import TowerMerging
 
 Args = tuple[Any, ...]
 Inputs = dict[str, Any]
@@ -75,6 +76,9 @@ class Hooks:
                     self._replace(layer, "forward", leaving_after_attention(layer))
             if self._layout is not None:
                 inner = self._model.model
+                if self._schedule.vision_merge is not None:
+                    tower = TowerMerging(inner, self._schedule.vision_merge, self.trace)
+                    tower.attach(self._hook, self._replace)
                 generate = with_own_prompt(self._model, self._shorten)
                 self._replace(self._model, "generate", generate)
                 self._hook(inner.register_forward_pre_hook, self._prepare)

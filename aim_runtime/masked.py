@@ -40,7 +40,8 @@ def masked(
     One prompt at a time. The trace that comes back holds full counts, since nothing leaves.
     """
     decoder = model.model.language_model
-    with patched(model, Schedule(merge=schedule.merge), recorder=recorder) as trace:
+    merging = Schedule(merge=schedule.merge, vision_merge=schedule.vision_merge)
+    with patched(model, merging, recorder=recorder) as trace:
         state = _Masks(schedule, recorder)
         with ExitStack() as undo:
             undo.callback(decoder.set_attn_implementation, decoder.config._attn_implementation)

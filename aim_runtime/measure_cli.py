@@ -16,6 +16,7 @@ from aim_cost.command_line import (
     PerFrameOption,
     PruneOption,
     TextTokensOption,
+    VisionMergeOption,
 )
 from aim_cost.report import Format, console, print_rows, table
 from aim_cost.units import milli
@@ -42,6 +43,7 @@ def measure(
     merge: MergeOption = None,
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
+    vision_merge: VisionMergeOption = None,
     schedule: SchedulesOption = None,
     dtype: DtypeOption = "bfloat16",
     device: DeviceOption = None,
@@ -76,7 +78,7 @@ def measure(
     loaded = load_model(model, device, dtype, random_weights, layers, vision_layers)
     workload = Workload(text_tokens=text_tokens, frames=frames, batch=batch)
     suite = default_schedules(loaded.spec.text.num_hidden_layers)
-    schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite)
+    schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite, vision_merge)
     rows = run_measure(
         loaded, workload, schedules, repeats=repeats, warmup=warmup, out=out, resume=resume
     )

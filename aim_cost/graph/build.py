@@ -16,7 +16,12 @@ def build_executed(
     width, text = execution.element_bytes, model.text
     batch, groups = trace.batch, trace.batch * trace.groups
     model = workload.sized(model)
-    ops = vision.feature_ops(model, groups, width, video=workload.frames is not None)
+    ops = vision.feature_ops(
+        *(model, groups, width),
+        video=workload.frames is not None,
+        tokens=trace.tower_tokens,
+        attention=trace.tower_attention,
+    )
     ops += reduction.merge_ops(
         groups, trace.merge_tokens, text.hidden_size, width, by=trace.merged_by
     )
