@@ -42,7 +42,7 @@ class TowerMerging:
         hook: Callable[[Callable[..., Any], Callable[..., Any]], None],
         replace: Callable[[nn.Module, str, Callable[..., Any]], None],
     ) -> None:
-        """Change the tower. ``hook`` registers, ``replace`` sets an attribute; both can be undone."""
+        """Change the tower. ``hook`` registers, ``replace`` sets an attribute; both are undone."""
         layers = self._layers
         for layer in layers:
             hook(layer.register_forward_pre_hook, self._enter)
@@ -71,14 +71,11 @@ class TowerMerging:
         """The forward of a layer that merges between its attention and its MLP."""
 
         @wraps(layer.forward)
-        def forward(
-            hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
-        ) -> Tensor:
-            normed = layer.layer_norm1(hidden_states)
-            mixed, _ = layer.self_attn(
-                hidden_states=normed, attention_mask=attention_mask, **kwargs
+        def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            # no name for what goes into the merging: memory would peak with it
+            hidden_states = self._merged(
+                _attended(layer, hidden_states, *args, **kwargs), layer.self_attn.num_heads
             )
-            hidden_states = self._merged(hidden_states + mixed, layer.self_attn.num_heads)
             return hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
 
         return forward
@@ -109,6 +106,18 @@ class TowerMerging:
             return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
 
         return forward
+
+
+def _attended(
+    layer: SiglipEncoderLayer,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """The first half of a layer: its attention, added to what enters."""
+    normed = layer.layer_norm1(hidden_states)
+    mixed, _ = layer.self_attn(hidden_states=normed, attention_mask=attention_mask, **kwargs)
+    return hidden_states + mixed
 
 
 def _checked_layers(model: LlavaOnevisionModel, merge: VisionMerge) -> list[SiglipEncoderLayer]:
