@@ -70,7 +70,7 @@ def prumerge_plus(of: Setting, retention: float | None, tokens: int | None) -> S
 
 @method(
     *("tome", "ToMe", "2210.09461", "tower"),
-    Parameter("r", "count", "tokens merged in each tower layer, at most half", 4, scales="down"),
+    Parameter("r", "count", "tokens merged in each tower layer, at most half", 16, scales="down"),
     note="Every layer of the tower merges, the last of LLaVA-1.5's included, whose output is not "
     "read. Where features are pooled on a grid, each place gets the token it went into, and the "
     "LLM sees as many as ever; elsewhere those left enter the LLM, from a projector priced for "

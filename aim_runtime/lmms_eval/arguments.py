@@ -74,7 +74,10 @@ def _schedule(parts: Mapping[str, Any]) -> Schedule:
         return Schedule.parse(**{name: str(value) for name, value in parts.items()})
     if len(parts) > 1:
         raise _wrong(
-            "schedule", "no merge, prune or vision_merge beside it", "both", "Put everything into the file."
+            "schedule",
+            "no merge, prune or vision_merge beside it",
+            "both",
+            "Put everything into the file.",
         )
     return Schedule.load(str(parts["schedule"]))
 
