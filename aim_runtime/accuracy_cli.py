@@ -39,7 +39,7 @@ def accuracy(
     from aim_runtime.accuracy import exam_schedules, measure_accuracy
     from aim_runtime.patch import patched
     from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny
-    from aim_runtime.tiny.exam import draw_exam, right_answers
+    from aim_runtime.tiny.exam import draw_exam, encoded_by, right_answers
 
     tiny = load_tiny(SHIPPED if model == "tiny" else Path(model))
     exam = draw_exam(tiny, split, questions, frames=frames, seed=seed)
@@ -50,8 +50,10 @@ def accuracy(
     facts = {"model": model, "split": split, "frames": frames, "seed": seed}
 
     def answers(schedule: Schedule) -> Any:
+        merge = schedule.vision_merge
+        seen = exam if merge is None else encoded_by(tiny, exam, merge)
         with patched(tiny, schedule):
-            return right_answers(tiny, exam)
+            return right_answers(tiny, seen)
 
     def keep(rows: Any) -> None:
         if out is not None:
