@@ -27,6 +27,7 @@ from aim_cost.command_line import (
     ScheduleOption,
     SelectOption,
     TextTokensOption,
+    VisionMergeOption,
     new_app,
     run,
     schedule_from,
@@ -69,6 +70,7 @@ def predict(
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
     select: SelectOption = None,
+    vision_merge: VisionMergeOption = None,
     schedule: ScheduleOption = None,
     convention: Annotated[
         str, typer.Option(help=f"How FLOPs are counted: {', '.join(CONVENTIONS)}.")
@@ -96,7 +98,7 @@ def predict(
         convention=get_convention(convention),
         calibration=load_calibration(calibration) if calibration else None,
     )
-    result = price(schedule_from(merge, tokens_per_frame, prune, schedule, select))
+    result = price(schedule_from(merge, tokens_per_frame, prune, schedule, select, vision_merge))
     if form is not Format.table:
         print_object(result.to_row(), form)
         return

@@ -42,6 +42,13 @@ SelectOption = Annotated[
         "--select", help="Selection before the LLM: a ratio, tokens:N or frame:N; then /SCORE."
     ),
 ]
+VisionMergeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--vision-merge",
+        help="Merging in the vision tower: N tokens of a frame a layer, or N:FIRST-LAST; /plain.",
+    ),
+]
 ScheduleOption = Annotated[
     Path | None, typer.Option("--schedule", help="A schedule as YAML or JSON.", show_default=False)
 ]
@@ -142,16 +149,18 @@ def schedule_from(
     prune: str | None,
     path: Path | None,
     select: str | None = None,
+    vision_merge: str | None = None,
 ) -> Schedule:
     """The schedule that the options describe; without any, nothing is reduced.
 
     Raises: ScheduleError when options exclude each other.
     """
-    if path is not None and (merge or prune or select or tokens_per_frame is not None):
+    short_forms = merge, prune, select, vision_merge
+    if path is not None and (any(short_forms) or tokens_per_frame is not None):
         raise ScheduleError(
             "--schedule",
             expected="no other schedule option beside it",
-            got="--merge, --tokens-per-frame, --select or --prune",
+            got="--merge, --tokens-per-frame, --select, --prune or --vision-merge",
             fix="Put everything into the file, or leave it out.",
         )
     if path is not None:
@@ -165,4 +174,4 @@ def schedule_from(
                 fix="Keep one of the two.",
             )
         merge = f"tokens:{tokens_per_frame}"
-    return Schedule.parse(merge, prune, select)
+    return Schedule.parse(merge, prune, select, vision_merge)

@@ -94,12 +94,16 @@ def reduced_flops(result: Estimate) -> int:
 
 
 def free_twin(schedule: Schedule) -> Schedule:
-    """The same counts, tokens chosen at no cost: what is left of the price is not the scoring's."""
+    """The same counts, tokens chosen at no cost: what is left of the price is not the scoring's.
+
+    Merging in the tower stays as it is: what it costs belongs to the tower.
+    """
     merge, prune, select = schedule.merge, schedule.prune, schedule.select
     return Schedule(
         replace(merge, by="random") if merge else None,
         replace(prune, importance="offline") if prune else None,
         replace(select, by="uniform") if select else None,
+        schedule.vision_merge,
     )
 
 

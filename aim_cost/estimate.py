@@ -145,6 +145,7 @@ class Estimate:
             "kv_cache_bytes": self.memory.kv_cache_bytes,
             "peak_memory_bytes": self.memory.peak_bytes,
             "tokens_per_layer": list(self.trace.attention_tokens),
+            "tower_tokens_per_layer": list(self.trace.tower_tokens),
             "not_counted": list(self.convention.not_counted),
         }
 

@@ -34,9 +34,9 @@ class Knobs:
 
     @classmethod
     def of(cls, schedule: Schedule, model: ModelSpec, frames: int) -> "Knobs | None":
-        """The knobs; None for a schedule that has others: another ranking, or a selection."""
+        """The knobs; None for a schedule that has others: a ranking, a selection, the tower."""
         merge, prune = schedule.merge, schedule.prune
-        if schedule.select is not None:
+        if schedule.select is not None or schedule.vision_merge is not None:
             return None
         counts: tuple[int, ...] = (model.frame_tokens,)
         if merge is not None:

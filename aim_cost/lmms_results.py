@@ -11,7 +11,7 @@ from aim_cost.model import load_model_spec, preset_names
 from aim_cost.schedule import Schedule
 
 _FRAME_KEYS = ("max_frames_num", "max_frames", "max_num_frames", "num_frames", "frames")
-_SCHEDULE_KEYS = ("schedule", "merge", "select", "prune")
+_SCHEDULE_KEYS = ("schedule", "merge", "select", "prune", "vision_merge")
 
 
 def looks_like_lmms(data: object) -> bool:

@@ -5,6 +5,7 @@ stack still holds when the largest kernel of a stage runs.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from aim_cost.graph.formulas import IMPORTANCE_ROWS
 from aim_cost.graph.qwen_vision import Views
@@ -61,7 +62,8 @@ def prefill_memory(
         peak, kept = _qwen_encoding(sized, width)
     else:
         images, video = sum(number for _, number in views), workload.frames is not None
-        peak, kept = _vit_encoding(model, model.vision, images, width, video=video)
+        tokens = trace.tower_tokens
+        peak, kept = _vit_encoding(model, model.vision, images, width, video=video, tokens=tokens)
         peak = max(peak, kept + _packing(model, workload, width))
     # text and placeholders are embedded before the video is encoded
     prompt = trace.batch * trace.prompt_tokens * model.text.hidden_size
@@ -80,17 +82,24 @@ def prefill_memory(
 
 
 def _vit_encoding(
-    model: ModelSpec, vision: VisionSpec, images: int, width: int, *, video: bool
+    model: ModelSpec,
+    vision: VisionSpec,
+    images: int,
+    width: int,
+    *,
+    video: bool,
+    tokens: tuple[int, ...],
 ) -> tuple[int, int]:
-    """Bytes alive at most until the features are there, and bytes alive from then on."""
+    """Bytes alive at most until the features are there, and bytes alive from then on.
+
+    ``tokens``: of an image entering each layer and after the last, () where none are merged.
+    """
     hidden = model.text.hidden_size
     pixels = images * vision.pixels
     states = images * vision.tokens * vision.hidden_size
     # the tower's last hidden state, normed and not, outlives it
     encoded = pixels + 2 * states
-    # before and after the activation; CLIP's is x sigmoid(1.702 x), one tensor more
-    parts = 3 if vision.model_type == "clip_vision_model" else 2
-    feed_forward = parts * images * vision.tokens * vision.intermediate_size
+    layers = images * _largest_layer(vision, tokens)
     pooling = model.pooling if video else None
     if pooling is None:
         features = 2 * images * model.image_tokens * hidden
@@ -99,7 +108,26 @@ def _vit_encoding(
         features = images * model.frame_tokens * (max(vision.hidden_size, hidden) + hidden)
     else:
         features = images * (2 * model.image_tokens + model.frame_tokens) * hidden
-    return width * max(pixels + 4 * states + feed_forward, encoded + features), width * encoded
+    return width * max(pixels + layers, encoded + features), width * encoded
+
+
+def _largest_layer(vision: VisionSpec, tokens: tuple[int, ...]) -> int:
+    """Elements alive at most in a layer, of one image: in its attention or in its MLP.
+
+    The tower's embeddings live as long as it runs. Beside a layer's input: its norm, q, k, v, what
+    attention gives and its projection; or the residual, its norm and the MLP.
+    """
+    hidden, inner = vision.hidden_size, vision.intermediate_size
+    # before and after the activation; CLIP's is x sigmoid(1.702 x), one tensor more
+    parts = 3 if vision.model_type == "clip_vision_model" else 2
+    counts = tokens or (vision.tokens,) * (vision.num_hidden_layers + 1)
+    embeddings = peak = 0
+    for before, after in pairwise(counts):
+        attention, feed_forward = 7 * before * hidden, parts * after * inner
+        residual = (before + 2 * after) * hidden
+        peak = max(peak, embeddings + attention, embeddings + residual + feed_forward)
+        embeddings = vision.tokens * hidden  # the first layer's input
+    return peak
 
 
 def _packing(model: ModelSpec, workload: Workload, width: int) -> int:

@@ -151,7 +151,7 @@ def read_schedule(given: object, where: str) -> Schedule:
     if text in ("", "none"):
         return Schedule()
     parts = dict(part.strip().partition(" ")[::2] for part in text.split(", "))
-    if not parts.keys() <= {"merge", "prune", "select"}:
+    if not parts.keys() <= {"merge", "prune", "select", "vision_merge"}:
         raise ScheduleError(
             where,
             expected="a schedule as aim-cost prints it",

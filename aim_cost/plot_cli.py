@@ -18,6 +18,7 @@ from aim_cost.command_line import (
     ScheduleOption,
     SelectOption,
     TextTokensOption,
+    VisionMergeOption,
     schedule_from,
 )
 from aim_cost.errors import ScheduleError, SpecError
@@ -56,6 +57,7 @@ def plot(
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
     select: SelectOption = None,
+    vision_merge: VisionMergeOption = None,
     schedule: ScheduleOption = None,
     also: Annotated[
         list[str] | None,
@@ -77,7 +79,7 @@ def plot(
     names = hardware.split(",")
     if len(names) > 1 and kind != "ttft":
         raise SpecError("--hardware", expected=f"one for {kind}", got=hardware, fix="Name one.")
-    given = schedule_from(merge, tokens_per_frame, prune, schedule, select)
+    given = schedule_from(merge, tokens_per_frame, prune, schedule, select, vision_merge)
     chosen = [_AIM if given == Schedule() and not also else given, *_labels(also)]
     spec, workload = load_model_spec(model), Workload(text_tokens, frames=frames, batch=batch)
     mode = Execution(dtype, mode=execution)

@@ -1,6 +1,7 @@
 """The table that ``aim-cost predict`` prints for people."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import groupby
 
 from rich.console import Group, RenderableType
@@ -47,7 +48,7 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
         table(title, columns, rows, note),
         "",
         *_images(result),
-        _tokens(result),
+        *_tokens(result),
         _memory(result),
         *_verdict(result, baseline),
     )
@@ -141,11 +142,18 @@ def _image(grid: ImageGrid, times: int) -> str:
     )
 
 
-def _tokens(result: Estimate) -> str:
-    tokens = result.trace.attention_tokens
+def _tokens(result: Estimate) -> list[str]:
+    trace = result.trace
+    lines = [f"Tokens entering the layers: {_runs(trace.attention_tokens)}"]
+    if trace.tower_tokens:
+        *entering, left = trace.tower_tokens
+        lines += [f"Of a frame entering the tower's layers: {_runs(entering)}; left: {left}"]
+    return lines
+
+
+def _runs(tokens: Sequence[int]) -> str:
     runs = [(count, len(list(layers))) for count, layers in groupby(tokens)]
-    shown = ", ".join(f"{count} x{times}" if times > 1 else str(count) for count, times in runs)
-    return f"Tokens entering the layers: {shown}"
+    return ", ".join(f"{count} x{times}" if times > 1 else str(count) for count, times in runs)
 
 
 def _memory(result: Estimate) -> str:

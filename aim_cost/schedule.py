@@ -1,11 +1,11 @@
-"""Schedule: how visual tokens are merged or selected before the LLM and pruned inside it.
+"""Schedule: how visual tokens are reduced in the vision tower, before the LLM and inside it.
 
 ``Schedule.resolve`` is the only place where ratios become integers.
 Source: AIM, arXiv 2412.03248, as its released code behaves.
 """
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from aim_cost.model import ModelSpec
 from aim_cost.prune import Prune
 from aim_cost.select import Select
 from aim_cost.trace import TokenTrace
+from aim_cost.vision_merge import VisionMerge
 from aim_cost.workload import VisualInput, Workload
 
 
@@ -44,12 +45,14 @@ EXECUTED_RULE = TokenRule()
 class Schedule:
     """Merging or selecting before the LLM and pruning inside it; ``Schedule()`` reduces nothing.
 
-    AIM merges and prunes; ``select``, and scores other than its own, are other methods'.
+    AIM merges and prunes; ``select``, ``vision_merge`` inside the vision tower, and scores other
+    than its own, are other methods'.
     """
 
     merge: Merge | None = None
     prune: Prune | None = None
     select: Select | None = None
+    vision_merge: VisionMerge | None = None
 
     def resolve(
         self, model: ModelSpec, workload: Workload, rule: TokenRule = EXECUTED_RULE
@@ -65,12 +68,19 @@ class Schedule:
             at_least=rule.least_text_tokens,
             fix="Give the text; only conventions that count multiply-adds take none.",
         )
-        return self.resolve_visual(
+        trace = self.resolve_visual(
             workload.visual_input(model),
             text_tokens=workload.text_tokens,
             layers=model.text.num_hidden_layers,
             batch=workload.batch,
             rule=rule,
+        )
+        if self.vision_merge is None:
+            return trace
+        return replace(
+            trace,
+            tower_tokens=self.vision_merge.tower_tokens(workload.sized(model).vision),
+            tower_attention=self.vision_merge.attention,
         )
 
     def resolve_visual(
@@ -82,7 +92,10 @@ class Schedule:
         batch: int = 1,
         rule: TokenRule = EXECUTED_RULE,
     ) -> TokenTrace:
-        """``resolve`` for visual tokens of any origin, e.g. embeddings given to a bare LLM."""
+        """``resolve`` for visual tokens of any origin, e.g. embeddings given to a bare LLM.
+
+        What ``vision_merge`` did to them is not in the trace: it leaves their number as it was.
+        """
         merge_tokens = (
             self.merge.token_counts(visual.group_tokens) if self.merge else (visual.group_tokens,)
         )
@@ -150,8 +163,13 @@ class Schedule:
         parts: dict[str, Any] = {}
         for name, kind in _PARTS.items():
             if given.get(name) is not None:
-                valid = [field.name for field in fields(kind)]
-                values = mapping(given[name], f"{where}.{name}", ScheduleError, keys=valid)
+                part, valid = f"{where}.{name}", [field.name for field in fields(kind)]
+                values = mapping(given[name], part, ScheduleError, keys=valid)
+                for field in fields(kind):
+                    if field.default is MISSING and field.name not in values:
+                        raise ScheduleError(
+                            part, expected=f"a {field.name}", got="none", fix="Add it."
+                        )
                 parts[name] = kind(**values)
         return cls(**parts)
 
@@ -185,24 +203,30 @@ class Schedule:
 
     @classmethod
     def parse(
-        cls, merge: str | None = None, prune: str | None = None, select: str | None = None
+        cls,
+        merge: str | None = None,
+        prune: str | None = None,
+        select: str | None = None,
+        vision_merge: str | None = None,
     ) -> "Schedule":
-        """Read the short forms of the command line: see ``parse`` of Merge, Prune and Select."""
+        """Read the short forms of the command line: see ``parse`` of each part."""
         return cls(
             Merge.parse(merge) if merge else None,
             Prune.parse(prune) if prune else None,
             Select.parse(select) if select else None,
+            VisionMerge.parse(vision_merge) if vision_merge else None,
         )
 
     def label(self) -> str:
         """The short forms in one line, e.g. ``merge 0.25, prune linear:14:22``; or ``none``."""
         return ", ".join(f"{name} {part.label()}" for name, part in self._parts()) or "none"
 
-    def _parts(self) -> list[tuple[str, Merge | Select | Prune]]:
+    def _parts(self) -> list[tuple[str, VisionMerge | Merge | Select | Prune]]:
         return [(name, part) for name in _PARTS if (part := getattr(self, name)) is not None]
 
 
-_PARTS: dict[str, type[Merge] | type[Select] | type[Prune]] = {
+_PARTS: dict[str, type[VisionMerge] | type[Merge] | type[Select] | type[Prune]] = {
+    "vision_merge": VisionMerge,
     "merge": Merge,
     "select": Select,
     "prune": Prune,

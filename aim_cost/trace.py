@@ -24,6 +24,9 @@ class TokenTrace:
         merged_by, selected_by, importance: how tokens were matched and ranked, as in a Schedule.
         others: smaller groups beside ``groups``, the tiles of an image, the largest first:
             (groups, their merge_tokens).
+        tower_tokens: tokens of one group entering each layer of the vision tower, and after the
+            last; () where none are merged there.
+        tower_attention: as in VisionMerge.
     """
 
     batch: int
@@ -40,6 +43,8 @@ class TokenTrace:
     importance: str = "pagerank"
     last_queries: int | None = None
     others: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    tower_tokens: tuple[int, ...] = ()
+    tower_attention: str = "proportional"
 
     @property
     def merges(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
@@ -68,7 +73,8 @@ class TokenTrace:
         mlp_tokens = self.mlp_tokens if self.last_queries is None else self.mlp_tokens[:-1]
         counts = {self.prompt_tokens, *self.attention_tokens, *mlp_tokens}
         selects = self.selected_tokens not in (None, self.merged_tokens)
-        return selects or any(len(c) > 1 for _, c in self.merges) or len(counts) > 1
+        merges = any(len(c) > 1 for _, c in self.merges) or len(self.tower_tokens) > 1
+        return selects or merges or len(counts) > 1
 
     def last_needed(self) -> "TokenTrace":
         """The same prefill, whose last layer computes what the logits of the last token need.

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aim_cost.command_line import FormatOption, MergeOption, PruneOption
+from aim_cost.command_line import FormatOption, MergeOption, PruneOption, VisionMergeOption
 from aim_cost.files import write_atomically
 from aim_cost.report import Format, console, print_rows, table, to_csv
 from aim_cost.schedule import Schedule
@@ -19,6 +19,7 @@ def accuracy(
     ] = "tiny",
     merge: MergeOption = None,
     prune: PruneOption = None,
+    vision_merge: VisionMergeOption = None,
     schedules: Annotated[
         list[Path] | None,
         typer.Option("--schedules", help="A schedule as YAML or JSON; may be given again."),
@@ -38,19 +39,21 @@ def accuracy(
     from aim_runtime.accuracy import exam_schedules, measure_accuracy
     from aim_runtime.patch import patched
     from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny
-    from aim_runtime.tiny.exam import draw_exam, right_answers
+    from aim_runtime.tiny.exam import draw_exam, encoded_by, right_answers
 
     tiny = load_tiny(SHIPPED if model == "tiny" else Path(model))
     exam = draw_exam(tiny, split, questions, frames=frames, seed=seed)
     asked = [Schedule.load(path) for path in schedules or []]
-    if merge or prune:
-        asked.append(Schedule.parse(merge, prune))
+    if merge or prune or vision_merge:
+        asked.append(Schedule.parse(merge, prune, vision_merge=vision_merge))
     chosen = [Schedule(), *(s for s in asked if s != Schedule())] if asked else exam_schedules()
     facts = {"model": model, "split": split, "frames": frames, "seed": seed}
 
     def answers(schedule: Schedule) -> Any:
+        merge = schedule.vision_merge
+        seen = exam if merge is None else encoded_by(tiny, exam, merge)
         with patched(tiny, schedule):
-            return right_answers(tiny, exam)
+            return right_answers(tiny, seen)
 
     def keep(rows: Any) -> None:
         if out is not None:

@@ -23,6 +23,7 @@ from aim_cost.command_line import (
     PerFrameOption,
     PruneOption,
     TextTokensOption,
+    VisionMergeOption,
     new_app,
     run,
     schedule_from,
@@ -67,6 +68,7 @@ def validate(
     merge: MergeOption = None,
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
+    vision_merge: VisionMergeOption = None,
     schedule: SchedulesOption = None,
     last_layer: LastLayerOption = "all",
     hardware: Annotated[
@@ -98,7 +100,7 @@ def validate(
     spec = loaded.spec
     group = workload.visual_input(spec).group_tokens
     suite = validation_schedules(spec.text.num_hidden_layers, group)
-    schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite)
+    schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite, vision_merge)
     result = run_validate(
         loaded,
         workload,
@@ -163,6 +165,7 @@ def generate(
     merge: MergeOption = None,
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
+    vision_merge: VisionMergeOption = None,
     schedule: Annotated[
         Path | None, typer.Option("--schedule", help="A schedule as YAML or JSON.")
     ] = None,
@@ -174,7 +177,7 @@ def generate(
     """Answer a question about a video with a checkpoint, under a schedule."""
     from aim_runtime.answer import answer
 
-    chosen = schedule_from(merge, tokens_per_frame, prune, schedule)
+    chosen = schedule_from(merge, tokens_per_frame, prune, schedule, vision_merge=vision_merge)
     loaded = load_model(model, device, dtype, False)
     row = answer(loaded, video, prompt, frames, chosen, max_new_tokens)
     if form is not Format.table:

@@ -5,7 +5,7 @@ but not whether the module has got hooks (``torch._dynamo.config.skip_nnmodule_h
 patch gives the decoder a forward that is never compiled, and its layers must not be compiled alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -33,24 +33,39 @@ def uncompiled(function: Forward, *, recursive: bool = True) -> Forward:
 
 def require_uncompiled(decoder: nn.Module) -> None:
     """Raises: PatchError when the decoder, or a part in which tokens leave, is itself compiled."""
-    for name, part in _hooked_parts(decoder):
+    instead = "Compile the whole model or its vision tower instead, or use GraphedPrefill."
+    _require("decoder", decoder, decoder.layers, ("o_proj",), instead)
+
+
+def require_uncompiled_tower(tower: nn.Module, layers: Iterable[nn.Module]) -> None:
+    """The same for a vision tower that merges. Raises: PatchError."""
+    _require("vision tower", tower, layers, ("k_proj",), "Compile the whole model instead.")
+
+
+def _require(
+    name: str, module: nn.Module, layers: Iterable[nn.Module], projections: Iterable[str], fix: str
+) -> None:
+    for where, part in _hooked_parts(name, module, layers, projections):
         if _is_compiled(part):
             raise PatchError(
-                name,
-                expected="a decoder that runs as written: tokens leave between and in its layers",
+                where,
+                expected=f"a {name} that runs as written: tokens leave between and in its layers",
                 got="torch.compile on it",
-                fix="Compile the whole model or its vision tower instead, or use GraphedPrefill.",
+                fix=fix,
             )
 
 
-def _hooked_parts(decoder: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    yield "decoder", decoder
-    for index, layer in enumerate(decoder.layers):
-        name, attention = f"decoder.layers.{index}", layer.self_attn
-        yield name, layer
-        yield f"{name}.self_attn", attention
-        yield f"{name}.self_attn.o_proj", attention.o_proj
-        yield f"{name}.mlp", layer.mlp
+def _hooked_parts(
+    name: str, module: nn.Module, layers: Iterable[nn.Module], projections: Iterable[str]
+) -> Iterator[tuple[str, nn.Module]]:
+    yield name, module
+    for index, layer in enumerate(layers):
+        where, attention = f"{name}.layers.{index}", layer.self_attn
+        yield where, layer
+        yield f"{where}.self_attn", attention
+        for projection in projections:
+            yield f"{where}.self_attn.{projection}", getattr(attention, projection)
+        yield f"{where}.mlp", layer.mlp
 
 
 def _is_compiled(module: nn.Module) -> bool:

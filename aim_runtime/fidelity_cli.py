@@ -13,6 +13,7 @@ from aim_cost.command_line import (
     MergeOption,
     ModelOption,
     PruneOption,
+    VisionMergeOption,
 )
 from aim_cost.report import Format, console, print_rows, table
 from aim_cost.schedule import Schedule
@@ -24,6 +25,7 @@ def fidelity(
     frames: FramesOption = 32,
     merge: MergeOption = None,
     prune: PruneOption = None,
+    vision_merge: VisionMergeOption = None,
     schedules: Annotated[
         list[Path] | None,
         typer.Option("--schedules", help="A schedule as YAML or JSON; may be given again."),
@@ -42,8 +44,8 @@ def fidelity(
 
     asked = read_prompts(prompts)
     chosen = [Schedule.load(path) for path in schedules or []]
-    if merge or prune:
-        chosen.append(Schedule.parse(merge, prune))
+    if merge or prune or vision_merge:
+        chosen.append(Schedule.parse(merge, prune, vision_merge=vision_merge))
     loaded = load(model, device, dtype)
     chosen = chosen or default_schedules(loaded.spec.text.num_hidden_layers)[1:]
 

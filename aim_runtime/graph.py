@@ -63,7 +63,7 @@ class StaticPrefill:
         _require_sdpa(loaded)
         if schedule.merge is not None and schedule.merge.positions == "kept":
             raise refusal("schedule.merge.positions", "recounted", "kept, looked up on the host")
-        self.trace = RunTrace()
+        self.trace = self._patched = RunTrace()
         self._loaded, self._schedule, self._last_layer = loaded, schedule, last_layer
         frame = loaded.spec.frame_tokens
         counts = schedule.merge.token_counts(frame) if schedule.merge else (frame,)
@@ -122,7 +122,8 @@ class StaticPrefill:
         Raises: PatchError, ScheduleError, as ``patch``.
         """
         handles = []
-        with patched(self._loaded.model, self._schedule, last_layer=self._last_layer):
+        model, schedule = self._loaded.model, self._schedule
+        with patched(model, schedule, last_layer=self._last_layer) as self._patched:
             if self._schedule.prune and self._schedule.prune.drop_point == "after_attention":
                 handles = [
                     layer.self_attn.o_proj.register_forward_pre_hook(self._leave_attention)
@@ -173,6 +174,7 @@ class StaticPrefill:
             x = layer(x, **arguments)
             prefill.observe_mlp(x)
         self._prefill = None
+        self.trace.tower = self._patched.tower
         logits = self._loaded.model.lm_head(decoder.norm(x)[:, -1:])
         lengths = tuple(cache.get_seq_length(i) for i in range(len(decoder.layers)))
         prefill.finish(self.trace, lengths)

@@ -35,6 +35,7 @@ from aim_runtime.prefill import Prefill
 from aim_runtime.prompt import Prompt
 from aim_runtime.spans import Recorder
 from aim_runtime.trace import RunTrace
+from aim_runtime.vision_merge import TowerMerging
 
 Args = tuple[Any, ...]
 Inputs = dict[str, Any]
@@ -114,6 +115,9 @@ class Hooks:
 
     def _attach_to_vision(self, adapter: Adapter) -> None:
         inner = adapter.inner
+        if self._schedule.vision_merge is not None:
+            tower = TowerMerging(adapter, self._schedule.vision_merge, self.trace)
+            tower.attach(self._hook, self._replace)
         generate = with_own_prompt(self._model, self._shorten, self._forget)
         self._replace(self._model, "generate", generate)
         make, placeholders = self._model._get_candidate_generator, adapter.placeholders.values()

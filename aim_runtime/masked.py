@@ -43,7 +43,8 @@ def masked(
     """
     require_onevision(model, "masked")
     decoder = model.model.language_model
-    with patched(model, Schedule(merge=schedule.merge), recorder=recorder) as trace:
+    merging = Schedule(merge=schedule.merge, vision_merge=schedule.vision_merge)
+    with patched(model, merging, recorder=recorder) as trace:
         state = _Masks(schedule, recorder)
         with ExitStack() as undo:
             undo.callback(decoder.set_attn_implementation, decoder.config._attn_implementation)

@@ -20,6 +20,7 @@ from aim_cost.command_line import (
     PerFrameOption,
     PruneOption,
     TextTokensOption,
+    VisionMergeOption,
     workload_from,
 )
 from aim_cost.report import Format, console, print_rows, table
@@ -49,6 +50,7 @@ def measure(
     merge: MergeOption = None,
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
+    vision_merge: VisionMergeOption = None,
     schedule: SchedulesOption = None,
     last_layer: LastLayerOption = "all",
     dtype: DtypeOption = "bfloat16",
@@ -87,7 +89,7 @@ def measure(
     )
     loaded = load_model(model, device, dtype, random_weights, layers, vision_layers, workload)
     suite = default_schedules(loaded.spec.text.num_hidden_layers)
-    schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite)
+    schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite, vision_merge)
     rows = run_measure(
         *(loaded, workload, schedules),
         repeats=repeats,

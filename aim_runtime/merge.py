@@ -62,6 +62,30 @@ class MergePlan:
         )
         return torch.cat([_rows(a, self.unmerged), (sums / members).to(x.dtype)], dim=1)
 
+    def average(self, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """``merge``, each token weighing its size, as one that stands for several does.
+
+        Shapes: x[groups, tokens, width], sizes[groups, tokens, 1] in float32, neither changed.
+        Returns: what is left of ``x``, as ``merge`` gives it, and its sizes.
+        """
+        a, b = x[:, ::2], x[:, 1::2]
+        moving, standing = _rows(sizes[:, ::2], self.sources), sizes[:, 1::2]
+        weighed = _rows(a, self.sources).float() * moving
+        sums = (b.float() * standing).scatter_add(1, _columns(self.targets, x.shape[-1]), weighed)
+        size = standing.scatter_add(1, self.targets.unsqueeze(-1), moving)
+        left = torch.cat([_rows(a, self.unmerged), (sums / size).to(x.dtype)], dim=1)
+        return left, torch.cat([_rows(sizes[:, ::2], self.unmerged), size], dim=1)
+
+    def follow(self, places: Tensor) -> Tensor:
+        """Where tokens went: int64 [groups, n], indices before the pass -> those after it."""
+        stayed = self.unmerged.shape[1]
+        first = torch.arange(stayed, device=places.device).expand(len(places), -1)
+        of_a = torch.cat([self.unmerged, self.sources], dim=1)
+        went = torch.cat([first, stayed + self.targets], dim=1)
+        went = torch.zeros_like(of_a).scatter(1, of_a, went)
+        half = places // 2
+        return torch.where(places % 2 == 0, went.gather(1, half), stayed + half)
+
     def places(self, x: Tensor) -> Tensor:
         """The entries of the unmerged tokens of A, then those of B: see Plan."""
         return torch.cat([x[:, ::2].gather(1, self.unmerged), x[:, 1::2]], dim=1)

@@ -46,11 +46,13 @@ def chosen_schedules(
     prune: str | None,
     files: list[Path] | None,
     suite: list[Schedule],
+    vision_merge: str | None = None,
 ) -> list[Schedule]:
     """No reduction first, then those asked for; the suite when none is."""
     asked = [Schedule.load(path) for path in files or []]
-    if merge or prune or tokens_per_frame is not None:
-        asked.append(schedule_from(merge, tokens_per_frame, prune, None))
+    if merge or prune or vision_merge or tokens_per_frame is not None:
+        parts = (merge, tokens_per_frame, prune)
+        asked.append(schedule_from(*parts, None, vision_merge=vision_merge))
     if not asked:
         return suite
     return [Schedule(), *(schedule for schedule in asked if schedule != Schedule())]

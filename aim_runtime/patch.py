@@ -179,9 +179,9 @@ def _embedded_prompt(
             got="none",
             fix="Pass visual_mask=mask, True at visual tokens.",
         )
-    if schedule.merge is not None:
+    if schedule.merge is not None or schedule.vision_merge is not None:
         raise PatchError(
-            "schedule.merge",
+            "schedule.merge" if schedule.merge is not None else "schedule.vision_merge",
             expected="no merging: it acts on an image or video, before it is embedded",
             got=schedule.label(),
             fix="Prune only, or give pixels to a vision-language model without visual_mask.",

@@ -9,6 +9,17 @@ from aim_cost.trace import TokenTrace
 from aim_runtime.errors import PatchError
 
 
+@dataclass(frozen=True)
+class TowerRecord:
+    """One run of a vision tower, as it occurred; see TokenTrace.
+
+    Args: tokens of a frame entering each layer, and after the last; attention, as in VisionMerge.
+    """
+
+    tokens: tuple[int, ...]
+    attention: str
+
+
 @dataclass
 class RunTrace:
     """Filled while the model runs; always about the last prefill that finished.
@@ -19,11 +30,13 @@ class RunTrace:
             LLM sees it, after merging. Rows that keep fewer than others begin with repeated zeros.
         cache_tokens: tokens each layer of the KV cache held after the prefill; () without a cache.
         rows: of each prompt, its counts, from the shapes that ran; without what evens rows out.
+        tower: the last run of a vision tower that merges; None before, and where none does.
     """
 
     kept: Sequence[Tensor] = ()
     cache_tokens: tuple[int, ...] = ()
     rows: Sequence[TokenTrace] = field(default=(), repr=False)
+    tower: TowerRecord | None = None
 
     @property
     def tokens(self) -> TokenTrace:
@@ -48,4 +61,7 @@ class RunTrace:
         self, rows: Sequence[TokenTrace], kept: Sequence[Tensor], cache_tokens: tuple[int, ...]
     ) -> None:
         """Replace what is recorded by a prefill that has just finished."""
+        if self.tower is not None:
+            seen = {"tower_tokens": self.tower.tokens, "tower_attention": self.tower.attention}
+            rows = [replace(row, **seen) if row.groups else row for row in rows]
         self.rows, self.kept, self.cache_tokens = rows, kept, cache_tokens

@@ -20,10 +20,14 @@ def build_executed(
     width, text = execution.element_bytes, model.text
     batch, groups = trace.batch, trace.batch * trace.groups
     model = workload.sized(model)
+    tokens, attention = trace.tower_tokens, trace.tower_attention
     if workload.images is not None:
-        ops = image_ops(model, workload, width)
+        ops = image_ops(model, workload, width, tokens=tokens, attention=attention)
     else:
-        ops = vision.feature_ops(model, groups, width, video=workload.frames is not None)
+        video = workload.frames is not None
+        ops = vision.feature_ops(
+            model, groups, width, video=video, tokens=tokens, attention=attention
+        )
     for number, counts in trace.merges:
         ops += reduction.merge_ops(
             batch * number, counts, text.hidden_size, width, by=trace.merged_by

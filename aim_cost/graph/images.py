@@ -1,5 +1,7 @@
 """Ops from the pixels of images of any size to their visual tokens."""
 
+from collections.abc import Sequence
+
 from aim_cost.anyres import ImageGrid
 from aim_cost.graph import qwen_vision, vision
 from aim_cost.graph.kernels import Kernels
@@ -10,17 +12,25 @@ from aim_cost.vision_spec import QwenVisionSpec
 from aim_cost.workload import Workload
 
 
-def image_ops(model: ModelSpec, workload: Workload, width: int) -> list[Op]:
+def image_ops(
+    model: ModelSpec,
+    workload: Workload,
+    width: int,
+    *,
+    tokens: Sequence[int] = (),
+    attention: str = "proportional",
+) -> list[Op]:
     """All ops from the pixels of ``workload.images`` to what enters the LLM.
 
     All crops of all prompts go through the tower at once, then each image is packed on its own.
+    ``tokens`` and ``attention``: of a tower that merges, see ``vision.tower_ops``.
     """
     batch, views = workload.batch, workload.views(model)
     if isinstance(model.vision, QwenVisionSpec):
         sized = [(view, batch * n) for view, n in views if isinstance(view, QwenVisionSpec)]
         return qwen_vision.tower_ops(sized, width)
     crops = batch * sum(number for _, number in views)
-    ops = vision.feature_ops(model, crops, width, video=False)
+    ops = vision.feature_ops(model, crops, width, video=False, tokens=tokens, attention=attention)
     if not isinstance(model.image_rule, Anyres):
         return ops
     grids = workload.image_grids(model) * batch

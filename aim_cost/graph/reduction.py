@@ -32,23 +32,31 @@ def merge_ops(
             ops.append(make.elementwise(f"average_{step}", *sizes))
         return ops
     for step, (before, after) in enumerate(pairwise(counts)):
-        size = groups * before * hidden
-        odd = before // 2
-        pairs = groups * (before - odd) * odd
-        ops += [
-            make.elementwise(f"normalise_{step}", size, size),
-            Op(
-                f"match_{step}",
-                "merge",
-                formulas.match_flops(groups, before, hidden),
-                width * size,
-                width * pairs,
-                {"batch": groups, "m": before - odd, "n": odd, "k": hidden},
-            ),
-            make.elementwise(f"best_{step}", pairs, groups * (before - odd)),
-            make.elementwise(f"average_{step}", size, groups * after * hidden),
-        ]
+        ops += match_ops(make, groups, before, hidden, f"_{step}")
+        sizes = groups * before * hidden, groups * after * hidden
+        ops.append(make.elementwise(f"average_{step}", *sizes))
     return ops
+
+
+def match_ops(
+    make: Kernels, groups: Count, tokens: Count, hidden: Count, suffix: str = ""
+) -> list[Op]:
+    """Ops of matching the even ``tokens`` of each group with the odd ones, by cosine."""
+    size, odd = groups * tokens * hidden, tokens // 2
+    pairs = groups * (tokens - odd) * odd
+    return [
+        make.elementwise(f"normalise{suffix}", size, size),
+        Op(
+            f"match{suffix}",
+            make.phase,
+            formulas.match_flops(groups, tokens, hidden),
+            make.width * size,
+            make.width * pairs,
+            {"batch": groups, "m": tokens - odd, "n": odd, "k": hidden},
+            make.layer,
+        ),
+        make.elementwise(f"best{suffix}", pairs, groups * (tokens - odd)),
+    ]
 
 
 def importance_ops(

@@ -5,6 +5,7 @@ from aim_cost.methods.method import Setting, method
 from aim_cost.methods.parameter import Parameter
 from aim_cost.schedule import Schedule
 from aim_cost.select import Select
+from aim_cost.vision_merge import VisionMerge
 
 
 def _share(default: float, meaning: str = "share of the tokens kept") -> Parameter:
@@ -69,16 +70,21 @@ def prumerge_plus(of: Setting, retention: float | None, tokens: int | None) -> S
 
 @method(
     *("tome", "ToMe", "2210.09461", "tower"),
-    Parameter("r", "count", "tokens merged in each tower layer, at most half", 4, scales="down"),
-    note="Only the LLM's side: the saving in the tower and the matching there are not priced. "
-    "Tokens are those of a frame after pooling; every layer of the tower merges, the last of "
-    "LLaVA-1.5's included, whose output is not read.",
+    Parameter("r", "count", "tokens merged in each tower layer, at most half", 16, scales="down"),
+    note="Every layer of the tower merges, the last of LLaVA-1.5's included, whose output is not "
+    "read. Where features are pooled on a grid, each place gets the token it went into, and the "
+    "LLM sees as many as ever; elsewhere those left enter the LLM, from a projector priced for "
+    "all places. The tower's saving and its matching are in the total and in the times, not in "
+    "the FLOPs of the LLM.",
 )
 def tome(of: Setting, r: int) -> Schedule:
-    left = of.group_tokens
-    for _ in range(of.tower_layers):
-        left -= min(r, left // 2)
-    return Schedule(select=Select(tokens_per_frame=left, by="uniform"))
+    if r == 0:
+        return Schedule()
+    merge = VisionMerge(remove=r)
+    if of.group_tokens != of.patches:
+        return Schedule(vision_merge=merge)
+    left = merge.token_counts(of.group_tokens, of.tower_layers)[-1]
+    return Schedule(select=Select(tokens_per_frame=left, by="uniform"), vision_merge=merge)
 
 
 @method(

@@ -81,5 +81,7 @@ def method_from_file(path: str | Path) -> Method:
         assert loaded.select is not None
         return replace(loaded, select=replace(loaded.select, retention=retention))
 
+    before = loaded.merge or loaded.select or not loaded.vision_merge
     where = "both" if loaded.prune and part else "inside" if loaded.prune else "before"
+    where = where if loaded.prune or before else "tower"
     return Method(Path(path).stem, str(path), None, where, parameters, build, verified="unverified")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from aim_cost.errors import ScheduleError
+from aim_cost.merge import Merge
 from aim_cost.methods.parameter import Parameter, Value
 from aim_cost.model import ModelSpec
 from aim_cost.schedule import Schedule
@@ -30,19 +31,21 @@ class Setting:
     Args:
         layers: of the LLM; tower_layers: of the vision tower.
         groups: frames or crops of one prompt, ``group_tokens`` visual tokens each.
+        patches: of a group in the vision tower; as many as ``group_tokens`` where none are pooled.
     """
 
     layers: int
     tower_layers: int
     groups: int
     group_tokens: int
+    patches: int
 
     @property
     def tokens(self) -> int:
         return self.groups * self.group_tokens
 
 
-_REFERENCE = Setting(layers=28, tower_layers=26, groups=32, group_tokens=196)
+_REFERENCE = Setting(layers=28, tower_layers=26, groups=32, group_tokens=196, patches=729)
 """LLaVA-OneVision-7B on 32 frames, for what a method is, whatever it is applied to."""
 
 
@@ -81,7 +84,8 @@ class Method:
         """Names of VISUAL_SCORES or MERGE_KINDS, then of LAYER_SCORES, that it ranks tokens by."""
         defaults = {p.name: p.default_for(_REFERENCE.layers) for p in self.parameters}
         made = self.build(_REFERENCE, **defaults)
-        names = [part.by for part in (made.merge, made.select) if part is not None]
+        names = [Merge.by] if made.vision_merge is not None else []
+        names += [part.by for part in (made.merge, made.select) if part is not None]
         return (*names, *([made.prune.importance] if made.prune is not None else []))
 
     @property
@@ -150,6 +154,7 @@ class Method:
             sized.vision.num_hidden_layers,
             visual.groups,
             visual.group_tokens,
+            sized.vision.patches,
         )
         return self.build(setting, **values)
 

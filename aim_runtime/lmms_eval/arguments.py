@@ -9,7 +9,7 @@ from aim_cost.checks import whole
 from aim_cost.schedule import Schedule
 from aim_runtime.errors import InputError
 
-_SCHEDULE = ("schedule", "merge", "prune")
+_SCHEDULE = ("schedule", "merge", "prune", "vision_merge")
 _BATCH = ("batch_size", "max_batch_size")  # lmms-eval hands its own options over with ours
 
 
@@ -38,8 +38,8 @@ class Arguments:
     def from_model_args(cls, given: Mapping[str, Any]) -> "Arguments":
         """Read what lmms-eval made of ``name=value,name=value``: strings, numbers and bools.
 
-        ``schedule`` is a YAML or JSON file; ``merge`` and ``prune`` are the short forms of the
-        command line instead, in quotes where they hold commas.
+        ``schedule`` is a YAML or JSON file; ``merge``, ``prune`` and ``vision_merge`` are the
+        short forms of the command line instead, in quotes where they hold commas.
         Raises: InputError that lists the valid names; ScheduleError.
         """
         valid = sorted({*_SCHEDULE, *(argument.name for argument in fields(cls))})
@@ -74,7 +74,10 @@ def _schedule(parts: Mapping[str, Any]) -> Schedule:
         return Schedule.parse(**{name: str(value) for name, value in parts.items()})
     if len(parts) > 1:
         raise _wrong(
-            "schedule", "no merge or prune beside it", "both", "Put everything into the file."
+            "schedule",
+            "no merge, prune or vision_merge beside it",
+            "both",
+            "Put everything into the file.",
         )
     return Schedule.load(str(parts["schedule"]))
 

@@ -46,6 +46,11 @@ class Adapter(ABC):
         """The language model, without its head."""
         return unwrapped(self.inner.language_model)
 
+    @property
+    def tower(self) -> nn.Module:
+        """The vision encoder."""
+        return unwrapped(getattr(self.inner, "vision_tower", None) or self.inner.visual)
+
     @cached_property
     def spec(self) -> ModelSpec:
         """The dimensions of the model. Raises: SpecError."""

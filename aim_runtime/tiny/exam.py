@@ -1,8 +1,8 @@
-"""An exam: questions about clips that training never saw, encoded once for all schedules."""
+"""An exam: questions about clips that training never saw, encoded once for many schedules."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from aim_cost.schedule import Schedule
+from aim_cost.vision_merge import VisionMerge
+from aim_runtime.patch import patched
 from aim_runtime.tiny.model import FRAME_TOKENS, patch_features
 from aim_runtime.tiny.prompts import prompt_ids
 from aim_runtime.tiny.questions import KINDS, ask, can_ask
@@ -20,10 +23,11 @@ from aim_runtime.tiny.scenes import FRAME_SIZE, draw_clips
 class Exam:
     """One question about each clip, the kinds in turn.
 
-    Shapes: patches[n, F, 64, hidden], what the projector gives for each frame; input_ids[n, t];
-    answers[n], ids of words; kinds, n names.
+    Shapes: pixels[n, F, 3, 32, 32]; patches[n, F, 64, hidden], what the projector gives for each
+    frame; input_ids[n, t]; answers[n], ids of words; kinds, n names.
     """
 
+    pixels: Tensor
     patches: Tensor
     input_ids: Tensor
     answers: Tensor
@@ -50,7 +54,7 @@ def draw_exam(
     """Draw ``count`` clips of a split, ask one question about each, and encode them."""
     rng = np.random.default_rng(seed)
     names = tuple(KINDS)
-    patches, ids, answers, kinds = [], [], [], []
+    pixels, ids, answers, kinds = [], [], [], []
     while len(kinds) < count:
         clips = draw_clips(split, 100, frames, rng)
         for clip in range(len(clips.digit)):
@@ -59,18 +63,36 @@ def draw_exam(
             if len(kinds) == count or not can_ask(kind, facts[0], facts[1]):
                 continue
             words, answer = ask(kind, *facts, rng)
-            patches.append(patch_features(model, torch.from_numpy(clips.pixels[clip])))
+            pixels.append(torch.from_numpy(clips.pixels[clip]))
             ids.append(prompt_ids(words, frames * FRAME_TOKENS + 1))
             answers.append(answer)
             kinds.append(kind)
-    return Exam(torch.stack(patches), torch.cat(ids), torch.tensor(answers), tuple(kinds))
+    drawn = torch.stack(pixels)
+    patches = _patches(model, drawn)
+    return Exam(drawn, patches, torch.cat(ids), torch.tensor(answers), tuple(kinds))
+
+
+@torch.no_grad()
+def encoded_by(
+    model: LlavaOnevisionForConditionalGeneration, exam: Exam, vision_merge: VisionMerge
+) -> Exam:
+    """The same exam, its clips encoded by a tower that merges."""
+    with patched(model, Schedule(vision_merge=vision_merge)):
+        return replace(exam, patches=_patches(model, exam.pixels))
+
+
+def _patches(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
+    return torch.stack([patch_features(model, clip) for clip in pixels])
 
 
 @torch.no_grad()
 def right_answers(
     model: LlavaOnevisionForConditionalGeneration, exam: Exam, batch: int = 100
 ) -> Tensor:
-    """Run the model, patched or not, over an exam: bool [n], whether each answer is right."""
+    """Run the model, patched or not, over an exam: bool [n], whether each answer is right.
+
+    The tower does not run again: what merges in it has to encode the exam, see ``encoded_by``.
+    """
     right = []
     for rows in torch.arange(len(exam)).split(batch):
         ids, patches = exam.input_ids[rows], exam.patches[rows]

@@ -19,6 +19,7 @@ from aim_cost.model import load_model_spec, preset_config
 from aim_cost.parameters import model_parameters
 from aim_cost.prune import DROP_POINTS, Prune
 from aim_cost.schedule import Schedule
+from aim_cost.vision_merge import ATTENTION_KINDS, VisionMerge
 from aim_cost.workload import LAST_LAYERS, Execution, Workload
 from aim_runtime.count import FlopRecorder
 from aim_runtime.load import load
@@ -55,6 +56,12 @@ prunes = st.none() | st.builds(
     st.sampled_from(sorted(LAYER_IMPORTANCE)),
     st.sampled_from(DROP_POINTS),
 )
+vision_merges = st.none() | st.builds(
+    VisionMerge,
+    remove=st.integers(1, 60),
+    layers=st.none() | st.tuples(*[st.integers(0, 25)] * 2).map(sorted),
+    attention=st.sampled_from(ATTENTION_KINDS),
+)
 
 
 @functools.cache
@@ -77,7 +84,7 @@ def counted(loaded, schedule, workload, last_layer="all"):
     )
     with (
         torch.inference_mode(),
-        patched(model, schedule, recorder=recorder),
+        patched(model, schedule, recorder=recorder) as encoded,
         phase_hooks(model, recorder),
         counter,
     ):
@@ -102,7 +109,11 @@ def counted(loaded, schedule, workload, last_layer="all"):
         counter,
     ):
         model(inputs_embeds=embeds, logits_to_keep=1, use_cache=True)
-    return dict(recorder.flops), trace.tokens
+    tower = encoded.tower
+    if tower is None:
+        return dict(recorder.flops), trace.tokens
+    seen = {"tower_tokens": tower.tokens, "tower_attention": tower.attention}
+    return dict(recorder.flops), dataclasses.replace(trace.tokens, **seen)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -114,15 +125,18 @@ def counted(loaded, schedule, workload, last_layer="all"):
     text_tokens=st.integers(4, 300),
     batch=st.integers(1, 2),
     last_layer=st.sampled_from(LAST_LAYERS),
+    vision_merge=vision_merges,
 )
-def test_flops_and_traces_are_exact(name, merge, prune, frames, text_tokens, batch, last_layer):
+def test_flops_and_traces_are_exact(
+    name, merge, prune, frames, text_tokens, batch, last_layer, vision_merge
+):
     loaded = on_meta(name)
-    schedule = Schedule(merge, prune)
+    schedule = Schedule(merge, prune, vision_merge=vision_merge)
     workload = Workload(text_tokens=text_tokens, frames=frames, batch=batch)
     try:
         execution = Execution(last_layer=last_layer)
         predicted = estimate(loaded.spec, workload, schedule, H100, execution)
-    except ScheduleError:  # less than one token a frame, or more left than there are
+    except ScheduleError:  # less than one token a frame, more left than there are or than half
         assume(False)
     flops, tokens = counted(loaded, schedule, workload, last_layer)
     for phase in ("vision.tower", "vision.projector", "vision.pooling", "llm.layers", "llm.head"):

@@ -28,7 +28,13 @@ def loaded():
 )
 @pytest.mark.parametrize(
     "schedule",
-    [Schedule(), Schedule.parse("0.25"), Schedule.parse(None, "ratios:0.5")],
+    [
+        Schedule(),
+        Schedule.parse("0.25"),
+        Schedule.parse(None, "ratios:0.5"),
+        Schedule.parse("0.25", vision_merge="100"),
+        Schedule.parse("0.25", vision_merge="364:0-0"),
+    ],
     ids=Schedule.label,
 )
 def test_the_peak_is_that_of_the_tensors(loaded, schedule):

@@ -76,9 +76,18 @@ def test_listings():
     assert len(table) == 17
 
 
+def test_merging_in_the_tower():
+    plain = predict(*AIM, "--frames", "4")
+    merged = predict(*AIM, "--frames", "4", "--vision-merge", "16:2-9")
+    assert merged["schedule"] == "vision_merge 16:2-9, merge 0.25, prune linear:14:22"
+    assert merged["tower_tokens_per_layer"] == [729, 729, *range(729, 601, -16), *(601,) * 17]
+    assert merged["vision.flops"] < plain["vision.flops"]
+    assert merged["llm.flops"] == plain["llm.flops"]
+
+
 @pytest.mark.parametrize("command", ["predict", "models", "hardware", "table"])
 def test_tables_fit_80_columns(command):
-    arguments = [*AIM] if command == "predict" else []
+    arguments = [*AIM, "--vision-merge", "16"] if command == "predict" else []
     assert all(len(line) <= 80 for line in run(command, *arguments).splitlines())
 
 
@@ -99,6 +108,10 @@ def test_tables_fit_80_columns(command):
         (["--schedule", "s.yaml", "--merge", "0.5"], "--schedule"),
         (["--schedule", "/nowhere.yaml"], "/nowhere.yaml"),
         (["--convention", "macs"], "llm-viewer"),
+        (["--vision-merge", "28"], "at most 27 a layer"),
+        (["--vision-merge", "8:4-26"], "layers below 26"),
+        (["--vision-merge", "8", "--model", "qwen2-vl-7b"], "qwen2_vl_vision"),
+        (["--schedule", "s.yaml", "--vision-merge", "8"], "--vision-merge"),
         (["--frames", "many"], "--frames"),
         (["--unknown"], "--unknown"),
     ],

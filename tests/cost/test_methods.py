@@ -72,7 +72,8 @@ def test_each_method_is_described_and_fits_a_video(name):
     assert Schedule.from_dict(schedule.to_dict()) == schedule
     before = schedule.merge is not None or schedule.select is not None
     acts = {(True, True): "both", (True, False): "before", (False, True): "inside"}
-    assert acts[before, schedule.prune is not None] == found.where.replace("tower", "before")
+    assert acts.get((before, schedule.prune is not None), "tower") == found.where
+    assert (schedule.vision_merge is not None) == (found.where == "tower")
     assert set(found.scoring) <= {*LAYER_SCORES, *VISUAL_SCORES, *MERGE_KINDS}
     assert found.scale is not None
 
@@ -212,6 +213,7 @@ def test_wrong_names_list_the_right_ones(text, expected):
         ("fastervlm", {"retention": 0.001}, "at least one of the 196"),
         ("hidrop", {"end": 7}, "above start = 7"),
         ("tome", {"r": -1}, "at least 0"),
+        ("tome", {"r": 28}, "at most half of the 29 tokens in layer 25, got 28"),
     ],
 )
 def test_wrong_parameters(name, given, expected):
@@ -246,6 +248,8 @@ def test_a_method_is_one_file(tmp_path):
 
 def test_steps_of_a_budget_go_from_fewest_tokens_to_most():
     for found in METHODS.values():
+        if found.name == "tome":  # the LLM sees as many tokens as ever
+            continue
         steps = found.scale.steps(28, 196)
         spread = [steps[i * (len(steps) - 1) // 12] for i in range(13)]
         tokens = []
@@ -256,3 +260,32 @@ def test_steps_of_a_budget_go_from_fewest_tokens_to_most():
                 tokens.append(-1)  # too few tokens
         assert tokens == sorted(tokens), found.name
         assert tokens[0] < tokens[-1], found.name
+
+
+def test_tome_is_priced_in_the_tower_and_fills_a_pooled_grid():
+    tome = get_method("tome").schedule(ONEVISION, VIDEO, r=16)
+    assert tome == Schedule.parse(vision_merge="16")
+    whole, merged = (estimate(ONEVISION, VIDEO, s, A100) for s in (Schedule(), tome))
+    assert merged.phase("llm").flops == whole.phase("llm").flops
+    # 26 layers: 32 frames of 1152 wide tokens, 4304 in the MLP, 16 heads of 72
+    saved = 0
+    for before in range(729, 313, -16):
+        after, keys = before - 16, before // 2 * (before - before // 2)
+        linear = 4 * 1152**2 * (729 - before) + 2 * 1152 * 4304 * (729 - after)
+        saved += 32 * 2 * (linear + 2 * 1152 * (729**2 - before**2) - 72 * keys)
+    assert whole.flops - merged.flops == saved
+    assert get_method("tome").schedule(ONEVISION, VIDEO, r=0) == Schedule()
+
+
+def test_tome_sends_what_is_left_where_nothing_is_pooled():
+    schedule = get_method("tome").schedule(LLAVA, IMAGE, r=16)
+    trace = schedule.resolve(LLAVA, IMAGE)
+    # the class token is merged with none
+    assert (trace.tower_tokens[0], trace.tower_tokens[-1]) == (577, 193)
+    assert trace.attention_tokens == (192 + 10,) * 32
+
+
+def test_tome_refuses_towers_with_windows():
+    qwen = load_model_spec("qwen2.5-vl-7b")
+    with pytest.raises(ScheduleError, match="SigLIP's or CLIP's kind, got qwen2_5_vl"):
+        get_method("tome").schedule(qwen, VIDEO).resolve(qwen, VIDEO)

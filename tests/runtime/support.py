@@ -51,12 +51,14 @@ def tiny_qwen2(layers: int = 6, seed: int = 0, **changes: object) -> Qwen2ForCau
     return Qwen2ForCausalLM(text_config(layers, **changes)).eval()
 
 
-def tiny_llava(layers: int = 6, seed: int = 0) -> LlavaOnevisionForConditionalGeneration:
+def tiny_llava(
+    layers: int = 6, seed: int = 0, *, vision_layers: int = 2
+) -> LlavaOnevisionForConditionalGeneration:
     torch.manual_seed(seed)
     vision = SiglipVisionConfig(
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=2,
+        num_hidden_layers=vision_layers,
         num_attention_heads=2,
         image_size=75,
         patch_size=15,

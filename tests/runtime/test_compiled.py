@@ -153,6 +153,22 @@ def test_llava_compiled_around_the_decoder():
     assert trace.tokens.merge_tokens == (9, 5, 3)
 
 
+def test_a_tower_that_merges_runs_as_written():
+    model, inputs = tiny_llava(layers=LAYERS), video_inputs(frames=1)
+    compiled = torch.compile(model, backend="eager")
+    compiled(**inputs)  # what is compiled knows no hooks
+    schedule = Schedule.parse(vision_merge="4")
+    with patched(model, schedule) as trace:
+        expected = result(model, inputs, trace)
+        assert result(compiled, inputs, trace) == expected
+    assert trace.tokens.tower_tokens == (25, 21, 17)
+    model.model.vision_tower.compile(backend="eager")
+    with pytest.raises(PatchError, match="^vision tower: .*Compile the whole model"):
+        patch(model, schedule)
+    with patched(model, MERGED):
+        model(**inputs)
+
+
 def test_generate_on_a_compiled_model():
     model, ids = qwen2(), torch.randint(0, 200, (1, 20))
     with patched(model, INSIDE, visual_mask=MASK):

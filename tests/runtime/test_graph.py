@@ -29,6 +29,7 @@ SCHEDULES = [
 ]
 BOTH = Schedule.parse("passes:5,3", "linear:1:4")
 BOTH_META = Schedule.parse("0.25", "linear:1:4/after_attention")
+TOWER = Schedule.parse("passes:5,3", vision_merge="4")
 
 
 def loaded_of(model) -> Loaded:
@@ -67,6 +68,15 @@ def test_equals_the_patched_model_bit_for_bit(loaded, merge, prune, last_layer):
     static = StaticPrefill(loaded, schedule, inputs, last_layer=last_layer)
     output = static.run()
     assert_equal(output, static.trace, run_patched(loaded, schedule, inputs, last_layer))
+
+
+def test_merging_in_the_tower_is_static_too(loaded, meta):
+    inputs = video_inputs(batch=2)
+    static = StaticPrefill(loaded, TOWER, inputs)
+    assert_equal(static.run(), static.trace, run_patched(loaded, TOWER, inputs))
+    assert static.trace.tokens.tower_tokens == (25, 21, 17)
+    _, trace = run_watched(meta[0], Schedule.parse(vision_merge="16"), meta[1])
+    assert trace.tokens.tower_tokens == tuple(range(729, 632, -16))
 
 
 def test_rows_and_videos_stand_where_the_first_prompts_have_them(loaded):

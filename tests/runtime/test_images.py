@@ -9,6 +9,7 @@ from aim_cost.merge import MERGE_KINDS, POSITIONS, Merge
 from aim_cost.model import ModelSpec
 from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
+from aim_cost.vision_merge import VisionMerge
 from aim_cost.workload import Workload
 from aim_runtime import patched
 from aim_runtime.reference import Reference
@@ -127,8 +128,9 @@ def test_equals_slow_merging(llava, sizes, by, positions, beside):
 
 @pytest.mark.parametrize("sizes", [ALONE, SEVERAL], ids=["alone", "several"])
 @pytest.mark.parametrize("merge", [None, Merge(retention=0.25), Merge(tokens_per_frame=7)])
-def test_the_trace_is_the_predicted_one(llava, sizes, merge):
-    schedule = Schedule(merge, PRUNE)
+@pytest.mark.parametrize("vision_merge", [None, VisionMerge(remove=4)])
+def test_the_trace_is_the_predicted_one(llava, sizes, merge, vision_merge):
+    schedule = Schedule(merge, PRUNE, vision_merge=vision_merge)
     inputs = image_inputs(llava, sizes)
     text = int((inputs["input_ids"] != IMAGE_TOKEN).sum())
     with patched(llava, schedule) as trace:

@@ -145,7 +145,7 @@ def test_the_schedule_may_be_a_file(make, tmp_path):
     schedule.save(tmp_path / "aim.yaml")
     given = {"pretrained": "x", "schedule": str(tmp_path / "aim.yaml")}
     assert Arguments.from_model_args(given).schedule == schedule
-    with pytest.raises(InputError, match="no merge or prune beside it"):
+    with pytest.raises(InputError, match="no merge, prune or vision_merge beside it"):
         Arguments.from_model_args(given | {"merge": 0.5})
 
 
@@ -153,7 +153,7 @@ def test_the_schedule_may_be_a_file(make, tmp_path):
     ("given", "message"),
     [
         ({"retention": 0.25}, r"retention.*Known: device, dtype, images_as_frames, log, "
-         r"max_frames, merge, pretrained, prune, schedule\."),
+         r"max_frames, merge, pretrained, prune, schedule, vision_merge\."),
         ({"batch_size": "4"}, "batch_size.*1, since"),
         ({"batch_size": "auto"}, "batch_size.*1, since"),
         ({"pretrained": ""}, "Add pretrained=NAME"),

@@ -21,7 +21,7 @@ from aim_runtime.patch import patched
 from aim_runtime.tiny import checkpoint, digits, train, train_answers, train_vision
 from aim_runtime.tiny.checkpoint import load_tiny
 from aim_runtime.tiny.digits import SPLITS
-from aim_runtime.tiny.exam import Exam, right_answers
+from aim_runtime.tiny.exam import Exam, encoded_by, right_answers
 from aim_runtime.tiny.model import FRAME_TOKENS, patch_features
 from aim_runtime.tiny.prompts import prompt_ids
 from aim_runtime.tiny.questions import KINDS, VOCABULARY, ask, can_ask
@@ -213,7 +213,8 @@ def test_the_command_trains_and_saves(monkeypatch, capfd, tmp_path):
 
 @pytest.mark.parametrize("merge", [None, "0.5", "0.25/kept"])
 @pytest.mark.parametrize("prune", [None, "linear:2:6"])
-def test_an_exam_is_answered_as_from_pixels(merge, prune):
+@pytest.mark.parametrize("vision_merge", [None, "12"])
+def test_an_exam_is_answered_as_from_pixels(merge, prune, vision_merge):
     """Encoding once changes no answer: the model on pixels marks the exam, patched as well."""
     model, rng, frames = load_tiny(), np.random.default_rng(6), 3
     clips = draw_clips("validation", 8, frames, rng)
@@ -224,13 +225,16 @@ def test_an_exam_is_answered_as_from_pixels(merge, prune):
         for clip in range(8)
     ]
     ids = torch.cat([prompt_ids(question, visual) for question in asked])
-    schedule = Schedule.parse(merge, prune)
+    schedule = Schedule.parse(merge, prune, vision_merge=vision_merge)
     with patched(model, schedule):
         logits = model(input_ids=ids, pixel_values_videos=pixels, logits_to_keep=1).logits
     said = logits[:, -1].argmax(dim=-1)
     assert len(said.unique()) > 1
     patches = patch_features(model, pixels.flatten(0, 1)).unflatten(0, (8, frames))
-    exam = Exam(patches, ids, said, ("count_color",) * 8)
+    exam = Exam(pixels, patches, ids, said, ("count_color",) * 8)
+    if schedule.vision_merge is not None:
+        exam = encoded_by(model, exam, schedule.vision_merge)
+        assert not torch.allclose(exam.patches, patches, atol=1e-2)
     with patched(model, schedule):
         assert right_answers(model, exam, batch=5).all()
         assert not right_answers(model, replace(exam, answers=said + 1)).any()
