@@ -25,7 +25,9 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def uncompiled(function: Forward) -> Forward:
     """``function``, never compiled, nor what it calls, by whatever compiles its callers."""
-    return torch.compiler.disable(function, reason="aim_runtime.patch reduces tokens here: compile without fullgraph=True")
+    return torch.compiler.disable(
+        function, reason="aim_runtime.patch reduces tokens here: compile without fullgraph=True"
+    )
 
 
 def require_uncompiled(decoder: Qwen2Model) -> None:
