@@ -20,13 +20,15 @@ def build_executed(
     width, text = execution.element_bytes, model.text
     batch, groups = trace.batch, trace.batch * trace.groups
     model = workload.sized(model)
-    tokens, attention = trace.tower_tokens, trace.tower_attention
+    tower = trace.tower_tokens
     if workload.images is not None:
-        ops = image_ops(model, workload, width, tokens=tokens, attention=attention)
+        ops = image_ops(model, workload, width, tokens=tower, attention=trace.tower_attention)
     else:
-        video = workload.frames is not None
         ops = vision.feature_ops(
-            model, groups, width, video=video, tokens=tokens, attention=attention
+            *(model, groups, width),
+            video=workload.frames is not None,
+            tokens=tower,
+            attention=trace.tower_attention,
         )
     for number, counts in trace.merges:
         ops += reduction.merge_ops(

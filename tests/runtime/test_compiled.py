@@ -163,7 +163,7 @@ def test_a_tower_that_merges_runs_as_written():
         assert result(compiled, inputs, trace) == expected
     assert trace.tokens.tower_tokens == (25, 21, 17)
     model.model.vision_tower.compile(backend="eager")
-    with pytest.raises(PatchError, match="^vision tower: .*Compile the whole model"):
+    with pytest.raises(PatchError, match=r"^vision tower: .*Compile the whole model"):
         patch(model, schedule)
     with patched(model, MERGED):
         model(**inputs)
