@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 
 def leaving_after_attention(layer: nn.Module) -> Callable[..., Tensor]:
-    """The forward of a Qwen2 decoder layer, for a prefill that drops tokens inside the layer.
+    """The forward of a Qwen2 or Llama decoder layer, for a prefill that drops tokens inside it.
 
     The attention sees every token that enters; a hook before its output projection (``stay`` of
     Prefill) lets those that stay pass, and so does the residual here. Other calls, as in decode,
-    run the layer's own forward. The parts and their order are those of Qwen2DecoderLayer in
+    run the layer's own forward. The parts and their order are those of both classes in
     transformers 5.17 to 5.23.
     """
     own = layer.forward

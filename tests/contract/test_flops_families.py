@@ -75,6 +75,10 @@ def test_sized_inputs_have_the_tokens_of_the_workload(family, pixels):
     inputs = sized_inputs(model, workload)
     trace = Schedule().resolve(model.spec, workload)
     assert inputs["input_ids"].shape == (workload.batch, trace.prompt_tokens)
+    if "qwen" in family:
+        kind = 1 if workload.frames is None else 2
+        visual = (inputs["mm_token_type_ids"] == kind).sum(dim=1)
+        assert visual.tolist() == [trace.visual_tokens] * workload.batch
     schedule = SCHEDULES[1]
     with torch.no_grad(), patched(model.model, schedule):
         new = model.model.generate(**inputs, max_new_tokens=2, do_sample=False)

@@ -125,6 +125,9 @@ def slow_images(model: Model, inputs: Inputs) -> list[Item]:
     if isinstance(model, LlavaForConditionalGeneration):
         features = model.model.multi_modal_projector(_patches(model, pixels))
         return [Item(image, _rows(len(image))) for image in features]
+    if not isinstance(model, LlavaNextVideoForConditionalGeneration):
+        features = model.model.get_image_features(pixels).pooler_output
+        return [Item(image, _rows(len(image))) for image in features]
     spec = ModelSpec.from_hf_config(model.config.to_dict())
     sizes = [tuple(size) for size in inputs["image_sizes"].tolist()]
     packed = model.model.get_image_features(pixels, inputs["image_sizes"]).pooler_output
@@ -239,7 +242,7 @@ def prompt_of(model: Model, parts: Sequence[int | str | tuple[int, int]], seed: 
             ids += [IMAGE_TOKEN] * grid.tokens
         elif part == "image":
             images.append(random(3, 15, 15))
-            full = model.config.vision_feature_select_strategy == "full"
+            full = getattr(model.config, "vision_feature_select_strategy", "") == "full"
             ids += [IMAGE_TOKEN] * (IMAGE_TOKENS + full)
         else:
             frames = int(part.split()[1])

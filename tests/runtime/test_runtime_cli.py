@@ -98,13 +98,19 @@ def test_selfcheck_on_recorded_vectors(run):
     assert answer["max_logit_difference"] <= 1e-4
 
 
+@pytest.mark.parametrize("command", [("validate",), ("measure", "--frames", "2")])
+def test_a_workload_is_refused_before_any_weights_are_made(run, monkeypatch, command):
+    monkeypatch.setattr("aim_runtime.load._random_model", lambda *_: pytest.fail("made weights"))
+    message = run(*command, "--model", "llava-1.5-7b", status=2)
+    assert "expected a model that takes video" in message
+    assert "--image-tokens" in message
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (("selfcheck", "--vectors", "/nowhere.safetensors"), "/nowhere.safetensors"),
         (("validate", "--model", "nobody"), "llava-1.5-7b"),
-        (("validate", "--model", "llava-1.5-7b"), "--image-tokens"),
-        (("measure", "--model", "llava-1.5-7b", "--frames", "2"), "--image-tokens"),
         (("measure", "--image-tokens", "729", "--frames", "2"), "frames, image_tokens"),
         (("validate", "--layers", "99"), "24"),
         (("validate", "--layers", "2", "--prune", "linear:2:3"), "l1 below 2"),

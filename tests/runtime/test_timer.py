@@ -10,6 +10,7 @@ from aim_cost.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.errors import MeasurementError
 from aim_runtime.timer import ClockRecorder, CudaRecorder, phase_hooks, recorder_for
+from tests.runtime.models import named_inputs, tiny_llava_15, tiny_next_video
 from tests.runtime.support import video_inputs
 
 VISION_AND_LLM = {name for name in PHASES if name.startswith(("vision", "llm"))}
@@ -85,6 +86,24 @@ def test_every_phase_is_recorded_and_together_they_are_all(llava):
     assert seconds.keys() >= VISION_AND_LLM | {"other"}
     assert all(value > 0 for value in seconds.values())
     assert sum(seconds.values()) <= elapsed
+
+
+def test_each_family_has_its_own_phases():
+    image, video = tiny_llava_15(layers=2), tiny_next_video(layers=2)
+    for model, name, pooling in ((image, "an image", False), (video, "a video", True)):
+        recorder = ClockRecorder()
+        with phase_hooks(model, recorder):
+            model(**named_inputs(model, "next-video" if pooling else "llava-1.5", name))
+        phases = VISION_AND_LLM - ({"vision.pooling"} if not pooling else set())
+        assert recorder.seconds().keys() == phases | {"llm.rotary"}
+
+
+def test_a_model_without_these_phases_is_refused(qwen2):
+    with (
+        pytest.raises(MeasurementError, match=r"LlavaForConditionalGeneration.*Qwen2ForCausalLM"),
+        phase_hooks(qwen2, ClockRecorder()),
+    ):
+        pass
 
 
 def test_merging_and_scoring_are_taken_out_of_what_surrounds_them(llava):
