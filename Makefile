@@ -4,8 +4,10 @@
 #   VIDEO=clip.mp4           a video for the demo instead of the made one
 
 # The tests that reach into transformers.
-SEAMS := $(patsubst %,tests/runtime/test_%.py,conversation drop_point equivalence generate golden \
-	graph masked measure memory meta patch prompts selfcheck validate video_prompts)
+SEAMS := $(patsubst %,tests/runtime/test_%.py,compiled conversation drop_point equivalence \
+	generate golden graph images last_layer leaks llava_generate llava_prompts masked measure memory \
+	meta patch prompts qwen qwen_errors qwen_turns selfcheck uneven validate video_prompts \
+	vision_merge)
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -35,7 +37,7 @@ test: $(READY)  ## pytest
 
 test-oldest: export OMP_NUM_THREADS := 1
 test-oldest: $(OLDEST)  ## the runtime's tests with the oldest transformers we support
-	.venv-oldest/bin/python -m pytest -n 2 $(SEAMS) tests/contract/test_flops.py
+	.venv-oldest/bin/python -m pytest -n 2 $(SEAMS) tests/contract/test_flops.py tests/contract/test_flops_qwen.py
 
 lint: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .
