@@ -35,7 +35,7 @@ ALONE = [("llava-1.5", "padding"), ("next-video", "padding"), ("next-video", "an
 def require_repeats(model: PreTrainedModel, family: str, name: str) -> None:
     ready = "mm_encoder_outputs" in inspect.signature(model.forward).parameters
     if not ready and (family, name) not in ALONE:
-        pytest.skip("transformers below 5.2x repeats images and videos, not prompts with theirs")
+        pytest.skip("this transformers repeats images and videos, not prompts with theirs")
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
