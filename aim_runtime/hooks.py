@@ -1,8 +1,6 @@
 """The hooks of one patched model, in the order in which they run, and what passes between them."""
 
 import inspect
-from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +14,7 @@ from aim_cost.trace import TokenTrace
 from aim_runtime.attention import observed_name
 from aim_runtime.axes import Axes
 from aim_runtime.cached import Cached, cached_tokens, require_empty_cache
+from aim_runtime.changes import Changes
 from aim_runtime.compiled import require_uncompiled, uncompiled
 from aim_runtime.encoding import Encoded, Encoding
 from aim_runtime.errors import PatchError
@@ -65,7 +64,7 @@ class Hooks:
         self.trace = RunTrace()
         self._model, self._decoder, self._schedule = model, decoder, schedule
         self._embedded, self._recorder = embedded, recorder
-        self._undo = ExitStack()
+        self._changes = Changes()
         merge, has_axes = schedule.merge, adapter is not None and adapter.has_axes
         self._keeps_positions = not has_axes and merge is not None and merge.positions == "kept"
         self._keeps_places = self._keeps_positions or (has_axes and merge is not None)
@@ -89,63 +88,53 @@ class Hooks:
 
     def attach(self) -> None:
         """Change the model; if that fails, leave it as it was."""
-        with self._undo as undo:
+        with self._changes as changes:
             decoder, stock = self._decoder, self._decoder.config._attn_implementation
-            undo.callback(decoder.set_attn_implementation, stock)
+            changes.callback(decoder.set_attn_implementation, stock)
             decoder.set_attn_implementation(observed_name(stock))
-            self._replace(decoder, "forward", uncompiled(decoder.forward))
-            self._hook(decoder.register_forward_pre_hook, uncompiled(self._begin))
-            self._hook(decoder.register_forward_hook, uncompiled(self._finish))
+            changes.replace(decoder, "forward", uncompiled(decoder.forward))
+            changes.hook(decoder.register_forward_pre_hook, uncompiled(self._begin))
+            changes.hook(decoder.register_forward_hook, uncompiled(self._finish))
             for layer in decoder.layers:
-                self._hook(layer.register_forward_pre_hook, self._enter_layer)
-                self._hook(layer.mlp.register_forward_pre_hook, self._enter_mlp)
+                changes.hook(layer.register_forward_pre_hook, self._enter_layer)
+                changes.hook(layer.mlp.register_forward_pre_hook, self._enter_mlp)
                 if self._schedule.prune and self._schedule.prune.drop_point == "after_attention":
                     project = layer.self_attn.o_proj
-                    self._hook(project.register_forward_pre_hook, self._leave_attention)
-                    self._replace(layer, "forward", leaving_after_attention(layer))
+                    changes.hook(project.register_forward_pre_hook, self._leave_attention)
+                    changes.replace(layer, "forward", leaving_after_attention(layer))
             if self._last_layer == "needed":
                 model, last = self._model, decoder.layers[-1]
-                self._hook(model.register_forward_pre_hook, uncompiled(self._asked))
+                changes.hook(model.register_forward_pre_hook, uncompiled(self._asked))
                 register = partial(model.register_forward_hook, always_call=True)
-                self._hook(register, uncompiled(self._answered))
-                self._replace(last, "forward", of_last_token(last))
+                changes.hook(register, uncompiled(self._answered))
+                changes.replace(last, "forward", of_last_token(last))
             if self._adapter is not None:
-                self._attach_to_vision(self._adapter)
-            self._undo = undo.pop_all()
+                self._attach_to_vision(self._adapter, changes)
+            self._changes = changes.pop_all()
 
-    def _attach_to_vision(self, adapter: Adapter) -> None:
+    def _attach_to_vision(self, adapter: Adapter, changes: Changes) -> None:
         inner = adapter.inner
         if self._schedule.vision_merge is not None:
             tower = TowerMerging(adapter, self._schedule.vision_merge, self.trace)
-            tower.attach(self._hook, self._replace)
+            tower.attach(changes)
         generate = with_own_prompt(self._model, self._shorten, self._forget)
-        self._replace(self._model, "generate", generate)
+        changes.replace(self._model, "generate", generate)
         make, placeholders = self._model._get_candidate_generator, adapter.placeholders.values()
         lookup = behind_the_prompt(make, placeholders)
-        self._replace(self._model, "_get_candidate_generator", lookup)
-        self._hook(inner.register_forward_pre_hook, uncompiled(self._prepare))
+        changes.replace(self._model, "_get_candidate_generator", lookup)
+        changes.hook(inner.register_forward_pre_hook, uncompiled(self._prepare))
         for modality, encoding in self._encodings.items():
             name = f"get_{modality}_features"
             encode = uncompiled(encoding.behind(getattr(inner, name)), recursive=False)
-            self._replace(inner, name, encode)
+            changes.replace(inner, name, encode)
         if self._axes is not None:
-            self._undo.callback(setattr, inner, "rope_deltas", inner.rope_deltas)
+            changes.callback(setattr, inner, "rope_deltas", inner.rope_deltas)
             rope_index = uncompiled(self._axes.behind(inner.get_rope_index))
-            self._replace(inner, "get_rope_index", rope_index)
+            changes.replace(inner, "get_rope_index", rope_index)
 
     def detach(self) -> None:
         """Restore the model."""
-        self._undo.close()
-
-    def _hook(self, register: Callable[..., Any], hook: Callable[..., Any]) -> None:
-        self._undo.callback(register(hook, with_kwargs=True).remove)
-
-    def _replace(self, owner: nn.Module, name: str, value: Callable[..., Any]) -> None:
-        if name in vars(owner):  # somebody else has replaced it already
-            self._undo.callback(setattr, owner, name, vars(owner)[name])
-        else:
-            self._undo.callback(delattr, owner, name)
-        setattr(owner, name, value)
+        self._changes.close()
 
     def _asked(self, module: nn.Module, args: Args, kwargs: Inputs) -> None:
         """Before the whole model: what is wanted of it."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from aim_cost.vision_merge import VisionMerge
+from aim_runtime.changes import Changes
 from aim_runtime.compiled import require_uncompiled_tower, uncompiled
 from aim_runtime.errors import PatchError
 from aim_runtime.merge import match_tokens
@@ -39,20 +40,17 @@ class TowerMerging:
         self._sizes: Tensor | None = None  # [frames, tokens, 1], once some are merged
         self._places: Tensor | None = None  # [frames, places], the token that each went into
 
-    def attach(
-        self,
-        hook: Callable[[Callable[..., Any], Callable[..., Any]], None],
-        replace: Callable[[nn.Module, str, Callable[..., Any]], None],
-    ) -> None:
-        """Change the tower. ``hook`` registers, ``replace`` sets an attribute; both are undone."""
+    def attach(self, changes: Changes) -> None:
+        """Change the tower."""
         layers = self._layers
-        replace(self._tower, "forward", uncompiled(self._tower.forward))
+        changes.replace(self._tower, "forward", uncompiled(self._tower.forward))
         for layer in layers:
-            hook(layer.register_forward_pre_hook, self._enter)
+            changes.hook(layer.register_forward_pre_hook, self._enter)
         for number in self._merge.merging_layers(len(layers)):
-            hook(layers[number].self_attn.k_proj.register_forward_hook, self._see_keys)
-            replace(layers[number], "forward", self._merging(layers[number]))
-        replace(layers[-1], "forward", self._filling(layers[-1]))
+            project = layers[number].self_attn.k_proj
+            changes.hook(project.register_forward_hook, self._see_keys)
+            changes.replace(layers[number], "forward", self._merging(layers[number]))
+        changes.replace(layers[-1], "forward", self._filling(layers[-1]))
 
     def _enter(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

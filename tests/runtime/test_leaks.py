@@ -17,6 +17,7 @@ from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_runtime import patch, patched, unpatch
 from aim_runtime.encoding import Encoded, Encoding
+from aim_runtime.changes import Changes
 from aim_runtime.hooks import Hooks
 from aim_runtime.prefill import Prefill
 from aim_runtime.prompt import Prompt
@@ -160,7 +161,7 @@ class Steps:
         for owner, name in (
             (nn.Module, "register_forward_pre_hook"),
             (nn.Module, "register_forward_hook"),
-            (Hooks, "_replace"),
+            (Changes, "replace"),
             (PreTrainedModel, "set_attn_implementation"),
         ):
             monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
