@@ -16,8 +16,8 @@ from aim_cost.merge import Merge
 from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_runtime import patch, patched, unpatch
-from aim_runtime.encoding import Encoded, Encoding
 from aim_runtime.changes import Changes
+from aim_runtime.encoding import Encoded, Encoding
 from aim_runtime.hooks import Hooks
 from aim_runtime.prefill import Prefill
 from aim_runtime.prompt import Prompt
