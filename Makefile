@@ -4,8 +4,8 @@
 #   VIDEO=clip.mp4           a video for the demo instead of the made one
 
 # The tests that reach into transformers.
-SEAMS := $(patsubst %,tests/runtime/test_%.py,conversation drop_point equivalence generate golden \
-	graph masked measure memory meta patch prompts selfcheck validate video_prompts)
+SEAMS := $(patsubst %,tests/runtime/test_%.py,compiled conversation drop_point equivalence generate golden \
+	graph leaks masked measure memory meta patch prompts selfcheck validate video_prompts)
 
 SHELL := /bin/bash
 PYTHON ?= python3
