@@ -1,5 +1,7 @@
 """A patched model and torch.compile: right results whatever is compiled, or one clear error."""
 
+import gc
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -12,6 +14,7 @@ from aim_cost.merge import Merge
 from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_runtime import PatchError, patch, patched, unpatch
+from aim_runtime.hooks import Hooks
 from aim_runtime.trace import RunTrace
 from tests.runtime.support import tiny_llava, tiny_qwen2, video_inputs
 
@@ -134,6 +137,8 @@ def test_more_patches_than_dynamo_compiles_a_function():
         ):
             expected = result(model, embedded(), trace)
             assert result(compiled, embedded(), trace) == expected
+    gc.collect()
+    assert not [x for x in gc.get_objects() if type(x) is Hooks]
 
 
 def test_llava_compiled_around_the_decoder():
@@ -204,15 +209,28 @@ def test_a_compiled_vision_tower_stays_compiled(way):
     assert "conv2d" in graphs.ran
 
 
-def test_parts_of_layers_without_hooks_may_be_compiled():
-    model = qwen2()
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler here")
+def test_inductor_may_compile_the_vision_tower():
+    model, inputs = tiny_llava(layers=LAYERS), video_inputs(frames=1)
+    with patched(model, MERGED) as trace:
+        logits, *expected = result(model, inputs, trace)
+    model.model.vision_tower.compile()
+    with patched(model, MERGED) as trace:
+        got, *rest = result(model, inputs, trace)
+    assert rest == expected
+    torch.testing.assert_close(torch.tensor(got), torch.tensor(logits), rtol=1e-4, atol=1e-4)
+
+
+def test_compiled_norms_stay_compiled():
+    model, graphs = qwen2(), Graphs()
     with patched(model, INSIDE, visual_mask=MASK) as trace:
         expected = result(model, embedded(), trace)
     for layer in model.model.layers:
-        layer.input_layernorm.compile(backend="eager")
-        layer.self_attn.q_proj.compile(backend="eager")
+        layer.input_layernorm.compile(backend=graphs)
     with patched(model, INSIDE, visual_mask=MASK) as trace:
         assert result(model, embedded(), trace) == expected
+    assert "rsqrt" in graphs.ran
 
 
 HOOKED = {
