@@ -148,7 +148,7 @@ def test_without_evidence_the_least_reduction_is_chosen_and_said(accuracy):
 def test_frames_are_free_only_where_rows_are(accuracy):
     answer = choose(accuracy, FREE, ttft_s=0.5)
     assert answer.result.schedule.label() == AIM
-    assert answer.result.workload.frames == 160
+    assert answer.result.workload.frames == 176
     assert answer.basis == "interpolated"
     assert [row["frames"] for row in answer.rows] == [32, 192]
     longer = answer.candidates - len(candidates(TASK, (32,)))

@@ -121,7 +121,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
 
 
 def test_the_command_prints_the_quickest_rows():
-    axes = ["--frames", "4,8", "--hardware", "h100-sxm,l40s", "--l1", "none,14"]
+    axes = ["--frames", "4", "--hardware", "h100-sxm,l40s", "--l1", "none,14"]
     rows = json.loads(run(*axes, "--top", "3", "--format", "json").stdout)
     times = [row["ttft_s"] for row in rows]
     assert len(times) == 3 and times == sorted(times)
