@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from aim_cost.schedule import Schedule
 from aim_cost.vision_merge import VisionMerge
+from aim_runtime.changes import Changes
 from aim_runtime.patch import patched
 from aim_runtime.tiny.model import FRAME_TOKENS, patch_features
 from aim_runtime.tiny.prompts import prompt_ids
@@ -115,10 +116,7 @@ def _encoded(model: LlavaOnevisionForConditionalGeneration, patches: Tensor) -> 
     """Let tower and projector return ``patches``; pooling, merging and the rest run as ever."""
     core = model.model
     output = BaseModelOutputWithPooling(last_hidden_state=patches, hidden_states=(patches,))
-    # on the instances: modules keep their class's forward
-    core.vision_tower.forward = lambda *args, **kwargs: output
-    core.multi_modal_projector.forward = lambda x: x
-    try:
+    with Changes() as changes:
+        changes.replace(core.vision_tower, "forward", lambda *args, **kwargs: output)
+        changes.replace(core.multi_modal_projector, "forward", lambda x: x)
         yield
-    finally:
-        del core.vision_tower.forward, core.multi_modal_projector.forward
