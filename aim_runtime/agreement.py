@@ -37,7 +37,12 @@ def summary(rows: Sequence[Row]) -> Row:
         **errors_of([row["ttft_error"] for row in timed]),
         "worst_row": worst["schedule"] if worst else None,
         "kendall_tau": kendall_tau([(row["predicted.ttft_s"], row["ttft_s"]) for row in timed]),
-        "in_band": _in_band(timed),
+        "in_band": in_band(
+            [
+                (row.get("predicted.ttft_low_s"), row["ttft_s"], row.get("predicted.ttft_high_s"))
+                for row in timed
+            ]
+        ),
         "phases": {name: _phase(timed, key) for name, key in TIMES.items()},
     }
 
@@ -70,12 +75,9 @@ def _phase(rows: Sequence[Row], key: str) -> Row:
     }
 
 
-def _in_band(rows: Sequence[Row]) -> float | None:
-    banded = [row for row in rows if row.get("predicted.ttft_high_s") is not None]
-    inside = [
-        row["predicted.ttft_low_s"] <= row["ttft_s"] <= row["predicted.ttft_high_s"]
-        for row in banded
-    ]
+def in_band(times: Sequence[tuple[float | None, float, float | None]]) -> float | None:
+    """The share of (low, measured, high) that lie within; None where none has a band."""
+    inside = [low <= clock <= high for low, clock, high in times if high is not None]
     return sum(inside) / len(inside) if inside else None
 
 

@@ -12,11 +12,11 @@ from aim_cost.conventions import EXECUTED, LLM_VIEWER, Convention
 from aim_cost.estimate import Estimate, estimate
 from aim_cost.hardware import HardwareProfile, load_hardware
 from aim_cost.model import load_model_spec
-from aim_cost.schedule import Schedule
+from aim_cost.own_accuracy import read_schedule
 from aim_cost.timing.calibrate import fit_calibration
 from aim_cost.timing.calibration import Calibration, calibration_names, load_calibration
 from aim_cost.workload import Execution, Workload
-from aim_runtime.agreement import Row, errors_of, kendall_tau
+from aim_runtime.agreement import Row, errors_of, in_band, kendall_tau
 from aim_runtime.campaign import KERNELS, PREFILL, held_out_schedules
 from aim_runtime.device import profile_name
 from aim_runtime.errors import MeasurementError
@@ -48,19 +48,12 @@ class Predictor:
         return estimate(
             load_model_spec(row["model"]),
             Workload(text_tokens=row["text_tokens"], frames=row["frames"], batch=row["batch"]),
-            Schedule.parse(**schedule_parts(row["schedule"])),
+            read_schedule(row["schedule"], "schedule"),
             self.hardware,
             Execution(dtype=row["dtype"], mode=mode, scoring=row["scoring"]),
             self.convention,
             self.calibration,
         )
-
-
-def schedule_parts(label: str) -> dict[str, str]:
-    """The short forms in a schedule's label, by the names that ``Schedule.parse`` takes."""
-    if label == "none":
-        return {}
-    return dict(part.split(" ", 1) for part in label.split(", "))
 
 
 def predictors(folder: Path, device: str, dtype: str) -> list[Predictor]:
@@ -134,6 +127,11 @@ def _prediction(way: Predictor, row: Row) -> Row:
     }
 
 
+def last_prediction(row: Row) -> Row | None:
+    """That of the last predictor, the nearest to the device; None where nothing predicts."""
+    return next(reversed(row["predictions"].values()), None)
+
+
 def error_rows(rows: Sequence[Row]) -> list[Row]:
     """Of each predictor and split: rows, mape, bias, p95, tau, and the share in the 90 % band.
 
@@ -149,8 +147,6 @@ def error_rows(rows: Sequence[Row]) -> list[Row]:
             found = [row["predictions"][name] for row in chosen]
             if not found:
                 continue
-            banded = [f for f in found if f["high_s"] is not None]
-            inside = [f["low_s"] <= f["measured_s"] <= f["high_s"] for f in banded]
             table.append(
                 {
                     "predictor": name,
@@ -158,7 +154,7 @@ def error_rows(rows: Sequence[Row]) -> list[Row]:
                     "rows": len(found),
                     **errors_of([f["error"] for f in found]),
                     "kendall_tau": _mean_tau(chosen, name),
-                    "in_band": sum(inside) / len(inside) if inside else None,
+                    "in_band": in_band([(f["low_s"], f["measured_s"], f["high_s"]) for f in found]),
                 }
             )
     return table
@@ -189,7 +185,7 @@ def speedup_rows(rows: Sequence[Row]) -> list[Row]:
         plain = base.get((row["model"], row["frames"], row["text_tokens"]))
         if plain is None or row is plain:
             continue
-        best = list(row["predictions"].values())[-1:]
+        best, plain_best = last_prediction(row), last_prediction(plain)
         line = {
             **{name: row[name] for name in ("model", "frames", "text_tokens", "execution")},
             "schedule": row["schedule"],
@@ -203,9 +199,9 @@ def speedup_rows(rows: Sequence[Row]) -> list[Row]:
             line["llm_speedup"] = plain["llm.time_s"] / row["llm.time_s"]
             spent = sum(row.get(f"{name}.time_s") or 0.0 for name in ("merge", "importance"))
             line["reduction_share"] = spent / row["ttft_s"]
-        if best and plain["predictions"]:
-            line["flop_ratio"] = list(plain["predictions"].values())[-1]["flops"] / best[0]["flops"]
+        if best and plain_best:
+            line["flop_ratio"] = plain_best["flops"] / best["flops"]
             if row.get("peak_memory_bytes"):
-                line["memory_error"] = best[0]["peak_memory_bytes"] / row["peak_memory_bytes"] - 1
+                line["memory_error"] = best["peak_memory_bytes"] / row["peak_memory_bytes"] - 1
         table.append(line)
     return table

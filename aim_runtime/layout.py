@@ -60,7 +60,8 @@ class Layout:
                 raise PatchError(
                     "prompt",
                     expected="the pixels behind its placeholders",
-                    got=f"no {_PIXELS[modality]} for {int(mask.sum())} {modality} placeholders",
+                    got=f"no {self._adapter.pixel_inputs[modality][0]} for {int(mask.sum())} "
+                    f"{modality} placeholders",
                     fix="Pass all that the processor returned.",
                 )
             for row, placed in zip(rows, self._place(mask, modality, items, copies), strict=True):
@@ -190,9 +191,6 @@ class Layout:
             shortened["attention_mask"] = real.to(ids.device).long()
         placed = tuple(_moved(rows, before, padding))
         return Shortened(inputs | shortened, Prompt(mask.gather(1, index), visual, placed))
-
-
-_PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 
 def _in_a_row(mask: Tensor, known: Sequence[Placed], sizes: Sequence[int]) -> list[Placed]:

@@ -7,7 +7,7 @@ from typing import Any
 from aim_cost.plots.style import COLOURS, GREY, PAGE, finish, new_figure, save
 from aim_cost.units import milli
 from aim_runtime.agreement import Row
-from aim_runtime.campaign_report import speedup_rows
+from aim_runtime.campaign_report import last_prediction, speedup_rows
 
 _PHASES = {
     "vision": ("vision.time_s",),
@@ -25,24 +25,19 @@ def report_plot(rows: Sequence[Row], path: Path) -> None:
     _gains(gains, rows)
     _shares(shares, rows)
     device, dtype = rows[0]["hardware"], rows[0]["dtype"]
-    small = (
-        "Medians; predictions by the last of the predictors, bars its 90 % band. Gains over the "
-    )
-    small += "eager prefill without reduction."
+    name = next(list(row["predictions"])[-1] for row in rows if row["predictions"])
+    small = f"Medians; predicted from {name}, bars its 90 % band. Gains over the eager prefill "
+    small += "without reduction."
     save(finish(figure, f"Predicted against measured on {device}, {dtype}", small), path)
-
-
-def _last(rows: Sequence[Row]) -> str:
-    return next(list(row["predictions"])[-1] for row in rows if row["predictions"])
 
 
 def _times(axis: Any, rows: Sequence[Row]) -> None:
     """TTFT predicted over measured, both logarithmic."""
     for number, split in enumerate(("fit", "held out")):
         chosen = [
-            (row, list(row["predictions"].values())[-1])
+            (row, found)
             for row in rows
-            if row["predictions"] and row["held_out"] == bool(number)
+            if (found := last_prediction(row)) and row["held_out"] == bool(number)
         ]
         if not chosen:
             continue

@@ -36,7 +36,7 @@ class Adapter(ABC):
     has_axes: ClassVar[bool] = False
     """Whether positions have three axes, which ``get_rope_index`` of the inner model computes."""
     pixel_inputs: ClassVar[dict[str, tuple[str, ...]]]
-    """Of each modality, the inputs that hold its pixels and describe them."""
+    """Of each modality, the input that holds its pixels, and those that describe them."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.config, self.inner = model.config, unwrapped(model.model)

@@ -19,7 +19,7 @@ class LlavaOnevisionAdapter(Adapter):
     }
 
     def items(self, inputs: Inputs, modality: str) -> Items | None:
-        pixels = inputs.get("pixel_values_videos" if modality == "video" else "pixel_values")
+        pixels = inputs.get(self.pixel_inputs[modality][0])
         if pixels is None:
             return None
         if modality == "video":
