@@ -8,6 +8,7 @@ from transformers import DynamicCache
 
 from aim_runtime.errors import PatchError
 from aim_runtime.prompt import Prompt
+from aim_runtime.seams import CACHE, cache_in
 
 Inputs = dict[str, Any]
 
@@ -28,15 +29,15 @@ class Cached:
 
 def cached_tokens(inputs: Inputs) -> int:
     """Tokens in the first layer of the cache. Raises: PatchError for caches of fixed size."""
-    cache = inputs.get("past_key_values")
+    cache = cache_in(inputs)
     if cache is None:
         return 0
     if not isinstance(cache, DynamicCache):
         raise PatchError(
-            "past_key_values",
+            CACHE,
             expected="a DynamicCache, whose layers may differ in length",
             got=type(cache).__name__,
-            fix="Leave cache_implementation and past_key_values out.",
+            fix=f"Leave cache_implementation and {CACHE} out.",
         )
     return cache.get_seq_length()
 
@@ -46,7 +47,7 @@ def require_empty_cache(inputs: Inputs) -> None:
     cached = cached_tokens(inputs)
     if cached:
         raise PatchError(
-            "past_key_values",
+            CACHE,
             expected="an empty cache, or text alone after a prompt that this patch has cached",
             got=f"new tokens after {cached} cached ones",
             fix="Give each prompt, with its images and videos, in one prefill.",

@@ -17,6 +17,7 @@ from aim_runtime.inputs import Inputs, sized_inputs
 from aim_runtime.load import Loaded
 from aim_runtime.measure import device_name, quartiles, visual_fields
 from aim_runtime.patch import patched
+from aim_runtime.seams import cache_of, with_cache
 from aim_runtime.timer import recorder_for
 
 Row = dict[str, Any]
@@ -67,12 +68,12 @@ def _decode(
     model, recorder = loaded.model, recorder_for(loaded.device)
     with patched(model, schedule) as trace:
         output = model(**inputs, use_cache=True, logits_to_keep=1)
-        cache, cached = output.past_key_values, trace.cache_tokens
+        cache, cached = cache_of(output), trace.cache_tokens
         token = output.logits[:, -1:].argmax(dim=-1)
         with recorder.span("decode"):
             for _ in range(new_tokens):
                 # positions go on from the cache's first layer, which nothing leaves
-                step = model(input_ids=token, past_key_values=cache, use_cache=True)
+                step = model(input_ids=token, use_cache=True, **with_cache(cache))
                 token = step.logits[:, -1:].argmax(dim=-1)
     return recorder.seconds()["decode"] / new_tokens, cached
 

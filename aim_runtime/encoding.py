@@ -15,6 +15,7 @@ from aim_runtime.compiled import uncompiled
 from aim_runtime.errors import PatchError
 from aim_runtime.merge import merge_passes
 from aim_runtime.models.adapter import Adapter
+from aim_runtime.seams import lack_newlines, with_video_pixels
 from aim_runtime.spans import Recorder
 from aim_runtime.visual import VisualItem, group_counts
 
@@ -93,15 +94,14 @@ class Encoding:
 
     def _merged(self, features: Features, given: dict[str, Any]) -> Features:
         """Features [tokens, hidden] of each item, and what is left of them, alike in form."""
-        if self._modality == "video" and "pixel_values" in given:  # transformers 5.17
-            given["pixel_values_videos"] = given.pop("pixel_values")
+        if self._modality == "video":
+            given = with_video_pixels(given)
         items = self._adapter.items(given, self._modality)
         together = isinstance(features, Tensor)
         counts = {block.tokens: (block.tokens,) for item in items for block in item.blocks}
         if self._merge is None:
             self.last = Encoded(items, counts, (), ())
             return features
-        # transformers 5.17: the frames of a video apart
         by_frame = not together and features[0].dim() == 3
         if by_frame:
             features = [video.flatten(0, 1) for video in features]
@@ -146,7 +146,7 @@ def _merge_item(
     rest = item.unmerged_places
     if rest:
         index = _index(rest, device)
-        if features.shape[1] == item.tokens:  # transformers 5.17 adds newlines later
+        if not lack_newlines(features, item.tokens):
             left.append(features[:, index])
         places.append(torch.arange(item.tokens, device=device)[index].expand(number, -1))
     tokens, where = torch.cat(left, dim=1), torch.cat(places, dim=1)

@@ -18,6 +18,7 @@ from aim_cost.schedule import Schedule
 from aim_runtime.errors import InputError
 from aim_runtime.load import Loaded
 from aim_runtime.patch import patched
+from aim_runtime.seams import cache_of, with_cache
 
 Row = dict[str, Any]
 Inputs = dict[str, Any]
@@ -128,7 +129,7 @@ def _steps(
             if step + 1 < steps:
                 output = model(
                     input_ids=token.view(1, 1),
-                    past_key_values=output.past_key_values,
+                    **with_cache(cache_of(output)),
                     use_cache=True,
                 )
     return torch.stack(log_probabilities), torch.stack(followed), counts

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 
 from aim_runtime.errors import PatchError
+from aim_runtime.seams import with_new_names
 
 Inputs = dict[str, Any]
 
@@ -31,7 +32,7 @@ def with_own_prompt(
 
     @wraps(generate)
     def generate_from_own_prompt(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        kwargs |= dict(zip(names[1:], args, strict=False))
+        kwargs = with_new_names(kwargs | dict(zip(names[1:], args, strict=False)))
         config = kwargs.get("generation_config") or model.generation_config
         _refuse_assisted(kwargs, config)
         own = inputs if inputs is not None else kwargs.pop("input_ids", None)

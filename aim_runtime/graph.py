@@ -28,6 +28,7 @@ from aim_runtime.models import require_onevision
 from aim_runtime.models.llava_onevision import LlavaOnevisionAdapter
 from aim_runtime.patch import patched
 from aim_runtime.prefill import Prefill
+from aim_runtime.seams import lack_newlines, with_cache
 from aim_runtime.spans import NULL_RECORDER
 from aim_runtime.trace import RunTrace
 
@@ -40,7 +41,7 @@ class PrefillOutput:
     """
 
     logits: Tensor
-    past_key_values: DynamicCache
+    cache: DynamicCache
 
 
 class StaticPrefill:
@@ -167,8 +168,8 @@ class StaticPrefill:
                     "attention_mask": None,  # causal: nothing is padded
                     "position_ids": positions,
                     "position_embeddings": angles,
-                    "past_key_values": cache,
                     "use_cache": True,
+                    **with_cache(cache),
                 },
             )
             x = layer(x, **arguments)
@@ -184,9 +185,9 @@ class StaticPrefill:
         """Visual tokens of all videos, newlines included: [videos, tokens, hidden]."""
         core = self._loaded.model.model
         features = core.get_video_features(self._pixels).pooler_output  # the patch has merged them
-        if features.shape[1] == self._prompt.placed[0][0].tokens:
+        if not lack_newlines(features, self._prompt.placed[0][0].tokens):
             return features
-        newline = core.image_newline.expand(len(features), 1, -1)  # transformers 5.17
+        newline = core.image_newline.expand(len(features), 1, -1)
         return torch.cat([features, newline], dim=1)
 
     def _leave_attention(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -256,7 +257,7 @@ class GraphedPrefill:
         The cache is a new one each time, so that decoding on it leaves the graph's alone.
         """
         self._graph.replay()
-        cache = copy.copy(self._output.past_key_values)
+        cache = copy.copy(self._output.cache)
         cache.layers = [copy.copy(layer) for layer in cache.layers]
         return PrefillOutput(self._output.logits, cache)
 

@@ -1,6 +1,5 @@
 """The hooks of one patched model, in the order in which they run, and what passes between them."""
 
-import inspect
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,6 +31,7 @@ from aim_runtime.positions import (
 )
 from aim_runtime.prefill import Prefill
 from aim_runtime.prompt import Prompt
+from aim_runtime.seams import cache_in, cache_of, named
 from aim_runtime.spans import Recorder
 from aim_runtime.trace import RunTrace
 from aim_runtime.vision_merge import TowerMerging
@@ -138,7 +138,7 @@ class Hooks:
 
     def _asked(self, module: nn.Module, args: Args, kwargs: Inputs) -> None:
         """Before the whole model: what is wanted of it."""
-        inputs = _named(module, args, kwargs)
+        inputs = named(module, args, kwargs)
         configs = (module.config, self._decoder.config)
         self._last_alone = wants_last_token_alone(inputs, *configs)
 
@@ -153,7 +153,7 @@ class Hooks:
             if self._axes is not None:
                 self._axes.expect(short.prompt, inputs)
         else:
-            earlier = self._cached.get(inputs["past_key_values"])
+            earlier = self._cached.get(cache_in(inputs))
             if earlier is None:
                 require_empty_cache(inputs)
             short = self._layout.prepare_follow_up(inputs, earlier.prompt)
@@ -177,7 +177,7 @@ class Hooks:
 
     def _prepare(self, module: nn.Module, args: Args, kwargs: Inputs) -> tuple[Args, Inputs]:
         """Before the vision-language model: shorten the prompt, note where its pixels go."""
-        inputs = _named(module, args, kwargs)
+        inputs = named(module, args, kwargs)
         self._prompt, self._ready = None, {}
         if inputs.get("input_ids") is None:
             return (), inputs
@@ -185,7 +185,7 @@ class Hooks:
             several = inputs["input_ids"].shape[1] > 1
             if several and self._layout.has_visual_tokens(inputs):
                 require_empty_cache(inputs)
-            cached = self._cached.get(inputs["past_key_values"])
+            cached = self._cached.get(cache_in(inputs))
             if self._axes is not None and inputs.get("position_ids") is None:
                 if cached is None and self._schedule.merge is not None:
                     require_empty_cache(inputs)
@@ -211,7 +211,7 @@ class Hooks:
 
     def _begin(self, module: nn.Module, args: Args, kwargs: Inputs) -> tuple[Args, Inputs]:
         """Before the decoder: a prefill starts; what follows a cached one passes."""
-        inputs = _named(module, args, kwargs)
+        inputs = named(module, args, kwargs)
         x = inputs.get("inputs_embeds")
         x = inputs["input_ids"] if x is None else x
         prompt, self._prompt, self._prefill = self._prompt, None, None
@@ -242,7 +242,7 @@ class Hooks:
 
     def _continue(self, inputs: Inputs, x: Tensor) -> Inputs:
         """New tokens behind a cached prompt: text, which every layer keeps."""
-        cached = self._cached.get(inputs["past_key_values"])
+        cached = self._cached.get(cache_in(inputs))
         counted = inputs.get("position_ids") is not None
         if cached is None and self._keeps_positions and not counted:
             require_empty_cache(inputs)
@@ -320,17 +320,11 @@ class Hooks:
         if self._prefill is None:
             return
         prefill, self._prefill = self._prefill, None
-        cache = kwargs.get("past_key_values")
-        cache = getattr(output, "past_key_values", None) if cache is None else cache
+        cache = cache_in(kwargs)
+        cache = cache_of(output) if cache is None else cache
         layers = range(len(self._decoder.layers)) if cache is not None else ()
         prefill.finish(self.trace, tuple(cache.get_seq_length(layer) for layer in layers))
         if cache is not None:
             rows = len(prefill.prompt.visual)
             deltas = None if self._axes is None else self._axes.deltas_of(rows)
             self._cached[cache] = Cached(prefill.prompt, prefill.layer_padding, deltas)
-
-
-def _named(module: nn.Module, args: Args, kwargs: Inputs) -> Inputs:
-    """A module's arguments by name."""
-    names = inspect.signature(module.forward).parameters if args else ()
-    return dict(zip(names, args, strict=False)) | kwargs

@@ -9,6 +9,8 @@ from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward, rotate_half
 
+from aim_runtime.seams import CACHE
+
 _OUTPUTS = ("output_hidden_states", "output_attentions")
 
 
@@ -55,7 +57,6 @@ def _attend(
     *,
     position_embeddings: tuple[Tensor, Tensor],
     attention_mask: Tensor | None = None,
-    past_key_values: Any = None,
     **kwargs: Any,
 ) -> Tensor:
     """What the last of x[B, n, H] gathers from all, before the output projection: [B, 1, h * d]."""
@@ -66,8 +67,9 @@ def _attend(
     cos, sin = position_embeddings
     query = _rotated(heads(attention.q_proj(x[:, -1:])), cos[:, -1:], sin[:, -1:])
     key, value = _rotated(heads(attention.k_proj(x)), cos, sin), heads(attention.v_proj(x))
-    if past_key_values is not None:
-        key, value = past_key_values.update(key, value, attention.layer_idx)
+    cache = kwargs.pop(CACHE, None)
+    if cache is not None:
+        key, value = cache.update(key, value, attention.layer_idx)
     if attention_mask is not None:
         # the last row sees all that is left; padding stands before it in every layer
         attention_mask = attention_mask[..., -1:, : key.shape[2]]

@@ -15,6 +15,7 @@ from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_runtime import PatchError, patch, patched, unpatch
 from aim_runtime.hooks import Hooks
+from aim_runtime.seams import cache_of
 from aim_runtime.trace import RunTrace
 from tests.runtime.support import tiny_llava, tiny_qwen2, video_inputs
 
@@ -85,7 +86,7 @@ def embedded() -> dict[str, Tensor]:
 def result(run: Callable[..., object], inputs: dict[str, Tensor], trace: RunTrace) -> list[object]:
     """Logits, cache lengths and the trace of a prefill."""
     output = run(**inputs)
-    lengths = [layer.keys.shape[2] for layer in output.past_key_values.layers]
+    lengths = [layer.keys.shape[2] for layer in cache_of(output).layers]
     kept = [row.tolist() for row in trace.kept]
     return [output.logits.tolist(), lengths, kept, trace.tokens, trace.cache_tokens]
 

@@ -10,6 +10,7 @@ from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_runtime import PatchError, patched
 from aim_runtime.reference import Reference
+from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.reference import embedded_video, language_model
 from tests.runtime.support import IMAGE_TOKEN, VIDEO_TOKEN, left_padded, video_inputs
 
@@ -55,7 +56,7 @@ def test_a_second_turn_sees_what_the_first_kept(llava, schedule, attention, with
         first = llava.generate(**inputs, **GREEDY, max_new_tokens=3)
         tokens = trace.tokens
         ids, mask = follow_up(first, 2)
-        cache = {"past_key_values": first.past_key_values}
+        cache = with_cache(cache_of(first))
         second = llava.generate(
             input_ids=ids, attention_mask=mask, **pixels, **cache, **GREEDY, max_new_tokens=4
         )
@@ -77,15 +78,15 @@ def test_padded_prompts_go_on_as_they_would_alone(llava, schedule):
         first = llava.generate(**both, **GREEDY, max_new_tokens=3)
         ids, _ = follow_up(first, 2)
         mask = torch.cat([both["attention_mask"], torch.ones(2, 7, dtype=torch.long)], dim=1)
-        cache = first.past_key_values
+        cache = cache_of(first)
         second = llava.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, **GREEDY, max_new_tokens=3
+            input_ids=ids, attention_mask=mask, **with_cache(cache), **GREEDY, max_new_tokens=3
         )
         for row, inputs in enumerate((short, long)):
             alone = llava.generate(**inputs, **GREEDY, max_new_tokens=3)
             ids = torch.cat([alone.sequences, second.sequences[row : row + 1, -7:-3]], dim=1)
             again = llava.generate(
-                input_ids=ids, past_key_values=alone.past_key_values, **GREEDY, max_new_tokens=3
+                input_ids=ids, **with_cache(cache_of(alone)), **GREEDY, max_new_tokens=3
             )
             for one, other in ((first, alone), (second, again)):
                 for ours, theirs in zip(one.logits, other.logits, strict=True):
@@ -113,7 +114,7 @@ def test_a_loop_by_hand_over_padded_prompts(llava):
             output = llava(
                 input_ids=logits.argmax(-1, keepdim=True),
                 attention_mask=mask,
-                past_key_values=output.past_key_values,
+                **with_cache(cache_of(output)),
             )
 
 
@@ -126,7 +127,7 @@ def test_a_loop_by_hand_goes_on_after_the_unmerged_prompt(llava, attention):
         output, tokens = llava(**inputs), []
         for _ in range(5):
             tokens.append(output.logits[:, -1:].argmax(-1))
-            output = llava(input_ids=tokens[-1], past_key_values=output.past_key_values)
+            output = llava(input_ids=tokens[-1], **with_cache(cache_of(output)))
         recounted = Schedule(Merge(passes=(5, 3)), PRUNE)
     assert torch.equal(torch.cat(tokens, dim=1), generated[:, -5:])
     with patched(llava, recounted):
@@ -185,33 +186,33 @@ def test_refuses_new_visual_tokens_behind_a_cache(llava):
     inputs = video_inputs()
     ids = inputs["input_ids"]
     with patched(llava, RECOUNTED):
-        cache = llava(**inputs).past_key_values
+        cache = cache_of(llava(**inputs))
         for new in ([VIDEO_TOKEN] * 37 + [3], [IMAGE_TOKEN, 3]):
             more = torch.cat([ids, torch.tensor([new])], dim=1)
             with pytest.raises(PatchError, match="whole conversation"):
-                llava.generate(more, past_key_values=cache, max_new_tokens=2)
+                llava.generate(more, **with_cache(cache), max_new_tokens=2)
             with pytest.raises(PatchError, match="25 cached"):
-                llava(input_ids=torch.tensor([new]), past_key_values=cache)
+                llava(input_ids=torch.tensor([new]), **with_cache(cache))
         with pytest.raises(PatchError, match="25 cached"):
-            llava.generate(**inputs, past_key_values=cache, max_new_tokens=2)
+            llava.generate(**inputs, **with_cache(cache), max_new_tokens=2)
         words = torch.tensor([[1, 2, 3]])
         with pytest.raises(PatchError, match=r"whole conversation.* 37 visual tokens.* 0 place"):
-            llava.generate(words, past_key_values=cache, max_new_tokens=2)
+            llava.generate(words, **with_cache(cache), max_new_tokens=2)
 
 
 def test_refuses_a_cache_of_another_patch(llava):
     inputs = video_inputs()
     with patched(llava, RECOUNTED):
-        cache = llava(**inputs).past_key_values
+        cache = cache_of(llava(**inputs))
     more = torch.cat([inputs["input_ids"], torch.tensor([[1, 2, 3]])], dim=1)
     with patched(llava, KEPT), pytest.raises(PatchError, match="that this patch has cached"):
-        llava.generate(more, past_key_values=cache, max_new_tokens=2)
+        llava.generate(more, **with_cache(cache), max_new_tokens=2)
 
 
 def test_refuses_a_copy_of_a_cache_whose_positions_are_unknown(llava):
     with patched(llava, KEPT):
         output = llava(**video_inputs())
         word = output.logits[:, -1:].argmax(-1)
-        copied = copy.deepcopy(output.past_key_values)
+        copied = copy.deepcopy(cache_of(output))
         with pytest.raises(PatchError, match="that this patch has cached"):
-            llava(input_ids=word, past_key_values=copied)
+            llava(input_ids=word, **with_cache(copied))

@@ -10,6 +10,7 @@ from aim_runtime import decode as module
 from aim_runtime.decode import measure_decode
 from aim_runtime.errors import MeasurementError
 from aim_runtime.load import load
+from aim_runtime.seams import cache_of
 from aim_runtime.timer import ClockRecorder
 from tests.runtime.test_validate import tiny_config
 
@@ -52,7 +53,7 @@ def test_every_token_is_decoded_with_a_cache_that_grows(monkeypatch):
 
     def watched(*args, **kwargs):
         output = forward(*args, **kwargs)
-        lengths.append(output.past_key_values.get_seq_length())
+        lengths.append(cache_of(output).get_seq_length())
         return output
 
     monkeypatch.setattr(loaded.model, "forward", watched)

@@ -7,6 +7,7 @@ from aim_cost.merge import Merge
 from aim_cost.prune import DROP_POINTS, Prune
 from aim_cost.schedule import Schedule
 from aim_runtime import patched
+from aim_runtime.seams import cache_of
 from tests.runtime.support import tiny_qwen2, video_inputs
 
 LAYERS = 6
@@ -40,7 +41,7 @@ def test_what_stays_is_the_same(attention, importance):
     assert all(torch.equal(*pair) for pair in zip(late[2][:LAYERS], early[2], strict=False))
     left = torch.isin(late[2][-1][0], early[2][-1][0])
     torch.testing.assert_close(early[0].logits, late[0].logits[:, left], rtol=0, atol=1e-5)
-    caches = (run[0].past_key_values.layers for run in (late, early))
+    caches = (cache_of(run[0]).layers for run in (late, early))
     for one, other in zip(*caches, strict=True):
         assert one.keys.shape == other.keys.shape
         torch.testing.assert_close(one.keys, other.keys, rtol=0, atol=1e-6)

@@ -10,6 +10,7 @@ from aim_cost.schedule import Schedule
 from aim_runtime import PatchError, patched
 from aim_runtime.lookup import TextCandidates
 from aim_runtime.reference import Reference
+from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.reference import embedded_video, language_model
 from tests.runtime.support import VIDEO_TOKEN, video_inputs
 
@@ -115,9 +116,9 @@ def test_a_loop_by_hand_equals_generate(llava, attention):
             tokens.append(output.logits[:, -1:].argmax(-1))
             mask = torch.cat([mask, mask[:, :1]], dim=1)  # of the caller's full prompt
             output = llava(
-                input_ids=tokens[-1], attention_mask=mask, past_key_values=output.past_key_values
+                input_ids=tokens[-1], attention_mask=mask, **with_cache(cache_of(output))
             )
-        lengths = [output.past_key_values.get_seq_length(layer) for layer in range(6)]
+        lengths = [cache_of(output).get_seq_length(layer) for layer in range(6)]
     assert torch.equal(torch.cat(tokens, dim=1), generated[:, -5:])
     assert lengths == [tokens + 5 for tokens in trace.cache_tokens]
 

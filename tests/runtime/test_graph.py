@@ -16,6 +16,7 @@ from aim_runtime.graph import GraphedPrefill, StaticPrefill
 from aim_runtime.inputs import sized_inputs
 from aim_runtime.load import Loaded, load
 from aim_runtime.patch import patched
+from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.support import tiny_llava, video_inputs
 
 SCHEDULES = [
@@ -51,7 +52,7 @@ def run_patched(loaded, schedule, inputs, last_layer="all"):
 def assert_equal(output, trace, expected):
     wanted, wanted_trace = expected
     assert torch.equal(output.logits, wanted.logits)
-    layers = zip(output.past_key_values.layers, wanted.past_key_values.layers, strict=True)
+    layers = zip(cache_of(output).layers, cache_of(wanted).layers, strict=True)
     for mine, theirs in layers:
         assert torch.equal(mine.keys, theirs.keys)
         assert torch.equal(mine.values, theirs.values)
@@ -110,7 +111,7 @@ def test_decoding_goes_on_from_the_cache(loaded):
     token, tokens = output.logits[:, -1].argmax(-1, keepdim=True), []
     for _ in expected:
         tokens.append(token.item())
-        step = loaded.model(input_ids=token, past_key_values=output.past_key_values)
+        step = loaded.model(input_ids=token, **with_cache(cache_of(output)))
         token = step.logits[:, -1].argmax(-1, keepdim=True)
     assert tokens == expected
 
@@ -289,7 +290,7 @@ def test_capture_runs_once_after_the_warm_up(loaded, fake_cuda, monkeypatch):
     expected = run_patched(loaded, BOTH, inputs)
     assert_equal(first, graphed.trace, expected)
     # decoding on one cache leaves the next one alone
-    loaded.model(input_ids=torch.tensor([[3]]), past_key_values=first.past_key_values)
+    loaded.model(input_ids=torch.tensor([[3]]), **with_cache(cache_of(first)))
     assert_equal(second, graphed.trace, expected)
     assert_equal(graphed.replay(), graphed.trace, expected)
     with pytest.raises(PatchError, match="as captured"):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from aim_cost.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.errors import PatchError
+from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.support import left_padded, tiny_llava, tiny_qwen2, video_inputs
 
 LAYERS = 6
@@ -77,7 +78,7 @@ def test_logits_and_cache_are_the_same(models, schedule, attention, frames, befo
     output, needed = prefill(model, schedule, inputs, "needed")
     assert output.logits.shape == whole.logits.shape == (len(before), 1, 256)
     torch.testing.assert_close(output.logits, whole.logits, rtol=0, atol=CLOSE)
-    assert_same_cache(output.past_key_values, whole.past_key_values)
+    assert_same_cache(cache_of(output), cache_of(whole))
     assert needed.tokens == expected_tokens(trace.tokens)
     assert needed.cache_tokens == trace.cache_tokens
     for mine, theirs in zip(needed.kept[:-1], trace.kept[:-1], strict=True):
@@ -102,7 +103,7 @@ def test_a_bare_language_model(attention):
             found.append((model(**call), trace.tokens))
     (whole, tokens), (output, needed) = found
     torch.testing.assert_close(output.logits, whole.logits, rtol=0, atol=CLOSE)
-    assert_same_cache(output.past_key_values, whole.past_key_values)
+    assert_same_cache(cache_of(output), cache_of(whole))
     assert needed == expected_tokens(tokens)
 
 
@@ -142,7 +143,7 @@ def test_other_calls_change_no_bit(models, call):
     whole, trace = prefill(models["sdpa"], schedule, inputs, "all", **call)
     output, needed = prefill(models["sdpa"], schedule, inputs, "needed", **call)
     assert torch.equal(output.logits, whole.logits)
-    assert_same_cache(output.past_key_values, whole.past_key_values)
+    assert_same_cache(cache_of(output), cache_of(whole))
     assert needed.tokens == trace.tokens
     assert torch.equal(needed.kept[-1], trace.kept[-1])
     for mine, theirs in zip(output.hidden_states or (), whole.hidden_states or (), strict=True):
@@ -177,8 +178,8 @@ def test_text_behind_the_cache_sees_the_same(models):
     answers = []
     for last_layer in ("all", "needed"):
         with patched(model, schedule, last_layer=last_layer), torch.no_grad():
-            cache = model(**inputs, use_cache=True, logits_to_keep=1).past_key_values
-            answers.append(model(input_ids=more, past_key_values=cache, logits_to_keep=1).logits)
+            cache = cache_of(model(**inputs, use_cache=True, logits_to_keep=1))
+            answers.append(model(input_ids=more, **with_cache(cache), logits_to_keep=1).logits)
     assert torch.equal(*answers)
 
 

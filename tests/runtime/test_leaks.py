@@ -21,6 +21,7 @@ from aim_runtime.encoding import Encoded, Encoding
 from aim_runtime.hooks import Hooks
 from aim_runtime.prefill import Prefill
 from aim_runtime.prompt import Prompt
+from aim_runtime.seams import cache_of, with_cache
 from aim_runtime.trace import RunTrace
 from tests.runtime.support import tiny_llava, tiny_qwen2, video_inputs
 
@@ -183,7 +184,7 @@ class Steps:
 def test_a_cache_and_a_trace_hold_neither_hooks_nor_model(make):
     case = make()
     with case.patched() as trace:
-        cache = case.model(**case.inputs).past_key_values
+        cache = cache_of(case.model(**case.inputs))
     held = alive()
     assert not held[Hooks.__name__]
     assert not held[Prefill.__name__]
@@ -201,7 +202,7 @@ def test_finished_conversations_are_forgotten_while_patched():
     for turn in range(12):
         first = case.model.generate(**case.inputs, **GREEDY, return_dict_in_generate=True)
         more = torch.cat([first.sequences, first.sequences[:, :2]], dim=1)
-        case.model.generate(more, past_key_values=first.past_key_values, **GREEDY)
+        case.model.generate(more, **with_cache(cache_of(first)), **GREEDY)
         del first, more
         if turn in (1, 11):
             counts.append(alive())

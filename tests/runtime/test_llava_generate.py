@@ -10,6 +10,7 @@ from aim_cost.merge import Merge
 from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_runtime import patched
+from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.agree import GREEDY, assert_kept, expected
 from tests.runtime.models import BUILDERS, NAMES, named_inputs
 
@@ -119,7 +120,7 @@ def test_a_second_turn_sees_what_the_first_kept(family, name, with_pixels, sched
         ids = torch.cat([first.sequences, words], dim=1)
         mask = torch.cat([inputs["attention_mask"], torch.ones(len(ids), 7).long()], dim=1)
         turn = {"input_ids": ids, "attention_mask": mask} | pixels
-        second = model.generate(**turn, past_key_values=first.past_key_values, **GREEDY, **OPTIONS)
+        second = model.generate(**turn, **with_cache(cache_of(first)), **GREEDY, **OPTIONS)
     assert torch.equal(second.sequences[:, :-3], ids)
     prompt = inputs["input_ids"].shape[1]
     seen = torch.stack([*first.logits, *second.logits], dim=1)
@@ -140,6 +141,6 @@ def test_a_loop_by_hand_equals_generate(family):
             tokens.append(output.logits[:, -1:].argmax(-1))
             mask = torch.cat([mask, mask[:, -1:]], dim=1)
             output = model(
-                input_ids=tokens[-1], attention_mask=mask, past_key_values=output.past_key_values
+                input_ids=tokens[-1], attention_mask=mask, **with_cache(cache_of(output))
             )
     assert torch.equal(torch.cat(tokens, dim=1), generated[:, -3:])

@@ -20,6 +20,7 @@ from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_cost.select import Select
 from aim_runtime import PatchError, patch, patched, unpatch
+from aim_runtime.seams import with_cache
 from tests.runtime.support import VIDEO_TOKEN, tiny_llava, tiny_qwen2, video_inputs
 
 PRUNE = Schedule(prune=Prune(linear=(1, 4)))
@@ -338,7 +339,7 @@ def test_refuses_other_masks(qwen2):
 def test_refuses_static_caches(qwen2, llava):
     cache = StaticCache(config=qwen2.config, max_cache_len=64)
     with patched(qwen2, PRUNE, visual_mask=mask_of()), refused("StaticCache"):
-        qwen2(inputs_embeds=torch.randn(1, 20, 64), past_key_values=cache)
+        qwen2(inputs_embeds=torch.randn(1, 20, 64), **with_cache(cache))
     with patched(llava, BOTH), refused("StaticCache"):
         llava.generate(**video_inputs(), max_new_tokens=2, cache_implementation="static")
 
@@ -348,10 +349,10 @@ def test_refuses_prefill_in_chunks(qwen2):
     cache = DynamicCache(config=qwen2.config)
     with patched(qwen2, PRUNE, visual_mask=mask):
         with refused("one prefill"):
-            qwen2(inputs_embeds=embeds[:, :10], past_key_values=cache)
-        qwen2(inputs_embeds=embeds, past_key_values=cache)
+            qwen2(inputs_embeds=embeds[:, :10], **with_cache(cache))
+        qwen2(inputs_embeds=embeds, **with_cache(cache))
         with refused("20 cached"):
-            qwen2(inputs_embeds=embeds, past_key_values=cache)
+            qwen2(inputs_embeds=embeds, **with_cache(cache))
         with refused("one prefill"):
             ids = torch.randint(0, 200, (1, 20))
             qwen2.generate(ids, max_new_tokens=2, prefill_chunk_size=8)

@@ -14,6 +14,7 @@ from aim_cost.workload import VisualInput
 from aim_runtime import patched
 from aim_runtime.ranking import LAYER_IMPORTANCE
 from aim_runtime.reference import Reference
+from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.reference import embedded_video, language_model
 from tests.runtime.support import (
     FRAME_TOKENS,
@@ -194,7 +195,7 @@ def test_a_second_turn_after_an_image(llava):
         first = llava.generate(**inputs, **GREEDY, return_dict_in_generate=True)
         ids = torch.cat([first.sequences, torch.tensor([[7, 8]])], dim=1)
         output = llava.generate(
-            **inputs | {"input_ids": ids}, past_key_values=first.past_key_values, **GREEDY
+            **inputs | {"input_ids": ids}, **with_cache(cache_of(first)), **GREEDY
         )
     assert torch.equal(output[:, :-3], ids)
 

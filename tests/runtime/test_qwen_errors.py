@@ -9,6 +9,7 @@ from aim_cost.errors import ScheduleError
 from aim_cost.merge import Merge
 from aim_cost.schedule import Schedule
 from aim_runtime import PatchError, patch, patched, unpatch
+from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.qwen import KINDS, qwen_inputs, rope_table, short, tiny_qwen
 from tests.runtime.test_qwen import BOTH, LITTLE, PICTURE, SMALL, VIDEO
 from tests.runtime.test_qwen_turns import GREEDY, LOGITS, follow_up
@@ -103,7 +104,7 @@ def test_refuses_new_visual_tokens_behind_a_cache(model, kind):
         with pytest.raises(PatchError, match="whole conversation"):
             model.generate(**call, **GREEDY)
         with pytest.raises(PatchError, match="cached ones"):
-            model(input_ids=call["input_ids"][:, -3:], past_key_values=first.past_key_values)
+            model(input_ids=call["input_ids"][:, -3:], **with_cache(cache_of(first)))
 
 
 def test_positions_serve_one_prompt(model, kind):
@@ -140,9 +141,9 @@ def test_refuses_a_copy_of_a_cache_whose_positions_are_unknown(model, kind):
     with patched(model, BOTH):
         output = model(**qwen_inputs(kind, [3, VIDEO, 4]))
         word = output.logits[:, -1:].argmax(-1)
-        copied = copy.deepcopy(output.past_key_values)
+        copied = copy.deepcopy(cache_of(output))
         with pytest.raises(PatchError, match="that this patch has cached"):
-            model(input_ids=word, past_key_values=copied)
+            model(input_ids=word, **with_cache(copied))
 
 
 def test_refuses_seconds_of_other_videos():

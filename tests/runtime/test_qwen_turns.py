@@ -8,6 +8,7 @@ import torch
 from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_runtime import PatchError, patched
+from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.qwen import KINDS, qwen_inputs, rope_table, short, tiny_qwen
 from tests.runtime.test_patch import state
 from tests.runtime.test_qwen import (
@@ -44,8 +45,8 @@ def by_hand(model, inputs, steps, **more):
     for _ in range(steps):
         seen.append(output.logits[:, -1])
         word = seen[-1].argmax(-1, keepdim=True)
-        output = model(input_ids=word, past_key_values=output.past_key_values, **more)
-    return torch.stack(seen, dim=1), output.past_key_values
+        output = model(input_ids=word, **with_cache(cache_of(output)), **more)
+    return torch.stack(seen, dim=1), cache_of(output)
 
 
 def every_way(model, kind):
@@ -79,7 +80,7 @@ def follow_up(inputs, first, words=4):
         for name, tail in (("attention_mask", ones), ("mm_token_type_ids", ones * 0))
     )
     call = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
-    return call | {"past_key_values": first.past_key_values}
+    return call | with_cache(cache_of(first))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -137,7 +138,7 @@ def test_a_loop_by_hand(model, kind, schedule, masked):
             mask = torch.cat([mask, mask[:, :1]], dim=1)  # of the caller's full prompt
             output = model(
                 input_ids=seen[-1].argmax(-1).view(1, 1),
-                past_key_values=output.past_key_values,
+                **with_cache(cache_of(output)),
                 **{"attention_mask": mask} if masked else {},
             )
     expected = Expected(model, row, inputs, schedule)
@@ -158,7 +159,7 @@ def test_a_loop_by_hand_over_padded_prompts(model, kind, schedule):
             output = model(
                 input_ids=seen[-1].argmax(-1, keepdim=True),
                 attention_mask=mask,
-                past_key_values=output.past_key_values,
+                **with_cache(cache_of(output)),
             )
         for number in range(2):
             one, _ = by_hand(model, alone(kind, UNEVEN, inputs, number), 3)
@@ -175,14 +176,14 @@ def test_a_cache_goes_on_after_its_own_prompt(model, kind, schedule):
         output = model(**inputs)
         words = output.logits[:, -1:].argmax(-1)
         model(**other)
-        output = model(input_ids=words, past_key_values=output.past_key_values)
+        output = model(input_ids=words, **with_cache(cache_of(output)))
         torch.testing.assert_close(output.logits[:, -1], expected[:, 1], rtol=0, atol=1e-5)
         model.generate(**other, **GREEDY)
         found, _ = by_hand(model, text, 3)
         assert torch.equal(found, plain)
         output = model(**text)
         model(**other)
-        output = model(input_ids=plain[:, :1].argmax(-1), past_key_values=output.past_key_values)
+        output = model(input_ids=plain[:, :1].argmax(-1), **with_cache(cache_of(output)))
         assert torch.equal(output.logits[:, -1], plain[:, 1])
         first = model.generate(**inputs, **GREEDY, **LOGITS)
         second = model.generate(**follow_up(inputs, first), **GREEDY, **LOGITS)

@@ -9,6 +9,7 @@ from aim_cost.merge import POSITIONS, Merge
 from aim_cost.prune import DROP_POINTS, Prune
 from aim_cost.schedule import Schedule
 from aim_runtime import PatchError, patched
+from aim_runtime.seams import cache_of, with_cache
 from aim_runtime.uneven import padded_mask, select_rows
 from tests.runtime.support import (
     FRAME_TOKENS,
@@ -106,14 +107,12 @@ def test_further_turns_go_on_row_by_row(llava, schedule, attention):
         words = torch.tensor([text(3, 9)] * 3)
         ids = torch.cat([first.sequences, words], dim=1)
         mask = torch.cat([both["attention_mask"], torch.ones(3, 7, dtype=torch.long)], dim=1)
-        cache = first.past_key_values
-        second = llava.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, **options
-        )
+        cache = cache_of(first)
+        second = llava.generate(input_ids=ids, attention_mask=mask, **with_cache(cache), **options)
         for row, one in enumerate(prompts):
             alone = llava.generate(**one, **options)
             ids = torch.cat([alone.sequences, words[:1]], dim=1)
-            again = llava.generate(input_ids=ids, past_key_values=alone.past_key_values, **options)
+            again = llava.generate(input_ids=ids, **with_cache(cache_of(alone)), **options)
             for ours, theirs in ((first, alone), (second, again)):
                 for a, b in zip(ours.logits, theirs.logits, strict=True):
                     torch.testing.assert_close(a[row], b[0], rtol=0, atol=1e-4)
@@ -205,9 +204,7 @@ def test_the_last_layer_of_rows_that_differ(llava, attention, drop_point):
             found[last_layer] = output, trace.rows, llava.generate(**inputs, **GREEDY)
     (output, rows, new), (same, needed, again) = found["all"], found["needed"]
     torch.testing.assert_close(same.logits, output.logits, rtol=0, atol=1e-5)
-    for ours, theirs in zip(
-        same.past_key_values.layers, output.past_key_values.layers, strict=True
-    ):
+    for ours, theirs in zip(cache_of(same).layers, cache_of(output).layers, strict=True):
         torch.testing.assert_close(ours.keys, theirs.keys, rtol=0, atol=1e-6)
     assert torch.equal(again, new)
     assert needed == [row.last_needed() for row in rows]
