@@ -112,7 +112,7 @@ class Encoding:
             for item, same in groupby(items):
                 stop = start + len(tuple(same))
                 stack = features[start:stop] if together else torch.stack(features[start:stop])
-                left, where = _merge_item(stack, item, self._merge, counts)
+                left, where = merge_item(stack, item, self._merge, counts)
                 merged.append(left)
                 places += where
                 start = stop
@@ -124,10 +124,14 @@ class Encoding:
             return merged[0] if len(merged) == 1 else torch.cat(merged)
 
 
-def _merge_item(
+def merge_item(
     features: Tensor, item: VisualItem, merge: Merge, counts: dict[int, tuple[int, ...]]
 ) -> tuple[Tensor, Tensor]:
-    """Several items alike: features[items, tokens, H] -> [items, left, H], places [items, left]."""
+    """Merge several equal items: features[items, tokens, H] -> [items, left, H], and the places.
+
+    Args: counts, gets for each size of groups its tokens before merging and after each pass.
+    Returns: what is left, and int64 [items, left], where in its item each of them stood.
+    """
     device, number = features.device, len(features)
     left, places = [], []
     for block in item.blocks:

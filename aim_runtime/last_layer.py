@@ -35,7 +35,7 @@ def of_last_token(layer: nn.Module) -> Callable[..., Tensor]:
     output projection and MLP are the last token's, and so is what comes out, [B, 1, H]. Whatever
     the schedule drops inside this layer is not computed anyway. Other calls, as in decode, run the
     layer's own forward. The parts and their order are those of Qwen2's, Llama's and Qwen2-VL's
-    layers in transformers 5.17 to 5.23.
+    layers in every tested transformers.
     """
     own = layer.forward
 

@@ -13,7 +13,7 @@ def leaving_after_attention(layer: nn.Module) -> Callable[..., Tensor]:
     The attention sees every token that enters; a hook before its output projection (``stay`` of
     Prefill) lets those that stay pass, and so does the residual here. Other calls, as in decode,
     run the layer's own forward. The parts and their order are those of both classes in
-    transformers 5.17 to 5.23.
+    every tested transformers.
     """
     own = layer.forward
 

@@ -29,8 +29,10 @@ from aim_runtime.executable import check_executable
 from aim_runtime.hooks import Hooks
 from aim_runtime.models import ADAPTERS, Adapter, find_adapter
 from aim_runtime.prompt import Prompt, embedded_prompt
+from aim_runtime.seams import decoder_seams, model_seams, require_seams
 from aim_runtime.spans import NULL_RECORDER, Recorder
 from aim_runtime.trace import RunTrace
+from aim_runtime.trial import require_tested
 
 LANGUAGE_MODELS = (Qwen2ForCausalLM, LlamaForCausalLM)
 SUPPORTED_MODELS = (*(kind for adapter in ADAPTERS for kind in adapter.kinds), *LANGUAGE_MODELS)
@@ -91,6 +93,7 @@ def patch(
     model = unwrapped(model)
     adapter = find_adapter(model)
     decoder = _checked_decoder(model, adapter)
+    _check_transformers(model, decoder, adapter)
     check_executable(schedule, len(decoder.layers))
     embedded = _embedded_prompt(model, adapter, schedule, visual_mask)
     hooks = Hooks(
@@ -103,6 +106,16 @@ def patch(
     hooks.attach()
     setattr(decoder, _PATCH, hooks)
     return hooks.trace
+
+
+def _check_transformers(
+    model: PreTrainedModel, decoder: nn.Module, adapter: Adapter | None
+) -> None:
+    """Raises: PatchError where the installed transformers is not what the patch relies on."""
+    require_seams(decoder_seams(decoder))
+    if adapter is not None:
+        require_seams(model_seams(model, adapter.inner, adapter.pixel_inputs))
+    require_tested(type(model), patched)
 
 
 def unpatch(model: PreTrainedModel) -> None:

@@ -8,24 +8,25 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-from transformers import Qwen2ForCausalLM
+from torch import Tensor, nn
 
 from aim_cost.trace import TokenTrace
 
 
 class Reference:
-    """The weights of a Qwen2, run one prompt at a time with masks.
+    """The weights of a Qwen2 or Llama, run one prompt at a time with masks.
 
+    Args: decoder, the language model without its head; head, the linear map to logits.
     Shapes: n tokens, H hidden, h heads, V vocabulary; a mask is bool [n], True where kept.
     ``smallest_margin``: relative distance of the scores of the last token that stayed and the
     first that went, the closest decision of the last call of ``kept``.
     """
 
-    def __init__(self, model: Qwen2ForCausalLM) -> None:
-        config = model.config
+    def __init__(self, decoder: nn.Module, head: nn.Module) -> None:
+        config = decoder.config
         self.smallest_margin = math.inf
-        self._weights = model.state_dict()
+        self._weights = {f"model.{name}": x for name, x in decoder.state_dict().items()}
+        self._weights["lm_head.weight"] = head.weight
         self._layers = config.num_hidden_layers
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._eps, self._theta = config.rms_norm_eps, config.rope_parameters["rope_theta"]

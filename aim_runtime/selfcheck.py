@@ -104,7 +104,7 @@ def _against_reference(device: str) -> Result:
     visual = torch.zeros(1, embeds.shape[1], dtype=torch.bool)
     visual[:, 6:38] = True
     run = _Run(model, embeds, visual, Schedule(prune=Prune(linear=(2, 6))), new_tokens=6)
-    reference = Reference(model)
+    reference = Reference(model.model, model.lm_head)
     kept = reference.kept(embeds[0], visual[0].to(device), run.trace.tokens)
     return run.compare(
         [mask.nonzero()[:, 0] for mask in kept],

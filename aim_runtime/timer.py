@@ -93,7 +93,7 @@ def phase_hooks(model: PreTrainedModel, recorder: ClockRecorder) -> Iterator[Non
 
     Spans: ``vision.tower``, ``vision.projector``, ``vision.pooling``, ``llm.layers`` (decoder
     layers and final norm), ``llm.head``; and within the layers ``llm.rotary``, the angles, which
-    the cost model does not count: a matmul in transformers 5.17, none in later ones. Enter it
+    the cost model does not count: a matmul in older transformers, none in newer. Enter it
     inside ``patched``: its span ``importance`` then lies within the layers, ``merge`` in none.
     Raises: MeasurementError for a model that is no vision-language model.
     """

@@ -1,7 +1,7 @@
 """Merging inside a SigLIP tower: between attention and MLP, and all places filled at its end.
 
 Source: ToMe, arXiv 2210.09461. The parts of a layer and their order are those of
-SiglipEncoderLayer in transformers 5.17 to 5.23.
+SiglipEncoderLayer in every tested transformers.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from aim_runtime.compiled import require_uncompiled_tower, uncompiled
 from aim_runtime.errors import PatchError
 from aim_runtime.merge import match_tokens
 from aim_runtime.models import Adapter
+from aim_runtime.seams import require_seams, siglip_seams
 from aim_runtime.trace import RunTrace, TowerRecord
 
 _MASKED_ATTENTION = ("sdpa", "eager")
@@ -133,6 +134,7 @@ def _checked_layers(
             got=type(tower).__name__,
             fix="Leave vision_merge out for this model.",
         )
+    require_seams(siglip_seams(layers[0]))
     require_uncompiled_tower(tower, layers)
     if config.vision_feature_layer not in (-1, len(layers)):
         raise PatchError(

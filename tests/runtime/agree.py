@@ -15,7 +15,6 @@ from tests.runtime.models import (
     Inputs,
     Item,
     Model,
-    llama_of,
     slow_images,
     slow_prompts,
     slow_videos,
@@ -76,7 +75,7 @@ def expected(model: Model, inputs: Inputs, schedule: Schedule) -> list[Expected]
         slow_prompts(model, inputs, traces, merge.by if merge else ""), traces, strict=True
     ):
         positions = prompt.positions if merge and merge.positions == "kept" else None
-        reference = Reference(llama_of(model))
+        reference = Reference(model.model.language_model, model.lm_head)
         kept = reference.kept(prompt.embeds, prompt.visual, trace, positions=positions)
         assert reference.smallest_margin > 1e-3, "choose another seed"
         found.append(Expected(reference, prompt, positions, trace, kept))

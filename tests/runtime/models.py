@@ -10,7 +10,6 @@ from torch.nn import functional
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
-    LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaNextVideoConfig,
@@ -88,15 +87,6 @@ def tiny_next_video(layers: int = 6, seed: int = 0) -> LlavaNextVideoForConditio
         image_grid_pinpoints=PINPOINTS,
     )
     return LlavaNextVideoForConditionalGeneration(config).eval()
-
-
-def llama_of(model: Model) -> LlamaForCausalLM:
-    """The language model of ``model`` as a model of its own, with the same weights."""
-    with torch.device("meta"):
-        llama = LlamaForCausalLM(model.config.text_config).eval()
-    llama.model.load_state_dict(model.model.language_model.state_dict(), assign=True)
-    llama.lm_head.load_state_dict(model.lm_head.state_dict(), assign=True)
-    return llama
 
 
 class Item(NamedTuple):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import LlavaOnevisionForConditionalGeneration, Qwen2ForCausalLM
+from transformers import LlavaOnevisionForConditionalGeneration
 
 from aim_runtime.merge import random_pairs
 
@@ -70,14 +70,6 @@ def full_importance(query: Tensor, key: Tensor, scaling: float, iterations: int 
     for _ in range(iterations):
         rank = rank @ transition
     return rank.pow(2).mean(1).sqrt()[:, 0]
-
-
-def language_model(llava: LlavaOnevisionForConditionalGeneration) -> Qwen2ForCausalLM:
-    """The language model of a LLaVA-OneVision as a model of its own, with the same weights."""
-    model = Qwen2ForCausalLM(llava.config.text_config).eval()
-    model.model.load_state_dict(llava.model.language_model.state_dict())
-    model.lm_head.load_state_dict(llava.lm_head.state_dict())
-    return model
 
 
 class Embedded(NamedTuple):

@@ -11,7 +11,7 @@ from aim_cost.schedule import Schedule
 from aim_runtime import PatchError, patched
 from aim_runtime.reference import Reference
 from aim_runtime.seams import cache_of, with_cache
-from tests.runtime.reference import embedded_video, language_model
+from tests.runtime.reference import embedded_video
 from tests.runtime.support import IMAGE_TOKEN, VIDEO_TOKEN, left_padded, video_inputs
 
 PRUNE = Prune(linear=(1, 4))
@@ -29,7 +29,7 @@ def expected_logits(llava, inputs, tokens, row, new, schedule):
     after = len(new) - 1
     moves = schedule.merge is not None and schedule.merge.positions == "kept"
     positions = positions if moves else torch.arange(len(embeds))
-    reference = Reference(language_model(llava))
+    reference = Reference(llava.model.language_model, llava.lm_head)
     kept = reference.kept(embeds, visual, tokens, positions=positions)
     embeds = torch.cat([embeds, llava.get_input_embeddings()(new[:-1])])
     kept = [torch.cat([mask, mask.new_ones(after)]) for mask in kept]

@@ -11,7 +11,7 @@ from aim_cost.schedule import Schedule
 from aim_cost.workload import VisualInput
 from aim_runtime import patched
 from aim_runtime.reference import REFERENCE_SCORES, Reference
-from tests.runtime.reference import Embedded, embedded_video, language_model
+from tests.runtime.reference import Embedded, embedded_video
 from tests.runtime.support import FRAME_TOKENS, tiny_llava, tiny_qwen2, video_inputs
 
 LAYERS = 5
@@ -86,7 +86,7 @@ def test_pruning_a_language_model(prune, seed, sizes, visual_tokens, attention, 
     assert trace.cache_tokens == trace.tokens.attention_tokens
     for row in range(batch):
         prompt = Embedded(embeds[row], mask[row], torch.arange(tokens))
-        compare(Reference(model), prompt, trace, row, output.logits, new)
+        compare(Reference(model.model, model.lm_head), prompt, trace, row, output.logits, new)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -119,5 +119,5 @@ def test_merging_and_pruning_a_video(
     for row in range(batch):
         embedded = Embedded(*(part[row] for part in rows))
         moved = embedded.positions if positions == "kept" else None
-        reference = Reference(language_model(llava))
+        reference = Reference(llava.model.language_model, llava.lm_head)
         compare(reference, embedded, trace, row, output.logits, new[:, prompt:], moved)

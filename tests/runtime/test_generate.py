@@ -11,7 +11,7 @@ from aim_runtime import PatchError, patched
 from aim_runtime.lookup import TextCandidates
 from aim_runtime.reference import Reference
 from aim_runtime.seams import cache_of, with_cache
-from tests.runtime.reference import embedded_video, language_model
+from tests.runtime.reference import embedded_video
 from tests.runtime.support import VIDEO_TOKEN, video_inputs
 
 BOTH = Schedule(Merge(passes=(5, 3)), Prune(linear=(1, 4)))
@@ -21,7 +21,7 @@ KEPT = Schedule(Merge(passes=(5, 3), positions="kept"), BOTH.prune)
 @pytest.fixture
 def teacher(llava):
     """Logits [steps, V] of the reference that precede each of ``new`` tokens of a prompt."""
-    reference = Reference(language_model(llava))
+    reference = Reference(llava.model.language_model, llava.lm_head)
 
     def logits(inputs, trace, row, new):
         embeds, visual, _ = embedded_video(llava, inputs, trace.tokens.merge_tokens)

@@ -80,7 +80,7 @@ def test_the_reference_reproduces_the_recording_too(recorded):
     model, tensors, visual_mask = recorded
     visual = VisualInput(groups=1, group_tokens=197, newline_tokens=0)
     trace = SCHEDULE.resolve_visual(visual, text_tokens=37, layers=28)
-    reference, embeds = Reference(model), tensors["inputs_embeds"][0]
+    reference, embeds = Reference(model.model, model.lm_head), tensors["inputs_embeds"][0]
     kept = reference.kept(embeds, visual_mask[0], trace)
     for layer in range(1, 29):
         expected = tensors[f"patched.kept_into_layer.{layer:02d}"]

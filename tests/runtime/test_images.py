@@ -13,7 +13,7 @@ from aim_cost.vision_merge import VisionMerge
 from aim_cost.workload import Workload
 from aim_runtime import patched
 from aim_runtime.reference import Reference
-from tests.runtime.reference import language_model, pooled_frames, slow_passes
+from tests.runtime.reference import pooled_frames, slow_passes
 from tests.runtime.support import FRAME_TOKENS, IMAGE_TOKEN, VIDEO_TOKEN
 
 PRUNE = Prune(linear=(1, 4))
@@ -115,7 +115,7 @@ def test_equals_slow_merging(llava, sizes, by, positions, beside):
         new = llava.generate(**inputs, **GREEDY)
     embeds, visual, places = embedded(llava, inputs, merge)
     where = places if positions == "kept" else None
-    reference = Reference(language_model(llava))
+    reference = Reference(llava.model.language_model, llava.lm_head)
     kept = reference.kept(embeds, visual, tokens, positions=where)
     assert reference.smallest_margin > 1e-3
     assert [k[0].tolist() for k in left] == [k.nonzero()[:, 0].tolist() for k in kept]

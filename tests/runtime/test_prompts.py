@@ -15,7 +15,7 @@ from aim_runtime import patched
 from aim_runtime.ranking import LAYER_IMPORTANCE
 from aim_runtime.reference import Reference
 from aim_runtime.seams import cache_of, with_cache
-from tests.runtime.reference import embedded_video, language_model
+from tests.runtime.reference import embedded_video
 from tests.runtime.support import (
     FRAME_TOKENS,
     IMAGE_TOKEN,
@@ -109,7 +109,7 @@ def test_several_videos_in_a_prompt(llava, positions, expand):
     )
     rows = embedded_video(llava, inputs, (9, 5, 3))
     for row in range(2):
-        reference = Reference(language_model(llava))
+        reference = Reference(llava.model.language_model, llava.lm_head)
         embeds, visual, places = (part[row] for part in rows)
         where = places if positions == "kept" else None
         kept = reference.kept(embeds, visual, tokens, positions=where)
@@ -164,7 +164,7 @@ def test_images_are_pruned(llava, sizes, alone, sizes_of_groups, drop_point):
     )
     embeds = llava.get_input_embeddings()(inputs["input_ids"][0])
     embeds[visual] = features
-    reference = Reference(language_model(llava))
+    reference = Reference(llava.model.language_model, llava.lm_head)
     kept = reference.kept(embeds, visual, trace.tokens)
     assert reference.smallest_margin > 1e-3
     assert [k[0].tolist() for k in left] == [k.nonzero()[:, 0].tolist() for k in kept]

@@ -22,7 +22,6 @@ from tests.runtime.qwen import (
     tiny_qwen,
     visual_input,
 )
-from tests.runtime.reference import language_model
 
 GREEDY = {"max_new_tokens": 3, "do_sample": False}
 RATIOS = (1, 0.5, 0.5, 0.25)
@@ -65,7 +64,7 @@ class Expected:
     """
 
     def __init__(self, model, row, inputs, schedule, chosen=None):
-        self._reference = Reference(language_model(model))
+        self._reference = Reference(model.model.language_model, model.lm_head)
         by = schedule.merge.by if schedule.merge else "similarity"
         self.prompt = Embedded(model, row, inputs, counts(schedule), by)
         self._embeds, self.positions = self.prompt.embeds, self.prompt.positions
