@@ -1,10 +1,12 @@
-"""Install torch into the environment of the interpreter that runs this.
+"""Install torch, and triton for the tests, into the environment of the interpreter that runs this.
 
-A torch that works is kept. With a GPU (nvidia-smi answers) pip installs what its index serves;
-without one, a build that brings CUDA packages is refused before anything is downloaded.
+A torch that works is kept, and so is the triton that a CUDA build brings. With a GPU (nvidia-smi
+answers) pip installs what its index serves; without one, a build that brings CUDA packages is
+refused before anything is downloaded.
 TORCH_INDEX_URL names another index, used for torch alone.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -14,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 TORCH = "torch==2.13.0"
+TRITON = "triton==3.9.0"  # where torch brings none; its interpreter runs the kernels on a CPU
 OLDEST = (2, 11)
 PIP = [sys.executable, "-m", "pip", "install", "--force-reinstall"]  # repairs a broken torch too
 
@@ -30,6 +33,11 @@ def has_gpu() -> bool:
     return smi is not None and subprocess.run([smi], capture_output=True).returncode == 0
 
 
+def has_triton() -> bool:
+    """Tell whether any triton is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def would_install() -> list[str]:
     """Return the names of the packages pip would install for torch; reads metadata only."""
     with tempfile.TemporaryDirectory() as folder:
@@ -40,6 +48,18 @@ def would_install() -> list[str]:
 
 
 def main() -> int:
+    """Install torch and triton unless they are there; return the exit status."""
+    return install_torch() or install_triton()
+
+
+def install_triton() -> int:
+    """Install triton on Linux, where there are builds; return the exit status."""
+    if not sys.platform.startswith("linux") or has_triton():
+        return 0
+    return subprocess.run([*PIP, TRITON]).returncode
+
+
+def install_torch() -> int:
     """Install torch unless it is there; return the exit status."""
     if torch_works():
         return 0

@@ -23,6 +23,7 @@ def installs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(install_torch, "torch_works", lambda: False)
     monkeypatch.setattr(install_torch, "has_gpu", lambda: False)
     monkeypatch.setattr(install_torch, "would_install", lambda: CUDA)
+    monkeypatch.setattr(install_torch, "has_triton", lambda: True)
     monkeypatch.setattr(install_torch.subprocess, "run", run)
     return asked
 
@@ -57,3 +58,14 @@ def test_a_torch_that_works_is_kept(installs, monkeypatch):
     monkeypatch.setattr(install_torch, "torch_works", lambda: True)
     assert install_torch.main() == 0
     assert installs == []
+
+
+def test_triton_comes_where_torch_brought_none(installs, monkeypatch):
+    monkeypatch.setattr(install_torch, "torch_works", lambda: True)
+    monkeypatch.setattr(install_torch, "has_triton", lambda: False)
+    monkeypatch.setattr(install_torch.sys, "platform", "linux")
+    assert install_torch.main() == 0
+    assert installs == [[install_torch.TRITON]]
+    monkeypatch.setattr(install_torch.sys, "platform", "darwin")  # there are no builds
+    assert install_torch.main() == 0
+    assert len(installs) == 1
