@@ -93,14 +93,14 @@ $(READY): pyproject.toml $(LOCK) scripts/install_torch.py
 	@$(BIN)/python -m pip install --quiet $(LMMS_EVAL) || $(FAILED)
 	@touch $@
 
-# The same, but for transformers.
+# The same, but for transformers and the hub that it allows.
 $(OLDEST): $(READY)
 	@rm -f $@
 	@.venv-oldest/bin/python -m pip --version >/dev/null 2>&1 \
 		|| $(PYTHON) -m venv --clear .venv-oldest || $(FAILED)
 	@.venv-oldest/bin/python -m pip install --quiet $(PIP) || $(FAILED)
 	@.venv-oldest/bin/python scripts/install_torch.py || $(FAILED)
-	@grep -v '^transformers==' $(LOCK) > .venv-oldest/requirements.lock
+	@grep -Ev '^(transformers|huggingface-hub)==' $(LOCK) > .venv-oldest/requirements.lock
 	@echo "Installing the same with transformers 5.17 into .venv-oldest"
 	@.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/requirements.lock \
 		--build-constraint $(LOCK) $(PROJECT) $(BESIDE) "transformers==5.17.*" || $(FAILED)

@@ -43,6 +43,12 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
 
 
+def _hands_on(function: Callable[..., Any]) -> bool:
+    """Whether a function takes anything, ``*args`` and ``**kwargs``, as a caller's wrapper does."""
+    kinds = {part.kind for part in inspect.signature(function).parameters.values()}
+    return kinds >= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+
+
 def _cache_argument() -> str:
     accepted = _parameters(Qwen2Model.forward)
     return next((name for name in _CACHE_NAMES if name in accepted), _CACHE_NAMES[0])
@@ -142,9 +148,10 @@ class Seam:
     def missing(self) -> tuple[str, ...]:
         """The names that are not there."""
         lacking = [name for name in self.attributes if not hasattr(self.owner, name)]
-        if self.arguments:
-            is_module = isinstance(self.owner, nn.Module)
-            accepted = _parameters(self.owner.forward if is_module else self.owner)
+        is_module = isinstance(self.owner, nn.Module)
+        function = self.owner.forward if is_module else self.owner
+        if self.arguments and not _hands_on(function):
+            accepted = _parameters(function)
             lacking += [name for name in self.arguments if name not in accepted]
         return tuple(lacking)
 

@@ -37,7 +37,7 @@ def run(python: str, torch: str, transformers: str) -> Row:
         subprocess.run([python, "-m", "venv", env], check=True)
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     constraints = env / "constraints.txt"
-    kept = [line for line in lock if not line.startswith("transformers==")]
+    kept = [line for line in lock if not line.startswith(("transformers==", "huggingface-hub=="))]
     constraints.write_text("\n".join(kept) + "\n", encoding="utf-8")
     install = [here, "-m", "pip", "install", "--quiet", "--constraint", constraints]
     subprocess.run([here, "-m", "pip", "install", "--quiet", "--upgrade", "pip"], check=True)
