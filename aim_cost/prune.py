@@ -68,6 +68,16 @@ class Prune:
                 "prune.linear", expected="l1 < l2", got=f"{l1}, {l2}", fix="E.g. [14, 22]."
             )
 
+    @classmethod
+    def at_depth(cls, layers: int, first: float, last: float) -> "Prune":
+        """AIM's linear pruning between two shares of the depth of ``layers`` decoder layers.
+
+        14/28 and 22/28 are the paper's, on a model of 28 layers: ``linear:14:22``. The slope takes
+        at least two layers, so that there is a layer in which some visual tokens are left.
+        """
+        start = max(0, min(int(layers * first), layers - 2))
+        return cls(linear=(start, max(int(layers * last), start + 2)))
+
     def _check_falling(self, name: str) -> None:
         values = sequence(getattr(self, name), f"prune.{name}", ScheduleError)
         object.__setattr__(self, name, values)

@@ -36,6 +36,7 @@ from aim_runtime.fidelity_cli import fidelity
 from aim_runtime.measure_cli import measure
 from aim_runtime.options import (
     DeviceOption,
+    FastestDtypeOption,
     LayersOption,
     RepeatsOption,
     SchedulesOption,
@@ -78,7 +79,7 @@ def validate(
     calibration: Annotated[
         Path | None, typer.Option(help="A calibration of --hardware (aim-cost calibrate).")
     ] = None,
-    dtype: DtypeOption = "bfloat16",
+    dtype: FastestDtypeOption = None,
     device: DeviceOption = None,
     random_weights: WeightsOption = True,
     repeats: RepeatsOption = 5,
@@ -96,15 +97,14 @@ def validate(
     workload = workload_from(
         text_tokens, 1, frames, image_tokens, image, frame_size, default_frames=4
     )
-    loaded = load_model(model, device, dtype, random_weights, layers, vision_layers, workload)
-    spec = loaded.spec
-    group = workload.visual_input(spec).group_tokens
-    suite = validation_schedules(spec.text.num_hidden_layers, group)
-    schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite, vision_merge)
+    asked = chosen_schedules(merge, tokens_per_frame, prune, schedule, vision_merge)
+    loaded = load_model(
+        model, device, dtype, random_weights, layers, vision_layers, workload, asked
+    )
     result = run_validate(
         loaded,
         workload,
-        schedules,
+        asked or validation_schedules(loaded.spec, workload),
         hardware=hardware,
         calibration=load_calibration(calibration) if calibration else None,
         repeats=repeats,

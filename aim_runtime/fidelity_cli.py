@@ -36,6 +36,7 @@ def fidelity(
     form: FormatOption = Format.table,
 ) -> None:
     """How far schedules move the next-token distributions from the unreduced model's; no labels."""
+    from aim_cost.workload import Workload
     from aim_runtime.fidelity import VideoPrompt, fidelity_rows, read_prompts
     from aim_runtime.inputs import question_inputs
     from aim_runtime.load import load
@@ -47,7 +48,7 @@ def fidelity(
     if merge or prune or vision_merge:
         chosen.append(Schedule.parse(merge, prune, vision_merge=vision_merge))
     loaded = load(model, device, dtype)
-    chosen = chosen or default_schedules(loaded.spec.text.num_hidden_layers)[1:]
+    chosen = chosen or default_schedules(loaded.spec, Workload(1, frames=frames or 32))[1:]
 
     def inputs(prompt: VideoPrompt) -> dict[str, object]:
         video = sample_frames(prompt.video, frames or 32)

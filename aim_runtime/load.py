@@ -42,7 +42,7 @@ class Loaded:
     source: str | None
 
 
-def default_device() -> str:
+def defaultplace_of() -> str:
     """``cuda`` where there is one, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -73,7 +73,7 @@ def load(
     Raises: LoadError, or SpecError for a config that is incomplete or of another kind.
     """
     dtype_bytes(dtype)
-    place = _device(device or default_device())
+    place = place_of(device or defaultplace_of())
     fields, name, source = _resolve(name_or_path_or_config)
     if layers is not None or vision_layers is not None:
         if not random_weights:
@@ -94,13 +94,19 @@ def load(
     return Loaded(model.eval(), spec, model.config, place, dtype, source)
 
 
-def spec_of(name_or_path_or_config: str | Path | Mapping[str, Any]) -> ModelSpec:
+def spec_of(
+    name_or_path_or_config: str | Path | Mapping[str, Any],
+    layers: int | None = None,
+    vision_layers: int | None = None,
+) -> ModelSpec:
     """The dimensions of what ``load`` would load, without loading it. Raises: as ``load``."""
     fields, name, _ = _resolve(name_or_path_or_config)
+    if layers is not None or vision_layers is not None:
+        fields = cut_layers(fields, layers, vision_layers)
     return ModelSpec.from_hf_config(fields, name=name)
 
 
-def _device(given: str | torch.device) -> torch.device:
+def place_of(given: str | torch.device) -> torch.device:
     """The device, if this machine has it. Raises: LoadError."""
     try:
         device = torch.device(given)

@@ -8,7 +8,6 @@ import typer
 
 from aim_cost.command_line import (
     BatchOption,
-    DtypeOption,
     FormatOption,
     FrameSizeOption,
     FramesOption,
@@ -27,6 +26,7 @@ from aim_cost.report import Format, console, print_rows, table
 from aim_cost.units import milli
 from aim_runtime.options import (
     DeviceOption,
+    FastestDtypeOption,
     LayersOption,
     RepeatsOption,
     SchedulesOption,
@@ -53,7 +53,7 @@ def measure(
     vision_merge: VisionMergeOption = None,
     schedule: SchedulesOption = None,
     last_layer: LastLayerOption = "all",
-    dtype: DtypeOption = "bfloat16",
+    dtype: FastestDtypeOption = None,
     device: DeviceOption = None,
     random_weights: WeightsOption = True,
     repeats: RepeatsOption = 10,
@@ -87,9 +87,11 @@ def measure(
     workload = workload_from(
         text_tokens, batch, frames, image_tokens, image, frame_size, default_frames=8
     )
-    loaded = load_model(model, device, dtype, random_weights, layers, vision_layers, workload)
-    suite = default_schedules(loaded.spec.text.num_hidden_layers)
-    schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite, vision_merge)
+    asked = chosen_schedules(merge, tokens_per_frame, prune, schedule, vision_merge)
+    loaded = load_model(
+        model, device, dtype, random_weights, layers, vision_layers, workload, asked
+    )
+    schedules = asked or default_schedules(loaded.spec, workload)
     rows = run_measure(
         *(loaded, workload, schedules),
         repeats=repeats,
@@ -111,7 +113,7 @@ def measure(
         for row in rows
     ]
     columns = ("schedule", "tower", "proj.", "merge", "llm", "score", "TTFT")
-    where = f"{rows[0]['hardware']}, {dtype}, {workload.label()}"
+    where = f"{rows[0]['hardware']}, {loaded.dtype}, {workload.label()}"
     note = f"Milliseconds, medians of {repeats}. {where}."
     console().print(table(loaded.spec.name, columns, lines, note))
     for row in rows:

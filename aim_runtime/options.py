@@ -1,5 +1,7 @@
 """Options that several commands of aim-runtime share, and what they choose."""
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +26,14 @@ VisionLayersOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cuda or cpu; by default cuda where there is one.")
 ]
+FastestDtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="bfloat16, float16 or float32; by default the one that the device multiplies fastest.",
+        show_default=False,
+    ),
+]
 WeightsOption = Annotated[
     bool,
     typer.Option(
@@ -45,37 +55,52 @@ def chosen_schedules(
     tokens_per_frame: int | None,
     prune: str | None,
     files: list[Path] | None,
-    suite: list[Schedule],
     vision_merge: str | None = None,
 ) -> list[Schedule]:
-    """No reduction first, then those asked for; the suite when none is."""
+    """No reduction first, then those asked for; none where none is."""
     asked = [Schedule.load(path) for path in files or []]
     if merge or prune or vision_merge or tokens_per_frame is not None:
         parts = (merge, tokens_per_frame, prune)
         asked.append(schedule_from(*parts, None, vision_merge=vision_merge))
     if not asked:
-        return suite
+        return []
     return [Schedule(), *(schedule for schedule in asked if schedule != Schedule())]
 
 
 def load_model(
     model: str,
     device: str | None,
-    dtype: str,
+    dtype: str | None,
     random_weights: bool,
     layers: int | None = None,
     vision_layers: int | None = None,
     workload: Workload | None = None,
+    schedules: Iterable[Schedule] = (),
 ) -> "Loaded":
-    """``load``, with a spinner. Args: workload, refused before any weights are made."""
-    from aim_runtime.load import load, spec_of
+    """``load``, with a spinner.
 
+    Args:
+        dtype: None for the one in which the device multiplies fastest, which is said.
+        workload, schedules: where they do not fit, refused before any weights are made.
+    """
+    from aim_runtime.fastest_dtype import fastest_dtype
+    from aim_runtime.load import default_device, load, place_of, spec_of
+
+    if workload is not None:
+        spec = spec_of(model, layers, vision_layers)
+        workload.visual_input(spec)
+        for schedule in schedules:
+            schedule.resolve(spec, workload)
+    place = place_of(device or default_device())
+    if dtype is None:
+        fastest = fastest_dtype(place)
+        dtype = fastest.dtype
+        if fastest.reason:
+            print(fastest.reason, file=sys.stderr)
     with console(error=True).status(f"loading {model}"):
-        if workload is not None:
-            workload.visual_input(spec_of(model))
         return load(
             model,
-            device,
+            place,
             dtype,
             random_weights=random_weights,
             layers=layers,

@@ -91,6 +91,8 @@ def validate(
         video: uint8 [frames, H, W, 3] instead of random pixels, for a LLaVA-OneVision.
         last_layer: of all schedules, as for ``patch``.
     """
+    for schedule in schedules:  # one that does not fit is refused before anything is measured
+        schedule.resolve(loaded.spec, workload)
     if hardware:
         profile = load_hardware(hardware)
     else:

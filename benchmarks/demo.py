@@ -18,6 +18,7 @@ from aim_cost.files import write_atomically
 from aim_cost.model import ModelSpec, load_model_spec, preset_config
 from aim_cost.report import Format, console, to_csv
 from aim_cost.workload import Execution, Workload
+from aim_runtime.fastest_dtype import fastest_dtype
 from aim_runtime.load import cut_layers, default_device, load
 from aim_runtime.probe import probe
 from aim_runtime.selfcheck import selfcheck
@@ -78,7 +79,7 @@ def demo(
     result = validate(
         loaded,
         workload,
-        default_schedules(text.num_hidden_layers),
+        default_schedules(loaded.spec, workload),
         repeats=REPEATS[device],
         video=frames,
     )
@@ -92,18 +93,21 @@ def demo(
 
 def _size(device: str, workload: Workload) -> tuple[str, int]:
     """The faster dtype of this device, and how many layers can be run within the budget."""
+    place = torch.device(device)
+    fastest = fastest_dtype(place)
+    dtype = fastest.dtype
     if device == "cuda":
-        return "bfloat16", load_model_spec(MODEL).text.num_hidden_layers
-    profiles = {dtype: probe(torch.device(device), dtype) for dtype in ("bfloat16", "float32")}
-    dtype = max(profiles, key=lambda name: profiles[name].peak_flops_per_s(name))
-    flops = BUDGET_S * EFFICIENCY * profiles[dtype].peak_flops_per_s(dtype)
+        return dtype, load_model_spec(MODEL).text.num_hidden_layers
+    console().print(fastest.reason)
+    profile = probe(place, dtype)
+    flops = BUDGET_S * EFFICIENCY * profile.peak_flops_per_s(dtype)
     config = preset_config(MODEL)
     most = config["text_config"]["num_hidden_layers"]
     for layers in range(most, 2, -1):
         spec = ModelSpec.from_hf_config(cut_layers(config, layers))
         wanted = sum(
-            estimate(spec, workload, schedule, profiles[dtype], Execution(dtype)).flops
-            for schedule in default_schedules(layers)
+            estimate(spec, workload, schedule, profile, Execution(dtype)).flops
+            for schedule in default_schedules(spec, workload)
         )
         if wanted * (1 + REPEATS[device]) <= flops:
             return dtype, layers

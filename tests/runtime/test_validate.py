@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aim_cost.estimate import estimate
 from aim_cost.hardware import load_hardware
@@ -18,6 +20,8 @@ from aim_runtime.load import load
 from aim_runtime.suite import default_schedules, validation_schedules
 from aim_runtime.validate import validate
 from aim_runtime.validate_report import validation_plot, verdict
+
+WORKLOAD = Workload(frames=6, text_tokens=50)
 
 
 def tiny_config(layers=4):
@@ -44,11 +48,11 @@ def tiny_config(layers=4):
 @pytest.fixture(scope="module")
 def result():
     loaded = load(tiny_config(), "cpu", "float32", random_weights=True)
+    workload = Workload(text_tokens=9, frames=5)
     schedules = [
-        *default_schedules(4),
+        *default_schedules(loaded.spec, workload),
         Schedule.parse("passes:5,3,2", "ratios:0.9,0.7,0.4"),
     ]
-    workload = Workload(text_tokens=9, frames=5)
     return validate(loaded, workload, schedules, hardware="cpu-generic", repeats=2)
 
 
@@ -189,7 +193,9 @@ def test_devices_find_their_profile(device, profile):
 def test_a_run_on_cuda_agrees_too():
     loaded = load("llava-onevision-qwen2-0.5b", "cuda", random_weights=True, layers=4)
     workload = Workload(text_tokens=20, frames=2)
-    assert validate(loaded, workload, default_schedules(4), repeats=2).summary["passed"]
+    assert validate(loaded, workload, default_schedules(loaded.spec, workload), repeats=2).summary[
+        "passed"
+    ]
 
 
 @pytest.mark.parametrize("layers", [6, 12, 24, 28])
@@ -198,7 +204,7 @@ def test_the_schedules_of_a_validation_are_far_enough_apart_to_be_ordered(layers
     model = dataclasses.replace(
         model, text=dataclasses.replace(model.text, num_hidden_layers=layers)
     )
-    schedules = validation_schedules(layers, model.frame_tokens)
+    schedules = validation_schedules(model, WORKLOAD)
     flops = [
         priced.phase("llm").flops + priced.phase("importance").flops
         for priced in (_price(model, schedule) for schedule in schedules)
@@ -208,4 +214,23 @@ def test_the_schedules_of_a_validation_are_far_enough_apart_to_be_ordered(layers
 
 
 def _price(model, schedule):
-    return estimate(model, Workload(frames=6, text_tokens=50), schedule, load_hardware("h100-sxm"))
+    return estimate(model, WORKLOAD, schedule, load_hardware("h100-sxm"))
+
+
+@given(
+    layers=st.integers(1, 80),
+    frames=st.integers(1, 64),
+    text=st.integers(1, 200),
+    suite=st.sampled_from([default_schedules, validation_schedules]),
+)
+def test_no_two_default_schedules_run_the_same(layers, frames, text, suite):
+    model = load_model_spec("llava-onevision-qwen2-0.5b")
+    model = dataclasses.replace(
+        model, text=dataclasses.replace(model.text, num_hidden_layers=layers)
+    )
+    workload = Workload(text, frames=frames)
+    schedules = suite(model, workload)
+    traces = [schedule.resolve(model, workload) for schedule in schedules]
+    assert schedules[0] == Schedule()
+    assert len(set(traces)) == len(traces) >= 4
+    assert len({schedule.label() for schedule in schedules}) == len(schedules)
