@@ -42,7 +42,7 @@ class Loaded:
     source: str | None
 
 
-def defaultplace_of() -> str:
+def default_device() -> str:
     """``cuda`` where there is one, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -73,7 +73,7 @@ def load(
     Raises: LoadError, or SpecError for a config that is incomplete or of another kind.
     """
     dtype_bytes(dtype)
-    place = place_of(device or defaultplace_of())
+    place = place_of(device or default_device())
     fields, name, source = _resolve(name_or_path_or_config)
     if layers is not None or vision_layers is not None:
         if not random_weights:
