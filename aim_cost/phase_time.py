@@ -163,7 +163,7 @@ def time_model(
     """
     roofline = Roofline.of(hardware, execution.dtype)
     if not ideal and execution.mode != "ideal":
-        found = calibration or _calibration_of(hardware)
+        found = calibration or nearest_calibration(hardware)
         if found is not None:
             model = OpTimeModel.from_calibration(found, hardware, execution.dtype, execution.mode)
             return CalibratedTime(model, roofline)
@@ -171,7 +171,7 @@ def time_model(
     return RooflineTime(roofline, "measured" if measured else "datasheet")
 
 
-def _calibration_of(hardware: HardwareProfile) -> Calibration | None:
+def nearest_calibration(hardware: HardwareProfile) -> Calibration | None:
     """The shipped calibration that is nearest; None for what is no GPU."""
     if hardware.name in calibration_names():
         return load_calibration(hardware.name)

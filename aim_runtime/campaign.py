@@ -1,177 +1,183 @@
-"""A campaign: kernels, prefills and decoding of several models, resumable, in one folder."""
+"""A campaign: prefills, kernels and decoding within a budget of minutes, resumable, in one file."""
 
-import gc
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-import torch
-
-from aim_cost.checks import one_of
-from aim_cost.model import load_model_spec
-from aim_cost.report import console
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
-from aim_runtime.decode import measure_decode
+from aim_runtime.campaign_cost import Costs
+from aim_runtime.campaign_file import DONE, FAILED, STOPPED, BudgetSpent, CampaignFile
+from aim_runtime.campaign_plan import Agenda, Planned
+from aim_runtime.campaign_runner import Runner
+from aim_runtime.campaign_setting import Setting
+from aim_runtime.campaign_step import DecodeStep, KernelStep, PrefillStep, Step
 from aim_runtime.errors import MeasurementError
-from aim_runtime.load import load
-from aim_runtime.measure import Row, measure, read_rows, write_rows
-from aim_runtime.microbench import PROFILE_FILE, microbench
+from aim_runtime.predictions_file import PREDICTIONS, PredictionsFile
+from aim_runtime.timed_run import error_line
 
-KERNELS, PREFILL, DECODE = "kernels", "prefill.json", "decode.json"
-"""What a campaign's folder holds: kernel tables for aim-cost calibrate, and two files of rows."""
-
-_SMALL, _LARGE = "llava-onevision-qwen2-0.5b", "llava-onevision-qwen2-7b"
+_TRACE_LINES = 12
 
 
-@dataclass(frozen=True)
-class Step:
-    """Schedules of one model and workload, timed interleaved.
+def agenda_of(
+    steps: Sequence[Step], file: CampaignFile | None, setting: Setting, *, retry: bool = False
+) -> Agenda:
+    """What is left of ``steps``, without those that the device's memory cannot hold.
 
-    Args:
-        execution: as in ``measure``, or ``decode``.
-        model: a preset, or the path of a config.json.
+    Args: file, what was done before.
+    Raises: MeasurementError when it holds none.
     """
-
-    model: str
-    frames: int
-    text_tokens: int
-    schedules: tuple[Schedule, ...]
-    execution: str = "eager"
-
-    @property
-    def workload(self) -> Workload:
-        return Workload(text_tokens=self.text_tokens, frames=self.frames)
-
-
-def h200_steps() -> list[Step]:
-    """LLaVA-OneVision 0.5B and 7B, 8 to 192 frames: what fits and is short comes first."""
-    steps = []
-    for model in (_SMALL, _LARGE):
-        layers = load_model_spec(model).text.num_hidden_layers
-        fit, held_out = fit_schedules(layers), held_out_schedules(layers)
-        every = (Schedule(), *fit, *held_out)
-        steps += [Step(model, frames, 100, every) for frames in (8, 16, 32)]
-        steps += [Step(model, 32, text, every) for text in (50, 500)]
-        both = Schedule.parse("0.25", ramp(layers, 14, 22))
-        steps.append(Step(model, 32, 100, (Schedule(), both), "decode"))
-        steps.append(Step(model, 32, 100, (Schedule(), both), "cuda-graph"))
-        steps.append(Step(model, 8, 100, (Schedule.parse(None, ramp(layers, 14, 22)),), "masked"))
-        steps.append(Step(model, 32, 100, (both,), "masked"))
-        steps += [Step(model, frames, 100, every) for frames in (64, 128, 192)]
-    return steps
-
-
-def fit_schedules(layers: int) -> tuple[Schedule, ...]:
-    """Schedules whose rows a fit may see."""
-    pairs = (
-        ("0.5", None),
-        ("tokens:24", None),
-        (None, ramp(layers, 14, 22)),
-        ("0.25", ramp(layers, 7, 22)),
-    )
-    return tuple(Schedule.parse(merge, prune) for merge, prune in pairs)
-
-
-def held_out_schedules(layers: int) -> tuple[Schedule, ...]:
-    """Schedules whose rows no fit ever sees: other counts, other depths, other methods."""
-    quarter = layers // 4  # PyramidDrop's: halved at each quarter of the depth
-    pyramid = ["1"] * (quarter - 1) + ["0.5"] * quarter + ["0.25"] * quarter + ["0.125"]
-    pairs = (
-        ("0.25", None),
-        ("0.25", ramp(layers, 14, 22)),
-        ("0.25", ramp(layers, 21, 29)),
-        (None, "ratios:1,0.5/text-attention"),  # FastV's: half leave after the second layer
-        (None, f"ratios:{','.join(pyramid)}/text-attention"),
-    )
-    return tuple(Schedule.parse(merge, prune) for merge, prune in pairs)
-
-
-def ramp(layers: int, first: int, last: int) -> str:
-    """AIM's (l1, l2), given for 28 layers, at the same share of another depth."""
-    return f"linear:{layers * first // 28}:{layers * last // 28}"
-
-
-SUITES = {"h200": h200_steps}
-
-
-def run_suite(
-    name: str, folder: Path, *, device: str | None = None, minutes: float | None = None
-) -> list[Row]:
-    """Run a suite of SUITES; see ``run_campaign``. Raises: MeasurementError for another name."""
-    one_of(name, SUITES, "--suite", MeasurementError)
-    return run_campaign(SUITES[name](), folder, device=device, minutes=minutes)
+    costs = Costs(setting)
+    possible = [step for step in steps if costs.fits_memory(step)]
+    if not possible:
+        raise MeasurementError(
+            f"memory of {setting.hardware.name}",
+            expected="room for the smallest step of a campaign",
+            got=f"{setting.hardware.memory_bytes / 1e9:.0f} GB",
+            fix="Measure smaller workloads by aim-runtime measure.",
+        )
+    left, visits = possible, 1
+    prefills = (step for step in possible if isinstance(step, PrefillStep))
+    first = next((step for step in prefills if step.execution == "eager"), None)
+    if file is not None:
+        left = [step for step in possible if not file.is_done(step, setting, retry=retry)]
+        if first is not None:
+            visits = file.visits(setting.row_keys(first)[0])
+            first = first if visits or first in left else None  # it has failed
+    return Agenda(left, first, costs, visit=max(1, visits) + 1)
 
 
 def run_campaign(
     steps: Sequence[Step],
     folder: Path,
+    runner: Runner,
     *,
-    device: str | None = None,
-    dtype: str = "bfloat16",
-    repeats: int = 10,
-    minutes: float | None = None,
-    kernel_seconds: float | None = None,
-) -> list[Row]:
-    """Time the kernels of the largest step, then every step, and keep what was done before.
+    minutes: float,
+    begun: float | None = None,
+    retry: bool = False,
+) -> CampaignFile:
+    """Run what is left of ``steps``, in their order, as far as the minutes reach.
+
+    A step begins only when its predicted time fits what is left; else the next one that fits runs.
+    One that fails is noted with its error, and the next goes on. Ctrl-C and SIGTERM end the
+    campaign: what was measured is in the file, and the step that ran is not done. Rows without a
+    prediction in the folder get one before anything is timed.
 
     Args:
-        folder: of KERNELS, PREFILL and DECODE; each row is there as soon as it is measured.
-        minutes: begin no further step after that many; call again to go on.
-        kernel_seconds: as ``seconds`` of ``microbench``.
-    Returns: all rows so far. A step that fails is a row with its error; the others go on.
+        begun: when the minutes began, by the clock of ``runner``; now without it.
+        retry: steps and rows that failed before are tried again.
+    Returns: the file. Raises: MeasurementError when the folder holds another campaign or the rows
+        of another GPU; KeyboardInterrupt.
     """
-    end_s = time.monotonic() + 60 * minutes if minutes else float("inf")
+    setting, end = runner.setting, (runner.now() if begun is None else begun) + 60 * minutes
     folder.mkdir(parents=True, exist_ok=True)
-    left = [step for step in steps if not _is_done(step, folder, dtype, repeats)]
-    out = console(error=True)
-    for model, group in groupby(tuple(left), key=lambda step: step.model):
-        if time.monotonic() >= end_s:
-            break
-        loaded = load(model, device, dtype, random_weights=True)
-        kernels = folder / KERNELS / loaded.spec.name
-        if not (kernels / PROFILE_FILE).exists():
-            # half of the frames: their sizes reach those of the rest
-            frames = max(step.frames for step in steps if step.model == model) // 2 or 1
-            half = Workload(text_tokens=100, frames=frames)
-            microbench(loaded.spec, half, kernels, loaded.device, dtype, kernel_seconds)
-        for step in group:
-            if time.monotonic() >= end_s:
+    file, environment = CampaignFile(folder), runner.environment()
+    file.require_same_device(setting, environment)
+    PredictionsFile(folder / PREDICTIONS).add(steps, setting, environment["commit"])
+    agenda = agenda_of(steps, file, setting, retry=retry)
+    with _interrupts() as interrupts:
+        while (planned := agenda.next(end - runner.now())) is not None:
+            status = _run_step(planned, file, runner, end, interrupts)
+            if status == STOPPED:
                 break
-            out.print(f"{model}, {step.frames} frames, {step.text_tokens} text, {step.execution}")
-            if step.execution == "decode":
-                rows = measure_decode(loaded, step.workload, step.schedules, repeats=repeats)
-                write_rows(folder / DECODE, [*read_rows(folder / DECODE), *rows])
-            else:
-                measure(
-                    *(loaded, step.workload, step.schedules),
-                    repeats=repeats,
-                    out=folder / PREFILL,
-                    resume=True,
-                    execution=step.execution,
-                )
-            left.remove(step)
-        del loaded
-        gc.collect()  # before the next model is made: modules and hooks refer to each other
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-    if left:
-        out.print(f"{len(left)} of {len(steps)} steps are left: run the same command again")
-    return [*read_rows(folder / PREFILL), *read_rows(folder / DECODE)]
+            agenda.ran(planned.step, failed=status == FAILED)
+    if agenda.left:
+        _say(f"{len(agenda.left)} steps are left: run the same command again")
+    return file
 
 
-def _is_done(step: Step, folder: Path, dtype: str, repeats: int) -> bool:
-    """Whether every schedule of a step has its row, failed ones included."""
-    name = load_model_spec(step.model).name
-    path = folder / (DECODE if step.execution == "decode" else PREFILL)
-    key = (name, step.frames, step.text_tokens, dtype, step.execution)
-    fields = ("model", "frames", "text_tokens", "dtype", "execution")
-    done = {
-        row["schedule"]
-        for row in read_rows(path)
-        if tuple(row[field] for field in fields) == key
-        and (row["error"] or row["repeats"] >= repeats)
+class _Interrupts:
+    """Whether somebody asked to stop: measurements catch Ctrl-C and return what they have."""
+
+    asked = False
+
+
+@contextmanager
+def _interrupts() -> Iterator[_Interrupts]:
+    found = _Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield found
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        found.asked = True
+        raise KeyboardInterrupt
+
+    before: dict[int, Any] = {
+        number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)
     }
-    return {schedule.label() for schedule in step.schedules} <= done
+    try:
+        yield found
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_step(
+    planned: Planned, file: CampaignFile, runner: Runner, end: float, interrupts: _Interrupts
+) -> str:
+    """Run one step and note how it ended. Returns: its status; STOPPED ends the campaign."""
+    step, start = planned.step, runner.now()
+    _say(f"{step.label}: about {planned.seconds:.0f} s, {end - start:.0f} s are left")
+    number = file.begin(step, runner.setting, runner.environment(), runner.state(), planned.seconds)
+    status, error = DONE, None
+    try:
+        _measure(step, file, number, runner, end, interrupts)
+    except BudgetSpent:
+        status = STOPPED
+        _say("the minutes are over: the rows hold the rounds that were finished")
+    except Exception as failure:  # whatever it is, the next step may work: memory above all
+        status, error = FAILED, f"{error_line(failure)}\n{_trace(failure)}"
+        _say(f"failed: {error_line(failure)}")
+    except BaseException:
+        file.end(number, STOPPED, runner.now() - start, runner.state())
+        raise
+    file.end(number, status, runner.now() - start, runner.state(), error)
+    if status == FAILED:
+        try:
+            runner.free()  # only now: until here the traceback held the tensors of the step
+        except Exception as failure:  # an error of a kernel ends the CUDA context
+            _say(f"the device is lost ({error_line(failure)}): run the same command again")
+            return STOPPED
+    return status
+
+
+def _measure(
+    step: Step,
+    file: CampaignFile,
+    number: int,
+    runner: Runner,
+    end: float,
+    interrupts: _Interrupts,
+) -> None:
+    store = file.store(number, end, runner.now)
+    if isinstance(step, KernelStep):
+        seconds = Costs(runner.setting).kernel_seconds(step)
+        tables = runner.kernels(step, seconds)
+        if interrupts.asked:
+            raise KeyboardInterrupt
+        file.add_kernels(number, step, tables)
+        return
+    if isinstance(step, DecodeStep):
+        rows = runner.decode(step)
+        if interrupts.asked:
+            raise KeyboardInterrupt
+        keys = runner.setting.row_keys(step)
+        store.save([row | key.to_row() for row, key in zip(rows, keys, strict=True)])
+        return
+    runner.prefill(step, store)
+    if interrupts.asked:
+        raise KeyboardInterrupt
+
+
+def _trace(error: BaseException) -> str:
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    return "\n".join(lines[-_TRACE_LINES:])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -4,204 +4,222 @@ No prefill that was measured goes into any prediction: the own calibration is fi
 tables of the campaign alone.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aim_cost.conventions import EXECUTED, LLM_VIEWER, Convention
-from aim_cost.estimate import Estimate, estimate
+from aim_cost.errors import ProfileError
+from aim_cost.files import write_atomically
 from aim_cost.hardware import HardwareProfile, load_hardware
 from aim_cost.model import load_model_spec
-from aim_cost.own_accuracy import read_schedule
 from aim_cost.timing.calibrate import fit_calibration
-from aim_cost.timing.calibration import Calibration, calibration_names, load_calibration
-from aim_cost.workload import Execution, Workload
-from aim_runtime.agreement import Row, errors_of, in_band, kendall_tau
-from aim_runtime.campaign import KERNELS, PREFILL, held_out_schedules
-from aim_runtime.device import profile_name
+from aim_cost.timing.calibration import Calibration
+from aim_runtime.campaign_file import FAILED, CampaignFile
+from aim_runtime.campaign_steps import held_out_schedules
 from aim_runtime.errors import MeasurementError
-from aim_runtime.measure import read_rows
 from aim_runtime.microbench import PROFILE_FILE
-
-PREDICTED = ("eager", "cuda-graph")
-"""Executions that the model prices; pruning by masks is measured only."""
+from aim_runtime.prediction import PRICED, Prediction, Span, Way, predict, priced
+from aim_runtime.predictions_file import PREDICTIONS, PredictionsFile, utc_now
+from aim_runtime.row_key import Row, RowKey
 
 
 @dataclass(frozen=True)
-class Predictor:
-    """One way to predict a time.
+class Compared:
+    """A prediction beside the clock: TTFT, or the LLM's time where the way knows no other."""
 
-    Args: compares, the key of a row that it predicts: conventions of the LLM alone do not know
-        ``ttft_s``.
+    span: Span
+    measured_s: float
+
+    @property
+    def error(self) -> float:
+        """Relative to the clock; negative where the prediction is too fast."""
+        return self.span.time_s / self.measured_s - 1
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A measured prefill and what was predicted for it.
+
+    Args:
+        key: of its row.
+        held_out: whether no fit may see its schedule.
+        beforehand: whether its prediction is older than its step; None where the model prices no
+            such execution.
+        throttled: whether the GPU held its clock down before or after the step.
+        flops, peak_memory_bytes: predicted; None without a prediction.
     """
 
-    name: str
-    hardware: HardwareProfile
-    calibration: Calibration | None = None
-    convention: Convention = EXECUTED
-    ideal: bool = False
-    compares: str = "ttft_s"
+    row: Row
+    key: RowKey
+    held_out: bool
+    beforehand: bool | None
+    throttled: bool
+    compared: Mapping[Way, Compared]
+    flops: int | None = None
+    peak_memory_bytes: int | None = None
 
-    def predict(self, row: Row) -> Estimate:
-        """The estimate of a measured row."""
-        mode = "ideal" if self.ideal else row["execution"]
-        return estimate(
-            load_model_spec(row["model"]),
-            Workload(text_tokens=row["text_tokens"], frames=row["frames"], batch=row["batch"]),
-            read_schedule(row["schedule"], "schedule"),
-            self.hardware,
-            Execution(dtype=row["dtype"], mode=mode, scoring=row["scoring"]),
-            self.convention,
-            self.calibration,
-        )
+    @property
+    def best(self) -> Compared | None:
+        """The last of the ways, the nearest to the device; None where nothing predicts."""
+        return next((self.compared[way] for way in reversed(Way) if way in self.compared), None)
 
+    @property
+    def ttft_s(self) -> float:
+        return float(self.row["ttft_s"])
 
-def predictors(folder: Path, device: str, dtype: str) -> list[Predictor]:
-    """The roofline of the datasheet, LLM-Viewer's, the public calibration, and the campaign's own.
-
-    Raises: MeasurementError for a device without a profile.
-    """
-    name = profile_name(device)
-    if name is None:
-        raise MeasurementError(
-            str(folder / PREFILL),
-            expected="rows of a GPU with a profile",
-            got=device,
-            fix="Use validate, which measures the ceilings of this device.",
-        )
-    hardware = load_hardware(name)
-    found = [
-        Predictor("LLM-Viewer, LLM only", hardware, None, LLM_VIEWER, True, "llm.time_s"),
-        Predictor("datasheet roofline", hardware, ideal=True),
-    ]
-    if name in calibration_names():
-        found.append(Predictor("public tables", hardware, load_calibration(name)))
-    tables = sorted((folder / KERNELS).glob(f"*/{PROFILE_FILE}"))
-    for table in tables:
-        own = load_hardware(table)
-        calibration = fit_calibration(table.parent, own, dtype)
-        found.append(Predictor(f"own kernels ({table.parent.name})", own, calibration))
-    return found
-
-
-def joined_rows(folder: Path) -> list[Row]:
-    """Each measured row with ``held_out`` and, of each predictor, its prediction and error.
-
-    Own kernels predict the rows of their own model alone. Errors are relative to the clock.
-    """
-    rows = [row for row in read_rows(folder / PREFILL) if not row["error"]]
-    if not rows:
-        raise MeasurementError(
-            str(folder / PREFILL),
-            expected="measured rows",
-            got="none",
-            fix="Run aim-runtime measure --suite h200 --out DIR.",
-        )
-    ways = predictors(folder, rows[0]["hardware"], rows[0]["dtype"])
-    joined = []
-    for row in rows:
-        held_out = {schedule.label() for schedule in held_out_schedules(row["layers"])}
-        row = row | {"held_out": row["schedule"] in held_out, "predictions": {}}
-        for way in ways if row["execution"] in PREDICTED else ():
-            if way.name.startswith("own") and row["model"] not in way.name:
-                continue
-            if row.get(way.compares) is None:
-                continue
-            row["predictions"][way.name.split(" (")[0]] = _prediction(way, row)
-        joined.append(row)
-    return joined
-
-
-def _prediction(way: Predictor, row: Row) -> Row:
-    found = way.predict(row)
-    time = found.ttft if way.compares == "ttft_s" else found.time("llm")
-    clock = row[way.compares]
-    return {
-        "time_s": time.time_s,
-        "low_s": time.low_s,
-        "high_s": time.high_s,
-        "measured_s": clock,
-        "error": time.time_s / clock - 1,
-        "flops": found.flops,
-        "peak_memory_bytes": found.memory.peak_bytes,
-    }
-
-
-def last_prediction(row: Row) -> Row | None:
-    """That of the last predictor, the nearest to the device; None where nothing predicts."""
-    return next(reversed(row["predictions"].values()), None)
-
-
-def error_rows(rows: Sequence[Row]) -> list[Row]:
-    """Of each predictor and split: rows, mape, bias, p95, tau, and the share in the 90 % band.
-
-    ``kendall_tau`` is the mean over the groups that were timed together.
-    """
-    names = dict.fromkeys(name for row in rows for name in row["predictions"])
-    table = []
-    for name in names:
-        for split, wanted in (("fit", False), ("held out", True)):
-            chosen = [
-                row for row in rows if name in row["predictions"] and row["held_out"] == wanted
-            ]
-            found = [row["predictions"][name] for row in chosen]
-            if not found:
-                continue
-            table.append(
-                {
-                    "predictor": name,
-                    "split": split,
-                    "rows": len(found),
-                    **errors_of([f["error"] for f in found]),
-                    "kendall_tau": _mean_tau(chosen, name),
-                    "in_band": in_band([(f["low_s"], f["measured_s"], f["high_s"]) for f in found]),
-                }
-            )
-    return table
-
-
-def _mean_tau(rows: Sequence[Row], name: str) -> float | None:
-    groups: dict[tuple[object, ...], list[tuple[float, float]]] = {}
-    for row in rows:
-        key = (row["model"], row["frames"], row["text_tokens"], row["execution"])
-        found = row["predictions"][name]
-        groups.setdefault(key, []).append((found["time_s"], found["measured_s"]))
-    taus = [tau for pairs in groups.values() if (tau := kendall_tau(pairs)) is not None]
-    return sum(taus) / len(taus) if taus else None
-
-
-def speedup_rows(rows: Sequence[Row]) -> list[Row]:
-    """Of each schedule, measured gain over the unreduced eager prefill beside the FLOP ratio.
-
-    ``reduction_share``: merging and scoring over the whole; ``memory_error`` of the peak predicted.
-    """
-    base = {
-        (row["model"], row["frames"], row["text_tokens"]): row
-        for row in rows
-        if row["schedule"] == "none" and row["execution"] == "eager"
-    }
-    table = []
-    for row in rows:
-        plain = base.get((row["model"], row["frames"], row["text_tokens"]))
-        if plain is None or row is plain:
-            continue
-        best, plain_best = last_prediction(row), last_prediction(plain)
-        line = {
-            **{name: row[name] for name in ("model", "frames", "text_tokens", "execution")},
-            "schedule": row["schedule"],
-            "ttft_speedup": plain["ttft_s"] / row["ttft_s"],
-            "llm_speedup": None,
-            "flop_ratio": None,
-            "reduction_share": None,
-            "memory_error": None,
+    def to_row(self) -> Row:
+        predictions = {
+            way.value: {**vars(found.span), "measured_s": found.measured_s, "error": found.error}
+            for way, found in self.compared.items()
         }
-        if row.get("llm.time_s"):
-            line["llm_speedup"] = plain["llm.time_s"] / row["llm.time_s"]
-            spent = sum(row.get(f"{name}.time_s") or 0.0 for name in ("merge", "importance"))
-            line["reduction_share"] = spent / row["ttft_s"]
-        if best and plain_best:
-            line["flop_ratio"] = plain_best["flops"] / best["flops"]
-            if row.get("peak_memory_bytes"):
-                line["memory_error"] = best["peak_memory_bytes"] / row["peak_memory_bytes"] - 1
-        table.append(line)
-    return table
+        facts = {name: getattr(self, name) for name in ("held_out", "beforehand", "throttled")}
+        predicted = {"flops": self.flops, "peak_memory_bytes": self.peak_memory_bytes}
+        return {**self.row, **facts, "predictions": predictions, "predicted": predicted}
+
+
+@dataclass(frozen=True)
+class CampaignReport:
+    """What a folder holds.
+
+    Args:
+        rows: timed prefills, with their predictions.
+        decode: rows of decoding.
+        failed: what failed: the label of a step or a row, and its error in a line.
+        untimed: rows that an interrupt left before their first timed run.
+        refused: rows without a prediction from before they were timed.
+        unfitted: kernel tables that no calibration could be fitted to, and why.
+    """
+
+    rows: list[Joined]
+    decode: list[Row]
+    failed: list[tuple[str, str]]
+    untimed: int
+    refused: int
+    unfitted: list[str]
+
+
+Tables = Mapping[tuple[str, str], tuple[HardwareProfile, Calibration]]
+"""Own calibrations by model and attention backend."""
+
+
+def read_report(folder: Path, *, afterwards: bool = False) -> CampaignReport:
+    """Read a campaign and hold its rows against the predictions of its folder.
+
+    A row is compared only with predictions that were written before its step began: others are
+    counted as ``refused``. Own kernels predict the rows of their own model and backend.
+
+    Args: afterwards, predict now what was not predicted beforehand; such rows say so.
+    Raises: MeasurementError without rows.
+    """
+    file, predictions = CampaignFile(folder), PredictionsFile(folder / PREDICTIONS)
+    failed = [
+        (_place(step["step"]), step["error"].splitlines()[0])
+        for step in file.steps
+        if step["status"] == FAILED
+    ]
+    failed += [
+        (f"{_place(row)}, {row['schedule']}", row["error"]) for row in file.rows if row["error"]
+    ]
+    good = [row for row in file.rows if not row["error"]]
+    timed = [row for row in good if row.get("ttft_s") is not None]
+    decode = [row for row in good if row.get("tpot_s") is not None]
+    if not timed and not decode:
+        raise MeasurementError(
+            str(file.path),
+            expected="rows that were timed",
+            got=f"{len(failed)} that failed, {len(good)} that were not timed yet",
+            fix="Run aim-runtime campaign --minutes M --out DIR.",
+        )
+    tables, unfitted = _own_calibrations(file)
+    rows = [_joined(row, file, predictions, tables, afterwards) for row in timed]
+    refused = sum(row.beforehand is False for row in rows)
+    untimed = len(good) - len(timed) - len(decode)
+    return CampaignReport(rows, decode, failed, untimed, refused, unfitted)
+
+
+def _joined(
+    row: Row, file: CampaignFile, predictions: PredictionsFile, tables: Tables, afterwards: bool
+) -> Joined:
+    key, step = RowKey.of(row), file.steps[row["step_number"]]
+    schedule = key.run.parsed_schedule()
+    joined = Joined(
+        row,
+        key,
+        held_out=schedule in held_out_schedules(key.run.layers),
+        beforehand=None,
+        throttled=file.throttled(row["step_number"]),
+        compared={},
+    )
+    if key.run.execution not in PRICED:
+        return joined
+    found = predictions.get(key.run)
+    beforehand = found is not None and found.predicted_at <= row["begun_at"]
+    if not beforehand:
+        found = _predict_now(key, step["profile"]) if afterwards else None
+    if found is None:
+        return replace(joined, beforehand=False)
+    compared = {}
+    for way in Way:
+        own = tables.get((key.run.model, key.attention_backend or ""))
+        span = _own_span(key, own) if way is Way.own else found.span(way)
+        clock = row["llm.time_s"] if way.of_llm else row["ttft_s"]
+        if span is not None and clock is not None:
+            compared[way] = Compared(span, clock)
+    return replace(
+        joined,
+        beforehand=beforehand,
+        compared=compared,
+        flops=found.figures["total.flops"],
+        peak_memory_bytes=found.figures["peak_memory_bytes"],
+    )
+
+
+def _predict_now(key: RowKey, profile: str) -> Prediction:
+    spec, hardware = load_model_spec(key.run.model), load_hardware(profile)
+    return predict(spec, key.run, hardware, predicted_at=utc_now(), commit=None)
+
+
+def _own_span(key: RowKey, own: tuple[HardwareProfile, Calibration] | None) -> Span | None:
+    if own is None:
+        return None
+    found = priced(load_model_spec(key.run.model), key.run, *own)
+    return Span(found["ttft_s"], found["ttft_low_s"], found["ttft_high_s"])
+
+
+def _own_calibrations(file: CampaignFile) -> tuple[Tables, list[str]]:
+    """A calibration of each kernel table, and why the others have none."""
+    found, unfitted = {}, []
+    for kernels in file.kernels:
+        dtype = file.steps[kernels["step_number"]]["dtype"]
+        with tempfile.TemporaryDirectory() as name:
+            _write_files(kernels, Path(name))
+            try:
+                hardware = load_hardware(Path(name) / PROFILE_FILE)
+                calibration = fit_calibration(name, hardware, dtype, source="the campaign's tables")
+            except (ProfileError, ValueError) as error:  # too few sizes for a fit
+                unfitted.append(f"{kernels['model']}: {' '.join(str(error).split())}")
+                continue
+        found[kernels["model"], kernels["attention_backend"]] = hardware, calibration
+    return found, unfitted
+
+
+def write_tables(folder: Path, out: Path) -> list[Path]:
+    """Write the kernel tables of a campaign, with their profile, a folder each below ``out``.
+
+    Returns: the folders, named after model and attention backend.
+    """
+    folders = []
+    for kernels in CampaignFile(folder).kernels:
+        folders.append(out / f"{kernels['model']}-{kernels['attention_backend']}")
+        _write_files(kernels, folders[-1])
+    return folders
+
+
+def _write_files(kernels: Row, folder: Path) -> None:
+    for name, text in kernels["files"].items():
+        write_atomically(folder / Path(name).name, text.encode())
+
+
+def _place(facts: Row) -> str:
+    return f"{facts['model']}, {facts['frames']} frames, {facts['execution']}"

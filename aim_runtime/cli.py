@@ -1,4 +1,4 @@
-"""aim-runtime: measure, validate, microbench, generate, selfcheck, accuracy, fidelity, tiny.
+"""aim-runtime: campaign, measure, validate, report and the other commands of this package.
 
 torch and transformers take seconds to import, so each command imports what it needs.
 """
@@ -32,6 +32,7 @@ from aim_cost.command_line import (
 from aim_cost.report import Format, console, print_rows, table, to_csv
 from aim_cost.timing import load_calibration
 from aim_runtime.accuracy_cli import accuracy
+from aim_runtime.campaign_cli import campaign
 from aim_runtime.fidelity_cli import fidelity
 from aim_runtime.measure_cli import measure
 from aim_runtime.options import (
@@ -51,6 +52,7 @@ from aim_runtime.tiny import cli as tiny
 app = new_app("Run models under a token-reduction schedule, and hold predictions to it.")
 app.add_typer(tiny.app, name="tiny")
 app.command()(measure)
+app.command()(campaign)
 app.command()(accuracy)
 app.command()(fidelity)
 app.command()(report)

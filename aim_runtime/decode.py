@@ -15,9 +15,11 @@ from aim_cost.workload import Workload
 from aim_runtime.errors import MeasurementError
 from aim_runtime.inputs import Inputs, sized_inputs
 from aim_runtime.load import Loaded
-from aim_runtime.measure import device_name, quartiles, visual_fields
+from aim_runtime.measure import device_name
 from aim_runtime.patch import patched
+from aim_runtime.row_key import visual_fields
 from aim_runtime.seams import cache_of, with_cache
+from aim_runtime.timed_run import quartiles
 from aim_runtime.timer import recorder_for
 
 Row = dict[str, Any]

@@ -3,12 +3,17 @@
 import os
 import platform
 import subprocess
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+
+COMMIT_VARIABLE = "AIM_COMMIT"
+"""Names the commit where the code runs without its git repository."""
 
 _GPU_FIELDS = {
     "driver_version": "driver",
@@ -19,28 +24,67 @@ _GPU_FIELDS = {
     "power.draw": "power_draw_w",
     "temperature.gpu": "temperature_c",
 }
+# newer drivers, older ones
+_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
+_HARMLESS_REASONS = 0x1 | 0x2  # the GPU is idle; the clock is the one that was asked for
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """Clock and temperature at one moment; None for what cannot be read.
+
+    Args: reasons, why the clock is below its maximum, a bit each, as nvidia-smi lists them under
+        ``clocks_event_reasons.active``.
+    """
+
+    sm_clock_mhz: float | None = None
+    temperature_c: float | None = None
+    reasons: int | None = None
+
+    @property
+    def throttled(self) -> bool:
+        """Whether power, heat or the hardware holds the clock down."""
+        return bool((self.reasons or 0) & ~_HARMLESS_REASONS)
+
+    def to_row(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def environment() -> dict[str, Any]:
-    """Flat facts about this machine and this checkout; None for what cannot be read."""
+    """Flat facts about this machine and this checkout; None for what cannot be read.
+
+    ``commit`` comes from git, else from the variable AIM_COMMIT.
+    """
     gpu = torch.cuda.is_available()
+    commit = _git("rev-parse", "HEAD")
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": commit or os.environ.get(COMMIT_VARIABLE) or None,
         "uncommitted_changes": None
-        if (changes := _git("status", "--porcelain")) is None
+        if commit is None or (changes := _git("status", "--porcelain")) is None
         else changes != "",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        "triton": _version("triton"),
         "cuda": torch.version.cuda,
+        "cudnn": _cudnn() if gpu else None,
         "os": platform.system(),
         "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if gpu else None,
-        **(_gpu_state() if gpu else dict.fromkeys(_GPU_FIELDS.values())),
+        **(_gpu_facts() if gpu else dict.fromkeys(_GPU_FIELDS.values())),
     }
+
+
+def gpu_state() -> GpuState:
+    """The GPU as it is now; all None without one or without nvidia-smi."""
+    if not torch.cuda.is_available():
+        return GpuState()
+    clock, temperature = _query("clocks.sm", "temperature.gpu") or (None, None)
+    reasons = next((found[0] for name in _REASONS if (found := _query(name))), None)
+    return GpuState(_number(clock), _number(temperature), _bits(reasons))
 
 
 def _run(*command: str) -> str | None:
@@ -61,13 +105,46 @@ def _git(*arguments: str) -> str | None:
     return _run("git", "--no-optional-locks", *arguments)
 
 
-def _gpu_state() -> dict[str, str | None]:
-    query = f"--query-gpu={','.join(_GPU_FIELDS)}"
+def _cudnn() -> int | None:
+    found = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return None if found is None else int(found)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _gpu_facts() -> dict[str, Any]:
+    values = _query(*_GPU_FIELDS) or (None,) * len(_GPU_FIELDS)
+    facts: dict[str, Any] = dict(zip(_GPU_FIELDS.values(), values, strict=True))
+    return {name: value if name == "driver" else _number(value) for name, value in facts.items()}
+
+
+def _query(*fields: str) -> list[str] | None:
+    """What nvidia-smi says of the GPU that torch uses; None where it does not know a field."""
     # torch counts only the visible devices, nvidia-smi all of them
     uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+    query = f"--query-gpu={','.join(fields)}"
     output = _run("nvidia-smi", query, "--format=csv,noheader,nounits", "-i", uuid)
-    values = output.split(", ") if output else [None] * len(_GPU_FIELDS)
-    return dict(zip(_GPU_FIELDS.values(), values, strict=True))
+    values = [value.strip() for value in output.split(",")] if output else []
+    return values if len(values) == len(fields) else None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:  # [N/A]
+        return None
+
+
+def _bits(text: str | None) -> int | None:
+    try:
+        return int(text, 16) if text is not None else None
+    except ValueError:
+        return None
 
 
 def cpu_name() -> str | None:

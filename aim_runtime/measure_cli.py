@@ -1,4 +1,4 @@
-"""aim-runtime measure: the clock alone, for a few schedules or for a whole campaign."""
+"""aim-runtime measure: the clock alone, for a few schedules."""
 
 import sys
 from pathlib import Path
@@ -25,6 +25,7 @@ from aim_cost.command_line import (
 from aim_cost.report import Format, console, print_rows, table
 from aim_cost.units import milli
 from aim_runtime.options import (
+    AttentionOption,
     DeviceOption,
     FastestDtypeOption,
     LayersOption,
@@ -32,6 +33,7 @@ from aim_runtime.options import (
     SchedulesOption,
     VisionLayersOption,
     WeightsOption,
+    chosen_attention,
     chosen_schedules,
     load_model,
 )
@@ -63,13 +65,7 @@ def measure(
         typer.Option(help="Write rows to this .json or .csv, each as soon as it is measured."),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Keep the good rows of --out, do the rest.")] = False,
-    suite: Annotated[
-        str | None,
-        typer.Option(help="A campaign instead (h200): models, sizes, kernels; --out is a folder."),
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="With --suite: begin nothing after that many minutes.")
-    ] = None,
+    attention: AttentionOption = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Time a prefill, phase by phase, with and without reduction, interleaved.
@@ -80,10 +76,7 @@ def measure(
     from aim_runtime.measure import measure as run_measure
     from aim_runtime.suite import default_schedules
 
-    if suite is not None:
-        _campaign(suite, out, device, minutes, form)
-        return
-
+    backend = chosen_attention(attention)
     workload = workload_from(
         text_tokens, batch, frames, image_tokens, image, frame_size, default_frames=8
     )
@@ -99,6 +92,7 @@ def measure(
         out=out,
         resume=resume,
         last_layer=last_layer,
+        attention=backend,
     )
     if form is not Format.table:
         print_rows(rows, form)
@@ -113,30 +107,13 @@ def measure(
         for row in rows
     ]
     columns = ("schedule", "tower", "proj.", "merge", "llm", "score", "TTFT")
-    where = f"{rows[0]['hardware']}, {loaded.dtype}, {workload.label()}"
+    where = f"{rows[0]['hardware']}, {loaded.dtype}, {workload.label()}, "
+    where += f"attention by {rows[0]['attention_backend']}"
     note = f"Milliseconds, medians of {repeats}. {where}."
     console().print(table(loaded.spec.name, columns, lines, note))
     for row in rows:
         if row.get("error"):
             print(f"failed: {row['schedule']}: {row['error']}", file=sys.stderr)
-
-
-def _campaign(
-    suite: str, out: Path | None, device: str | None, minutes: float | None, form: Format
-) -> None:
-    from aim_runtime.campaign import run_suite
-    from aim_runtime.errors import MeasurementError
-
-    if out is None:
-        raise MeasurementError(
-            "--out", expected="a folder for the campaign", got="nothing", fix="Add --out DIR."
-        )
-    rows = run_suite(suite, out, device=device, minutes=minutes)
-    if form is not Format.table:
-        print_rows(rows, form)
-        return
-    failed = sum(bool(row["error"]) for row in rows)
-    print(f"{out}: {len(rows)} rows, {failed} of them failed")
 
 
 def _milliseconds(seconds: float | None) -> str:

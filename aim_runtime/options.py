@@ -13,6 +13,7 @@ from aim_cost.schedule import Schedule
 from aim_cost.workload import Workload
 
 if TYPE_CHECKING:
+    from aim_runtime.attention_backend import AttentionBackend
     from aim_runtime.load import Loaded
 
 LayersOption = Annotated[
@@ -42,6 +43,14 @@ WeightsOption = Annotated[
     ),
 ]
 RepeatsOption = Annotated[int, typer.Option("--repeats", help="Runs of each schedule.")]
+AttentionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--attention",
+        help="cudnn, flash, efficient or math; by default torch chooses.",
+        show_default=False,
+    ),
+]
 SchedulesOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -65,6 +74,18 @@ def chosen_schedules(
     if not asked:
         return []
     return [Schedule(), *(schedule for schedule in asked if schedule != Schedule())]
+
+
+def chosen_attention(name: str | None) -> "AttentionBackend | None":
+    """The backend of a name. Raises: MeasurementError for another name."""
+    from aim_cost.checks import one_of
+    from aim_runtime.attention_backend import AttentionBackend
+    from aim_runtime.errors import MeasurementError
+
+    if name is None:
+        return None
+    one_of(name, [backend.value for backend in AttentionBackend], "--attention", MeasurementError)
+    return AttentionBackend(name)
 
 
 def load_model(

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aim_cost.plots.style import COLOURS, GREY, PAGE, finish, new_figure, save
 from aim_cost.units import milli
-from aim_runtime.agreement import Row
-from aim_runtime.campaign_report import last_prediction, speedup_rows
+from aim_runtime.campaign_errors import gains
+from aim_runtime.prediction import Way
+
+if TYPE_CHECKING:
+    from aim_runtime.campaign_report import Joined
 
 _PHASES = {
     "vision": ("vision.time_s",),
@@ -18,36 +21,41 @@ _PHASES = {
 }
 
 
-def report_plot(rows: Sequence[Row], path: Path) -> None:
-    """Write a PNG, PDF or SVG of rows as ``joined_rows`` gives them."""
+def report_plot(rows: "Sequence[Joined]", path: Path) -> None:
+    """Write a PNG, PDF or SVG of the rows of a report."""
     figure, (times, gains, shares) = new_figure(PAGE * 1.5, 4.2, panels=3)
     _times(times, rows)
     _gains(gains, rows)
     _shares(shares, rows)
-    device, dtype = rows[0]["hardware"], rows[0]["dtype"]
-    name = next(list(row["predictions"])[-1] for row in rows if row["predictions"])
-    small = f"Medians; predicted from {name}, bars its 90 % band. Gains over the eager prefill "
-    small += "without reduction."
+    device, dtype = rows[0].key.hardware, rows[0].key.run.dtype
+    ways = [way.value for way in Way if any(way in row.compared for row in rows)]
+    small = f"Medians; predicted from {ways[-1]}, bars its 90 % band. " if ways else "Medians. "
+    small += "Gains over the eager prefill without reduction."
     save(finish(figure, f"Predicted against measured on {device}, {dtype}", small), path)
 
 
-def _times(axis: Any, rows: Sequence[Row]) -> None:
+def _times(axis: Any, rows: "Sequence[Joined]") -> None:
     """TTFT predicted over measured, both logarithmic."""
     for number, split in enumerate(("fit", "held out")):
         chosen = [
             (row, found)
             for row in rows
-            if (found := last_prediction(row)) and row["held_out"] == bool(number)
+            if (found := row.best) is not None and row.held_out == bool(number)
         ]
         if not chosen:
             continue
-        clock = [milli(row["ttft_s"]) for row, _ in chosen]
-        predicted = [milli(found["time_s"]) for _, found in chosen]
+        clock = [milli(row.ttft_s) for row, _ in chosen]
+        predicted = [milli(found.span.time_s) for _, found in chosen]
+        ends = [
+            (found.span.time_s, found.span.low_s, found.span.high_s)
+            for _, found in chosen
+            if found.span.low_s is not None and found.span.high_s is not None
+        ]
         band = None
-        if all(found["high_s"] is not None for _, found in chosen):
+        if len(ends) == len(chosen):
             band = [
-                [milli(found["time_s"] - found["low_s"]) for _, found in chosen],
-                [milli(found["high_s"] - found["time_s"]) for _, found in chosen],
+                [milli(time - low) for time, low, _ in ends],
+                [milli(high - time) for time, _, high in ends],
             ]
         axis.errorbar(
             *(clock, predicted),
@@ -58,19 +66,20 @@ def _times(axis: Any, rows: Sequence[Row]) -> None:
             color=COLOURS[number],
             label=split,
         )
-    ends = [min(milli(row["ttft_s"]) for row in rows), max(milli(row["ttft_s"]) for row in rows)]
-    axis.plot(ends, ends, color=GREY, linewidth=0.8)
+    clocks = [milli(row.ttft_s) for row in rows]
+    corners = [min(clocks), max(clocks)]
+    axis.plot(corners, corners, color=GREY, linewidth=0.8)
     axis.set(xscale="log", yscale="log", xlabel="measured TTFT, ms", ylabel="predicted TTFT, ms")
     axis.legend(frameon=False, fontsize=7)
 
 
-def _gains(axis: Any, rows: Sequence[Row]) -> None:
+def _gains(axis: Any, rows: "Sequence[Joined]") -> None:
     """Measured gains over the FLOP ratio: what masking, launches and scores take away."""
-    runs = list(dict.fromkeys(row["execution"] for row in rows))
-    for row in speedup_rows(rows):
-        if row["flop_ratio"] is not None:
-            colour = COLOURS[runs.index(row["execution"])]
-            axis.plot(row["flop_ratio"], row["ttft_speedup"], "o", color=colour, markersize=3)
+    runs = list(dict.fromkeys(row.key.run.execution for row in rows))
+    for gain in gains(rows):
+        if gain.flop_ratio is not None:
+            colour = COLOURS[runs.index(gain.row.key.run.execution)]
+            axis.plot(gain.flop_ratio, gain.ttft_speedup, "o", color=colour, markersize=3)
     for number, run in enumerate(runs):
         axis.plot([], [], "o", color=COLOURS[number], markersize=3, label=run)
     axis.axline((1, 1), slope=1, color=GREY, linewidth=0.8)
@@ -79,21 +88,21 @@ def _gains(axis: Any, rows: Sequence[Row]) -> None:
     axis.legend(frameon=False, fontsize=7)
 
 
-def _shares(axis: Any, rows: Sequence[Row]) -> None:
+def _shares(axis: Any, rows: "Sequence[Joined]") -> None:
     """Where the time goes: the largest eager prefill that was measured, schedule by schedule."""
-    eager = [row for row in rows if row["execution"] == "eager" and row.get("llm.time_s")]
+    eager = [row for row in rows if row.key.run.execution == "eager" and row.row["llm.time_s"]]
     if not eager:
         return
-    biggest = max(eager, key=lambda row: row["ttft_s"])
-    keys = ("model", "frames", "text_tokens")
-    group = [row for row in eager if all(row[key] == biggest[key] for key in keys)]
+    biggest = max(eager, key=lambda row: row.ttft_s)
+    group = [row for row in eager if row.row["step_number"] == biggest.row["step_number"]]
     left = [0.0] * len(group)
-    for colour, (label, names) in zip(COLOURS, _PHASES.items(), strict=False):
-        width = [milli(sum(row.get(name) or 0.0 for name in names)) for row in group]
+    for colour, (label, spans) in zip(COLOURS, _PHASES.items(), strict=False):
+        width = [milli(sum(row.row[span] or 0.0 for span in spans)) for row in group]
         axis.barh(range(len(group)), width, left=left, color=colour, label=label)
         left = [a + b for a, b in zip(left, width, strict=True)]
-    labels = [row["schedule"].replace("merge ", "").replace("prune ", "") for row in group]
-    axis.set_yticks(range(len(group)), [label[:28] for label in labels], fontsize=6)
+    names = [row.key.run.schedule.replace("merge ", "").replace("prune ", "") for row in group]
+    axis.set_yticks(range(len(group)), [name[:28] for name in names], fontsize=6)
     axis.invert_yaxis()
-    axis.set_xlabel(f"ms, {biggest['model']}, {biggest['frames']} frames")
+    run = biggest.key.run
+    axis.set_xlabel(f"ms, {run.model}, {run.frames} frames")
     axis.legend(frameon=False, fontsize=7)

@@ -1,8 +1,9 @@
 """KernelTable: measured kernel times, read from Parquet or CSV."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,6 +53,11 @@ def table_name(gpu: str, op: str, dtype: str = "bfloat16") -> str:
     """The name of a table's file without its ending, e.g. ``h100_sxm_gemm_bf16``."""
     prefix = _PREFIX_OF.get(gpu, gpu.replace("-", "_"))
     return f"{prefix}_{op}_{_SUFFIX_OF[dtype]}"
+
+
+def dims_of(op: str, row: Mapping[str, Any]) -> tuple[float, ...]:
+    """The sizes of one row of a table of ``op``, in the order of ``form.dims``."""
+    return tuple(float(row[_COLUMN_OF.get(name, name)]) for name in FORMS[op].dims)
 
 
 def table_path(folder: str | Path, gpu: str, op: str, dtype: str = "bfloat16") -> Path | None:

@@ -1,23 +1,23 @@
-"""A campaign resumes, keeps everything, and never lets a fit see what is held out."""
+"""A campaign on the present device: the real measurements, on models of a few layers."""
 
 import json
+import signal
+from dataclasses import replace
 
 import pytest
+import torch
 
 from aim_cost.schedule import Schedule
-from aim_runtime import campaign as module
-from aim_runtime.campaign import (
-    DECODE,
-    KERNELS,
-    PREFILL,
-    Step,
-    fit_schedules,
-    h200_steps,
-    held_out_schedules,
-    run_campaign,
-    run_suite,
-)
+from aim_runtime import campaign as campaign_module
+from aim_runtime import campaign_runner as module
+from aim_runtime import measure as measure_module
+from aim_runtime.attention_backend import AttentionBackend
+from aim_runtime.campaign import run_campaign
+from aim_runtime.campaign_file import CAMPAIGN, CampaignFile
+from aim_runtime.campaign_runner import DeviceRunner
+from aim_runtime.campaign_step import DecodeStep, KernelStep, PrefillStep
 from aim_runtime.errors import MeasurementError
+from aim_runtime.row_key import RowKey
 from tests.runtime.test_validate import tiny_config
 
 PAIR = (Schedule(), Schedule.parse("tokens:3", "linear:1:3"))
@@ -27,8 +27,13 @@ PAIR = (Schedule(), Schedule.parse("tokens:3", "linear:1:3"))
 def steps(tmp_path):
     config = tmp_path / "tiny.json"
     config.write_text(json.dumps(tiny_config()))
-    kinds = ("eager", "masked", "decode")
-    return [Step(str(config), 2, 6, PAIR, kind) for kind in kinds]
+    model = str(config)
+    return [
+        PrefillStep(model, 2, 6, PAIR, 2),
+        KernelStep(model, 2, 1.0),
+        PrefillStep(model, 2, 6, PAIR, 1, "masked"),
+        DecodeStep(model, 2, 6, PAIR, 1, new_tokens=2),
+    ]
 
 
 @pytest.fixture
@@ -38,52 +43,175 @@ def kernels(monkeypatch):
 
     def fake(spec, workload, folder, device, dtype, seconds):
         made.append((spec.name, workload.frames))
-        folder.mkdir(parents=True)
-        (folder / module.PROFILE_FILE).write_text("")
+        (folder / "hardware.yaml").write_text("a profile")
+        (folder / "table.csv").write_text("a table")
+        return [folder / "hardware.yaml", folder / "table.csv"]
 
     monkeypatch.setattr(module, "microbench", fake)
     return made
 
 
-def run(steps, folder, **options):
-    return run_campaign(steps, folder, device="cpu", dtype="float32", repeats=1, **options)
+@pytest.fixture
+def runner():
+    return lambda: DeviceRunner("cpu", "float32", hardware="cpu-generic")
 
 
-def test_every_step_leaves_rows_and_nothing_is_measured_twice(steps, kernels, tmp_path):
+def run(steps, folder, runner, **options):
+    return run_campaign(steps, folder, runner(), minutes=1e6, **options)
+
+
+def test_every_step_leaves_rows_and_nothing_is_measured_twice(steps, kernels, runner, tmp_path):
     out = tmp_path / "out"
-    rows = run(steps, out)
-    assert [row["execution"] for row in rows] == [s.execution for s in steps for _ in PAIR]
-    assert not any(row["error"] for row in rows)
-    assert kernels == [("tiny", 1)]
-    assert {path.name for path in out.iterdir()} == {KERNELS, PREFILL, DECODE}
-    assert run(steps, out) == rows
+    file = run(steps, out, runner)
+    assert [record["status"] for record in file.steps] == ["done"] * 5
+    assert [row["execution"] for row in file.rows] == [
+        *["eager"] * 2, *["masked"] * 2, *["decode"] * 2, "eager",
+    ]  # fmt: skip
+    assert not any(row["error"] for row in file.rows)
+    assert [row["repeats"] for row in file.rows] == [2, 2, 1, 1, 1, 1, 2]
+    assert RowKey.of(file.rows[-1]).visit == 2
+    assert kernels == [("tiny", 2)]
+    assert file.kernels[0]["files"] == {"hardware.yaml": "a profile", "table.csv": "a table"}
+    assert {path.name for path in out.iterdir()} == {CAMPAIGN, "predictions.json"}
+    for row in file.rows:
+        assert (row["torch"], row["scoring"]) == (torch.__version__, "torch")
+        assert row["attention_backend"] in {backend.value for backend in AttentionBackend}
+    again = run(steps, out, runner)
+    assert (again.rows, again.steps) == (file.rows, file.steps)
 
 
-def test_a_campaign_that_stops_goes_on(steps, kernels, tmp_path, monkeypatch):
+def test_an_attention_backend_that_is_asked_for_is_part_of_the_key(steps, runner, tmp_path):
+    out, math = tmp_path / "out", AttentionBackend.math
+    asked = lambda: DeviceRunner("cpu", "float32", hardware="cpu-generic", attention=math)  # noqa: E731
+    first = run(steps[:1], out, runner)
+    both = run(steps[:1], out, asked)
+    backends = [row["attention_backend"] for row in both.rows if RowKey.of(row).visit == 1]
+    assert sorted(backends) == sorted(["math"] * 2 + [first.rows[0]["attention_backend"]] * 2)
+    assert backends.count("math") == 2
+
+
+def test_ctrl_c_in_a_prefill_ends_the_campaign(steps, kernels, runner, tmp_path, monkeypatch):
+    original, calls = measure_module._Prefill._sample, []
+
+    def struck(self):
+        calls.append(self)
+        if len(calls) == 4 + 1:  # after the warm-up and one round
+            signal.raise_signal(signal.SIGINT)
+        return original(self)
+
+    monkeypatch.setattr(measure_module._Prefill, "_sample", struck)
+    out, before = tmp_path / "out", signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(steps, out, runner)
+    assert signal.getsignal(signal.SIGINT) is before
+    file = CampaignFile(out)
+    assert [record["status"] for record in file.steps] == ["stopped"]
+    assert [row["repeats"] for row in file.rows] == [1, 1]
+    assert not kernels
+    monkeypatch.setattr(measure_module._Prefill, "_sample", original)
+    whole = run(steps, out, runner)
+    assert [row["repeats"] for row in whole.rows][:2] == [2, 2]
+
+
+def test_ctrl_c_in_a_microbenchmark_leaves_no_table(steps, kernels, runner, tmp_path, monkeypatch):
+    def struck(spec, workload, folder, device, dtype, seconds):
+        try:  # as the real one does
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            return []
+
+    fake = module.microbench
+    monkeypatch.setattr(module, "microbench", struck)
     out = tmp_path / "out"
-    clock = iter([0.0, 0.0, 0.0, 100.0])  # time is up after the first step
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    first = run(steps, out, minutes=1)
-    assert [row["execution"] for row in first] == ["eager"] * 2
-    monkeypatch.undo()
-    monkeypatch.setattr(module, "microbench", lambda *args: pytest.fail("measured again"))
-    assert run(steps, out)[:2] == first
-    assert len(run(steps, out)) == 6
+    with pytest.raises(KeyboardInterrupt):
+        run(steps[1:2], out, runner)
+    assert CampaignFile(out).kernels == []
+    monkeypatch.setattr(module, "microbench", fake)
+    assert len(run(steps[1:2], out, runner).kernels) == 1
 
 
-@pytest.mark.parametrize("layers", [24, 28])
-def test_what_is_held_out_is_in_no_fit(layers):
-    fit, held_out = fit_schedules(layers), held_out_schedules(layers)
-    assert not {s.label() for s in fit} & {s.label() for s in held_out}
-    assert len(held_out) >= len(fit)
+def test_ctrl_c_that_a_decoding_swallows_leaves_no_row(steps, runner, tmp_path, monkeypatch):
+    def struck(*args, **options):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return []
+
+    monkeypatch.setattr(module, "measure_decode", struck)
+    with pytest.raises(KeyboardInterrupt):
+        run(steps[3:], tmp_path / "out", runner)
+    assert CampaignFile(tmp_path / "out").rows == []
 
 
-def test_the_suite_names_what_it_measures():
-    steps = h200_steps()
-    assert {step.frames for step in steps} == {8, 16, 32, 64, 128, 192}
-    assert {step.text_tokens for step in steps} == {50, 100, 500}
-    assert {step.execution for step in steps} == {"eager", "cuda-graph", "masked", "decode"}
-    frames = [step.frames for step in steps if step.model.endswith("7b")]
-    assert frames[-3:] == [64, 128, 192]  # the largest last
-    with pytest.raises(MeasurementError, match="h200"):
-        run_suite("h100", None)
+def test_a_graph_that_cannot_be_captured_is_a_row(steps, runner, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    graph = replace(steps[0], execution="cuda-graph")
+    file = run([graph, steps[2]], tmp_path / "out", runner)
+    assert [row["execution"] for row in file.rows] == ["cuda-graph"] * 2 + ["masked"] * 2
+    assert ["PatchError" in (row["error"] or "") for row in file.rows] == [True] * 2 + [False] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "refused"),
+    [
+        ("cpu", "another CPU", False),
+        ("torch", "2.0", True),
+        ("transformers", "5.0", True),
+        ("gpu", "another GPU", True),
+    ],
+)
+def test_rows_of_another_machine(steps, runner, tmp_path, monkeypatch, name, other, refused):
+    """The CPU does not matter where there is a GPU."""
+    facts = module.environment() | {"gpu": "NVIDIA H100"}
+    monkeypatch.setattr(module, "environment", lambda: dict(facts))
+    out = tmp_path / "out"
+    run(steps[:1], out, runner)
+    facts[name] = other
+    if not refused:
+        assert len(run(steps[:1], out, runner).rows) == 3
+        return
+    with pytest.raises(MeasurementError, match=f"environment.{name}"):
+        run(steps[:1], out, runner)
+
+
+def test_the_cpu_matters_without_a_gpu(steps, runner, tmp_path, monkeypatch):
+    facts = module.environment() | {"gpu": None}
+    monkeypatch.setattr(module, "environment", lambda: dict(facts))
+    run(steps[:1], tmp_path / "out", runner)
+    facts["cpu"] = "another CPU"
+    with pytest.raises(MeasurementError, match=r"environment\.cpu"):
+        run(steps[:1], tmp_path / "out", runner)
+
+
+def test_a_folder_holds_the_rows_of_one_gpu(steps, runner, tmp_path):
+    out = tmp_path / "out"
+    run(steps[:1], out, runner)
+
+    def other():
+        found = runner()
+        found.setting = replace(found.setting, device_name="NVIDIA H200")
+        return found
+
+    with pytest.raises(MeasurementError, match="a folder holds the rows of one GPU"):
+        run(steps[:1], out, other)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"format": "aim-campaign-1", "rows": [1]}', "[]"])
+def test_another_file_is_left_alone(steps, runner, tmp_path, text):
+    (tmp_path / CAMPAIGN).write_text(text)
+    with pytest.raises(MeasurementError, match="the format aim-campaign-1"):
+        run(steps, tmp_path, runner)
+    assert (tmp_path / CAMPAIGN).read_text() == text
+
+
+def test_the_interrupts_of_a_thread_are_not_ours(steps, runner, tmp_path):
+    import threading
+
+    done = []
+    thread = threading.Thread(
+        target=lambda: done.append(run(steps[:1], tmp_path / "out", runner).rows)
+    )
+    thread.start()
+    thread.join()
+    assert len(done[0]) == 3
+    assert campaign_module.signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from aim_runtime import environment as module
-from aim_runtime.environment import environment
+from aim_runtime.environment import GpuState, environment, gpu_state
 
 
 def test_it_names_versions_device_and_date():
@@ -85,7 +85,7 @@ def test_the_gpu_that_torch_uses_is_the_one_described(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: properties)
     facts = environment()
     assert (facts["gpu"], facts["driver"]) == ("NVIDIA H100", "570.1")
-    assert [str(facts[key]) for key in ("max_sm_clock_mhz", "temperature_c")] == ["1980", "31"]
+    assert [facts[key] for key in ("max_sm_clock_mhz", "temperature_c")] == [1980, 31]
     assert asked[0][-2:] == ("-i", "GPU-12ab")
     assert "12ab" not in json.dumps(facts)
 
@@ -98,3 +98,48 @@ def test_without_the_tools_there_is_none(monkeypatch):
     facts = environment()
     assert facts["commit"] is None
     assert facts["uncommitted_changes"] is None
+
+
+def test_a_checkout_without_git_takes_its_commit_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_git", lambda *_: None)
+    monkeypatch.delenv("AIM_COMMIT", raising=False)
+    assert environment()["commit"] is None
+    monkeypatch.setenv("AIM_COMMIT", "abc123")
+    facts = environment()
+    assert (facts["commit"], facts["uncommitted_changes"]) == ("abc123", None)
+    monkeypatch.setattr(module, "_git", lambda *_: "of git")
+    assert environment()["commit"] == "of git"
+
+
+def _gpu(monkeypatch, answers):
+    """A GPU whose nvidia-smi knows the fields of ``answers`` alone."""
+
+    def run(*command):
+        names = command[1].removeprefix("--query-gpu=").split(",")
+        known = all(name in answers for name in names)
+        return ", ".join(answers[name] for name in names) if known else None
+
+    monkeypatch.setattr(module, "_run", run)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    properties = SimpleNamespace(uuid="12ab")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: properties)
+
+
+def test_clock_temperature_and_reasons_of_the_moment(monkeypatch):
+    clocks = {"clocks.sm": "1755", "temperature.gpu": "61"}
+    new = clocks | {"clocks_event_reasons.active": "0x0000000000000004"}
+    _gpu(monkeypatch, new)
+    assert gpu_state() == GpuState(1755, 61, 4)
+    _gpu(monkeypatch, clocks | {"clocks_throttle_reasons.active": "0x0000000000000000"})
+    assert gpu_state() == GpuState(1755, 61, 0)  # an older driver
+    _gpu(monkeypatch, clocks)
+    assert gpu_state() == GpuState(1755, 61, None)
+    _gpu(monkeypatch, new | {"clocks.sm": "[N/A]", "clocks_event_reasons.active": "[N/A]"})
+    assert gpu_state() == GpuState(None, 61, None)
+
+
+def test_without_a_gpu_there_is_no_state(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_state() == GpuState()
+    assert set(gpu_state().to_row().values()) == {None}

@@ -12,11 +12,14 @@ from aim_cost.hardware import load_hardware
 from aim_cost.schedule import Schedule
 from aim_cost.workload import Workload
 from aim_runtime import measure as module
+from aim_runtime import row_file
+from aim_runtime.attention_backend import AttentionBackend, chosen_backend
 from aim_runtime.errors import InputError, MeasurementError
 from aim_runtime.graph import StaticPrefill
 from aim_runtime.inputs import sized_inputs
 from aim_runtime.load import load
-from aim_runtime.measure import measure, read_rows
+from aim_runtime.measure import measure
+from aim_runtime.row_file import read_rows, require_same_software
 from tests.runtime.support import FRAME_TOKENS, VIDEO_TOKEN, tiny_llava
 
 WORKLOAD = Workload(text_tokens=11, frames=3, batch=2)
@@ -83,6 +86,7 @@ def test_measured_and_estimated_rows_share_their_keys(loaded):
     (row,) = measure(loaded, WORKLOAD, [NONE], repeats=1, warmup=0)
     predicted = estimate(loaded.spec, WORKLOAD, NONE, load_hardware("a100-sxm4-80gb")).to_row()
     of_measuring = {"vision_layers", "other.time_s", "ttft_low_s", "ttft_high_s"}
+    of_measuring |= {"attention_backend", "driver_allocations"}
     assert row.keys() - predicted.keys() <= of_measuring | {"repeats", "error"}
     times = {key for key in predicted if key.endswith(".time_s") and not key.startswith("total")}
     assert times <= row.keys()
@@ -120,16 +124,16 @@ def test_any_other_failure_is_a_row_too_but_a_wrong_request_is_an_error(loaded, 
 
 def test_ctrl_c_loses_no_finished_round(loaded, monkeypatch, tmp_path, capsys):
     calls = 0
-    original = module._Run._forward
+    original = module._Prefill._sample
 
-    def interrupted(self, inputs):
+    def interrupted(self):
         nonlocal calls
         calls += 1
         if calls == 6:  # in the middle of the second round
             raise KeyboardInterrupt
-        return original(self, inputs)
+        return original(self)
 
-    monkeypatch.setattr(module._Run, "_forward", interrupted)
+    monkeypatch.setattr(module._Prefill, "_sample", interrupted)
     path = tmp_path / "rows.json"
     rows = measure(loaded, WORKLOAD, ALL, repeats=5, warmup=0, out=path)
     assert sorted(row["repeats"] for row in rows) == [1, 2, 2]
@@ -176,6 +180,90 @@ def test_another_file_is_not_continued(loaded, tmp_path, content):
     with pytest.raises(MeasurementError, match="rows that measure wrote"):
         measure(loaded, WORKLOAD, [NONE], repeats=1, out=path, resume=True)
     assert path.read_text() == content
+
+
+def test_rows_name_their_attention_backend_and_stand_beside_others(loaded, tmp_path):
+    path, video = tmp_path / "rows.json", Workload(text_tokens=11, frames=3)
+    chosen = chosen_backend(loaded.spec.text, loaded.device, loaded.dtype)
+    options = {"repeats": 1, "warmup": 0, "out": path, "resume": True}
+    (first,) = measure(loaded, video, [NONE], **options)
+    assert first["attention_backend"] == chosen
+    (named,) = measure(loaded, video, [NONE], **options, attention=chosen)
+    assert named == first  # not measured again
+    (math,) = measure(loaded, video, [NONE], **options, attention=AttentionBackend.math)
+    assert math["attention_backend"] == "math"
+    assert read_rows(path) == [first, math]
+
+
+def test_an_attention_backend_that_cannot_run_is_an_error_of_its_row(loaded):
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    (row,) = measure(loaded, WORKLOAD, [NONE], repeats=1, attention=AttentionBackend.efficient)
+    assert row["error"] and row["ttft_s"] is None
+
+
+def test_a_driver_that_was_asked_for_memory_is_noted(loaded, monkeypatch):
+    counts = iter([0, 5, 5, 5, 5, 7])  # before and after the warm-up, then each timed run
+    monkeypatch.setattr(module._Prefill, "_driver_allocations", lambda self: next(counts))
+    (row,) = measure(loaded, WORKLOAD, [NONE], repeats=2, warmup=1)
+    assert row["driver_allocations"] == 2
+    monkeypatch.undo()
+    (row,) = measure(loaded, WORKLOAD, [NONE], repeats=1, warmup=0)
+    assert row["driver_allocations"] is None  # nobody counts on a CPU
+
+
+def test_a_row_cut_short_stays_until_a_better_one_is_there(loaded, monkeypatch, tmp_path):
+    """Else a second interrupt would leave fewer rounds than the first."""
+    path, original, calls = tmp_path / "rows.json", module._Prefill._sample, 0
+
+    def interrupted(self):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return original(self)
+
+    monkeypatch.setattr(module._Prefill, "_sample", interrupted)
+    options = {"repeats": 5, "warmup": 0, "out": path, "resume": True}
+    (first,) = measure(loaded, WORKLOAD, [NONE], **options)
+    assert first["repeats"] == 3
+    calls = 2
+    (second,) = measure(loaded, WORKLOAD, [NONE], **options)
+    assert second == first and read_rows(path) == [first]
+    calls = 4
+    (third,) = measure(loaded, WORKLOAD, [NONE], **options)
+    assert third["repeats"] == 5 and read_rows(path) == [third]
+
+
+def test_rows_that_were_never_timed_are_not_written(loaded, monkeypatch, tmp_path):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module._Prefill, "_sample", interrupted)
+    path = tmp_path / "rows.json"
+    (row,) = measure(loaded, WORKLOAD, [NONE], out=path)
+    assert row["ttft_s"] is None
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("name", "refused"), [("cpu", False), ("gpu", True), ("torch", True)])
+def test_a_file_of_another_machine(name, refused):
+    now = {"torch": "2", "transformers": "5", "cuda": "13", "gpu": "NVIDIA H100", "cpu": "a CPU"}
+    then = now | {name: "another"}
+    if refused:
+        with pytest.raises(MeasurementError, match=f"environment.{name}"):
+            require_same_software(then, now, "rows.json")
+    else:
+        require_same_software(then, now, "rows.json")
+        with pytest.raises(MeasurementError, match=r"environment\.cpu"):
+            require_same_software(then | {"gpu": None}, now | {"gpu": None}, "rows.json")
+
+
+def test_the_environment_is_asked_once_a_file(loaded, monkeypatch, tmp_path):
+    asked, original = [], row_file.environment
+    monkeypatch.setattr(row_file, "environment", lambda: asked.append(1) or original())
+    measure(loaded, WORKLOAD, [NONE], repeats=4, warmup=1, out=tmp_path / "rows.json")
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(("repeats", "warmup"), [(0, 1), (1, -1), (1.5, 0)])

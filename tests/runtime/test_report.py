@@ -1,57 +1,77 @@
-"""The report of a campaign, on rows whose truth is known: they are made by the model itself."""
+"""The report of a campaign, on rows whose truth is known: a stand-in's clock is the model."""
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
-from aim_cost.estimate import estimate
 from aim_cost.hardware import load_hardware
-from aim_cost.model import load_model_spec
 from aim_cost.own_accuracy import read_schedule
 from aim_cost.schedule import Schedule
-from aim_cost.timing.calibration import load_calibration
-from aim_cost.workload import Execution, Workload
-from aim_runtime.campaign import PREFILL, fit_schedules, held_out_schedules
-from aim_runtime.campaign_report import error_rows, joined_rows, speedup_rows
+from aim_runtime import stand_in as module
+from aim_runtime.agreement import errors_of
+from aim_runtime.campaign import run_campaign
+from aim_runtime.campaign_errors import drifts, error_lines, gains
+from aim_runtime.campaign_file import CAMPAIGN
+from aim_runtime.campaign_report import read_report, write_tables
+from aim_runtime.campaign_step import KernelStep
+from aim_runtime.campaign_steps import default_steps, fit_schedules, held_out_schedules
 from aim_runtime.cli import app
+from aim_runtime.environment import GpuState
 from aim_runtime.errors import MeasurementError
+from aim_runtime.prediction import Way
+from aim_runtime.predictions_file import PREDICTIONS, PredictionsFile
+from aim_runtime.stand_in import StandIn
 
-MODEL = "llava-onevision-qwen2-0.5b"
 SLOWER = 1.1
 
 
-def measured(schedule, execution="eager", frames=8):
-    """A row as the clock would give it if the public calibration were exact but 10 % too fast."""
-    spec, workload = load_model_spec(MODEL), Workload(frames=frames, text_tokens=100)
-    mode = "eager" if execution == "masked" else execution
-    found = estimate(
-        *(spec, workload, schedule, load_hardware("h200-sxm"), Execution(mode=mode)),
-        calibration=load_calibration("h200-sxm"),
-    )
-    times = {} if mode != "eager" else {"llm.time_s": SLOWER * found.time("llm").time_s}
-    return {
-        **{"model": MODEL, "layers": 24, "vision_layers": 26, "hardware": "NVIDIA H200"},
-        **{"dtype": "bfloat16", "frames": frames, "text_tokens": 100, "batch": 1},
-        **{"execution": execution, "scoring": "torch", "schedule": schedule.label()},
-        **{"merge.time_s": 0.001, "importance.time_s": 0.002, "vision.time_s": 0.01},
-        "ttft_s": SLOWER * found.ttft_s,
-        "peak_memory_bytes": 2 * found.memory.peak_bytes,
-        "repeats": 10,
-        "error": None,
-        **times,
-    }
+class SlowDevice(StandIn):
+    """One tenth slower than the public calibration says, without noise."""
+
+    def tick(self, seconds):
+        return super().tick(SLOWER * seconds)
+
+
+def steps():
+    """7B at 32 frames eager and as graphs, its kernels, 8 frames, decoding, masked; and 0.5B."""
+    chosen = default_steps()
+    return [*chosen[:4], *chosen[6:9]]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    schedules = (Schedule(), *fit_schedules(24), *held_out_schedules(24))
-    rows = [measured(schedule) for schedule in schedules]
-    rows += [measured(schedule, "cuda-graph") for schedule in schedules[:2]]
-    rows += [measured(schedules[3], "masked"), rows[0] | {"frames": 16, "error": "no memory"}]
     folder = tmp_path_factory.mktemp("campaign")
-    (folder / PREFILL).write_text(json.dumps({"environment": {}, "rows": rows}))
+    device = SlowDevice(load_hardware("h100-sxm"), noise=0.0)
+    run_campaign(steps(), folder, device, minutes=60)
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    return read_report(folder)
+
+
+@pytest.fixture
+def changed(folder, tmp_path):
+    """A copy of the campaign, and a function that changes its tree."""
+    shutil.copytree(folder, tmp_path / "copy")
+
+    def change(edit):
+        path = tmp_path / "copy" / CAMPAIGN
+        tree = json.loads(path.read_text())
+        edit(tree)
+        path.write_text(json.dumps(tree))
+        return tmp_path / "copy"
+
+    return change
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(app, ["report", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result
 
 
 def test_every_label_reads_back():
@@ -59,59 +79,212 @@ def test_every_label_reads_back():
         assert read_schedule(schedule.label(), "row") == schedule
 
 
-def test_rows_are_held_out_by_their_schedule(folder):
-    rows = joined_rows(folder)
-    held_out = {schedule.label() for schedule in held_out_schedules(24)}
-    assert {row["schedule"] for row in rows if row["held_out"]} == held_out
-    assert not any(row["error"] for row in rows)
-    assert not any(row["predictions"] for row in rows if row["execution"] == "masked")
+def test_rows_are_held_out_by_their_schedule(whole):
+    rows = whole.rows
+    assert len(rows) == 10 + 4 + 10 + 1 + 10 + 2
+    for row in rows:
+        schedules = held_out_schedules(row.key.run.layers)
+        assert row.held_out == (row.key.run.parsed_schedule() in schedules)
+        priced = row.key.run.execution != "masked"
+        assert row.beforehand is (True if priced else None)
+        assert bool(row.compared) == priced
 
 
-def test_errors_are_those_that_were_put_in(folder):
-    rows = error_rows(joined_rows(folder))
-    public = [row for row in rows if row["predictor"] == "public tables"]
-    assert [(row["split"], row["rows"]) for row in public] == [("fit", 7), ("held out", 5)]
-    for row in public:
-        assert row["mape"] == pytest.approx(1 - 1 / SLOWER)
-        assert row["bias"] == pytest.approx(1 / SLOWER - 1)
-        assert row["kendall_tau"] == 1
-    roofline = [row for row in rows if row["predictor"] == "datasheet roofline"]
-    assert all(row["bias"] < 1 / SLOWER - 1 and row["in_band"] is None for row in roofline)
-    assert rows[0]["predictor"].startswith("LLM-Viewer")
+def test_errors_are_those_that_were_put_in(whole):
+    lines = error_lines(whole.rows)
+    assert list(dict.fromkeys(line.way for line in lines)) == list(Way)
+    public = [line for line in lines if line.way is Way.public]
+    assert [(line.held_out, line.rows) for line in public] == [(False, 18), (True, 18)]
+    for line in public:
+        assert line.mape == pytest.approx(1 - 1 / SLOWER)
+        assert line.bias == pytest.approx(1 / SLOWER - 1)
+        assert line.p95 == pytest.approx(1 - 1 / SLOWER)
+        assert line.kendall_tau == pytest.approx(1, abs=0.1)  # the launches of the 0.5B are equal
+        assert line.attention_backend == "cudnn" and line.beforehand
+    datasheet = [line for line in lines if line.way is Way.datasheet]
+    assert all(line.bias < 1 / SLOWER - 1 and line.in_band is None for line in datasheet)
+    viewer = [line for line in lines if line.way is Way.llm_viewer]
+    assert sum(line.rows for line in viewer) == 36 - 4  # a graph has no time of the LLM
+    own = [line for line in lines if line.way is Way.own]
+    assert sum(line.rows for line in own) == 26  # the 0.5B has no kernel table
+    assert all(abs(line.bias - (1 / SLOWER - 1)) < 0.03 for line in own)
 
 
-def test_gains_are_over_the_eager_prefill_without_reduction(folder):
-    rows = joined_rows(folder)
-    gains = speedup_rows(rows)
-    plain = next(row for row in rows if row["schedule"] == "none" and row["execution"] == "eager")
-    graph = next(g for g in gains if g["schedule"] == "none" and g["execution"] == "cuda-graph")
-    other = next(row for row in rows if row["schedule"] == "none" and row is not plain)
-    assert graph["ttft_speedup"] == pytest.approx(plain["ttft_s"] / other["ttft_s"])
-    assert graph["flop_ratio"] == 1
-    both = next(g for g in gains if g["schedule"].startswith("merge 0.25, prune"))
-    assert both["flop_ratio"] > 1
-    assert both["memory_error"] == pytest.approx(-0.5)
-    row = next(r for r in rows if r["schedule"] == both["schedule"])
-    assert both["reduction_share"] == pytest.approx(0.003 / row["ttft_s"])
+def test_gains_are_over_the_eager_prefill_without_reduction(whole):
+    rows = whole.rows
+    found = gains(rows)
+    assert len(found) == len(rows) - 2 - 3  # repeats and baselines
+
+    def of(execution, schedule, frames=32):
+        return next(
+            gain
+            for gain in found
+            if (gain.row.key.run.execution, gain.row.key.run.frames) == (execution, frames)
+            and gain.row.key.run.parsed_schedule() == schedule
+        )
+
+    plain = rows[0]
+    graph = of("cuda-graph", Schedule())
+    assert graph.ttft_speedup == pytest.approx(plain.ttft_s / graph.row.ttft_s)
+    assert (graph.flop_ratio, graph.llm_speedup) == (1, None)
+    both = of("eager", held_out_schedules(28)[1])
+    assert both.flop_ratio > 1 and both.ttft_speedup > 2
+    assert both.memory_error == pytest.approx(0)
+    row = both.row.row
+    spent = row["merge.time_s"] + row["importance.time_s"]
+    assert both.reduction_share == pytest.approx(spent / row["ttft_s"])
+    masked = of("masked", held_out_schedules(28)[1])
+    assert masked.flop_ratio is None and masked.ttft_speedup < both.ttft_speedup
+
+
+def test_the_repeat_stands_beside_the_first_time(whole):
+    found = drifts(whole.rows)
+    assert len(found) == 2
+    for drift in found:
+        assert drift.change == pytest.approx(0, abs=1e-9)
+        assert drift.first.ttft_s == drift.to_row()["ttft_s"]
 
 
 def test_the_command(folder, tmp_path):
     picture = tmp_path / "report.png"
-    result = CliRunner().invoke(app, ["report", str(folder), "--plot", str(picture)])
-    assert result.exit_code == 0, result.output
-    assert "held out" in result.output
-    assert "public tables" in result.output
+    result = invoke(folder, "--plot", picture)
+    for text in ("held out", "public tables", "own kernels", "The same work later", "Decoding"):
+        assert text in result.stdout
+    assert "stand-in for h100-sxm" in result.stdout
+    assert "transformers" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert picture.read_bytes().startswith(b"\x89PNG")
-    rows = json.loads(CliRunner().invoke(app, ["report", str(folder), "--format", "json"]).stdout)
-    assert len(rows) == 13
+    found = json.loads(invoke(folder, "--format", "json").stdout)
+    assert len(found["rows"]) == 37 and len(found["decode"]) == 2
+    assert found["notes"] == []
+    (both,) = {
+        line["rows"] for line in found["errors"]
+        if line["way"] == "public tables" and line["held_out"]
+    }  # fmt: skip
+    assert both == 18
+    lines = invoke(folder, "--format", "csv").stdout.splitlines()
+    assert len(lines) == 1 + 37
 
 
-def test_refuses_what_it_cannot_compare(folder, tmp_path):
-    with pytest.raises(MeasurementError, match="measured rows"):
-        joined_rows(tmp_path)
-    content = json.loads((folder / PREFILL).read_text())
-    rows = [row | {"hardware": "cpu"} for row in content["rows"]]
-    (tmp_path / PREFILL).write_text(json.dumps(content | {"rows": rows}))
-    with pytest.raises(MeasurementError, match="GPU with a profile"):
-        joined_rows(tmp_path)
+def test_predictions_made_after_the_rows_are_refused(folder, whole, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / PREDICTIONS).unlink()
+    setting = StandIn(load_hardware("h100-sxm")).setting
+    assert PredictionsFile(copy / PREDICTIONS).add(steps(), setting, None) > 36
+    found = read_report(copy)
+    assert found.refused == 36
+    assert error_lines(found.rows) == []
+    text = " ".join(invoke(copy).stdout.split())
+    assert "36 rows had no prediction from before they were timed: they are left out" in text
+    late = read_report(copy, afterwards=True)
+    lines = error_lines(late.rows)
+    assert {line.beforehand for line in lines} == {False}
+    same = [line for line in error_lines(whole.rows) if line.way is Way.public]
+    again = [line for line in lines if line.way is Way.public]
+    assert [line.mape for line in again] == pytest.approx([line.mape for line in same])
+    text = " ".join(invoke(copy, "--afterwards").stdout.split())
+    assert "held out*" in text and "made AFTERWARDS" in text
+
+
+def test_only_the_rows_that_are_older_than_their_prediction_are_refused(changed):
+    def edit(tree):
+        for row in tree["rows"]:
+            if row["step_number"] == 0:
+                row["begun_at"] = "2000-01-01T00:00:00.000+00:00"
+
+    found = read_report(changed(edit))
+    assert found.refused == 10
+    assert {row.beforehand for row in found.rows} == {True, False, None}
+    assert all(not row.compared for row in found.rows if row.beforehand is False)
+
+
+def test_rows_that_were_never_timed_are_counted_and_left_out(whole, changed):
+    def edit(tree):
+        for row in tree["rows"][:3]:
+            row |= {"ttft_s": None, "ttft_low_s": None, "ttft_high_s": None, "repeats": 0}
+
+    copy = changed(edit)
+    found = read_report(copy)
+    assert found.untimed == 3
+    assert len(found.rows) == len(whole.rows) - 3
+    assert "3 rows were never timed" in invoke(copy).stdout
+
+
+def test_rows_to_doubt_are_counted(changed):
+    def edit(tree):
+        tree["rows"][0]["driver_allocations"] = 2
+        tree["rows"][1]["driver_allocations"] = 0
+        tree["steps"][0]["after"]["reasons"] = 0x4  # the power cap
+        tree["steps"][1]["after"]["reasons"] = 0x1  # idle
+        tree["steps"][2] |= {"status": "failed", "error": "RuntimeError: no\ntrace"}
+        tree["rows"][5] |= {"error": "OutOfMemoryError: all", "ttft_s": None}
+
+    notes = json.loads(invoke(changed(edit), "--format", "json").stdout)["notes"]
+    assert notes[0].startswith("1 rows hold runs that asked the driver for memory")
+    assert notes[1].startswith("9 rows belong to steps around which the GPU held its clock down")
+    assert [note.split(":")[0] for note in notes[2:]] == ["Failed"] * 2
+    assert "trace" not in " ".join(notes)
+
+
+def test_clocks_that_are_held_down():
+    assert [GpuState(reasons=bits).throttled for bits in (None, 0, 1, 2, 3, 4, 0x21)] == [
+        *[False] * 5,
+        *[True] * 2,
+    ]
+
+
+def test_tables_that_no_calibration_fits_are_named(changed):
+    def edit(tree):
+        for name in tree["kernels"][0]["files"]:
+            if name.endswith(".csv"):
+                tree["kernels"][0]["files"][name] = "m,n,k\n1,2,3\n"
+
+    found = read_report(changed(edit))
+    assert len(found.unfitted) == 1
+    assert not any(line.way is Way.own for line in error_lines(found.rows))
+
+
+def test_tables_are_those_that_aim_cost_calibrate_reads(folder, tmp_path):
+    from aim_cost.cli import app as cost
+
+    (tables,) = write_tables(folder, tmp_path)
+    assert tables.name == "llava-onevision-qwen2-7b-cudnn"
+    out = tmp_path / "own.yaml"
+    command = ["calibrate", "--kernels", str(tables), "--out", str(out)]
+    result = CliRunner().invoke(cost, [*command, "--hardware", str(tables / "hardware.yaml")])
+    assert result.exit_code == 0, result.output
+    assert out.exists()
+
+
+def test_refuses_what_it_cannot_compare(tmp_path, changed):
+    with pytest.raises(MeasurementError, match="rows that were timed"):
+        read_report(tmp_path)
+    with pytest.raises(MeasurementError, match="rows that were timed"):
+        read_report(changed(lambda tree: tree["rows"].clear()))
+
+
+def test_a_noisy_rehearsal_is_inside_its_band(tmp_path, monkeypatch):
+    """Kills and repeats included: what CI sees of a campaign is what a GPU will give."""
+    facts = module.environment()
+    monkeypatch.setattr(module, "environment", lambda: dict(facts))
+    chosen = [step for step in steps() if not isinstance(step, KernelStep)]
+    for seed in range(4):
+        ticks = 0
+
+        def strike(_now, seed=seed):
+            nonlocal ticks
+            ticks += 1
+            if ticks == 70 * (seed + 1):
+                raise KeyboardInterrupt
+
+        device = StandIn(load_hardware("h100-sxm"), seed=seed, on_tick=strike)
+        try:
+            run_campaign(chosen, tmp_path, device, minutes=60)
+        except KeyboardInterrupt:
+            assert seed < 3
+    found = read_report(tmp_path)
+    assert found.refused == found.untimed == 0
+    errors = [row.compared[Way.public].error for row in found.rows if row.compared]
+    assert errors_of(errors)["mape"] < 0.02
+    assert all(line.in_band > 0.9 for line in error_lines(found.rows) if line.way is Way.public)
