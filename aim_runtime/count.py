@@ -1,12 +1,13 @@
 """FLOPs counted while the model runs, phase by phase, and the tokens that it really had."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from aim_cost.graph.op import PHASES
 from aim_cost.schedule import Schedule
@@ -52,7 +53,7 @@ def count_flops(
     the unfused kernel runs.
     """
     backends = [SDPBackend.MATH] if loaded.device.type == "cpu" else list(_FUSED)
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_FUSED_OPS, _attention))
     recorder = FlopRecorder(counter)
     with (
         torch.inference_mode(),
@@ -66,3 +67,20 @@ def count_flops(
 
 
 _FUSED = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+_FUSED_OPS = (
+    torch.ops.aten._scaled_dot_product_flash_attention,
+    torch.ops.aten._scaled_dot_product_efficient_attention,
+    torch.ops.aten._scaled_dot_product_cudnn_attention,
+)
+
+
+def _attention(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *args: Any, **kwargs: Any
+) -> int:
+    """FLOPs of a fused attention whose key and value may have fewer heads than the query.
+
+    Shapes: query[B, h, n, d], key[B, kv, m, d], value[B, kv, m, d]. On CUDA grouped heads reach
+    the kernel as they are; the counter of torch 2.11 takes them for an error.
+    """
+    heads = query[1]
+    return int(sdpa_flop_count(query, (key[0], heads, *key[2:]), (value[0], heads, *value[2:])))

@@ -215,7 +215,10 @@ def _importance(
 ) -> Tensor:
     batch, heads, tokens, dims = query.shape
     lines = batch * heads
-    maximum, inverse_sum, rank, following = query.new_empty(4, lines, tokens, dtype=torch.float32)
+    # each begins at a multiple of 16 bytes, so that one compilation serves every count of tokens
+    width = triton.cdiv(lines * tokens, 4) * 4
+    vectors = query.new_empty(4, width, dtype=torch.float32)[:, : lines * tokens]
+    maximum, inverse_sum, rank, following = vectors.unflatten(1, (lines, tokens))
     shared = (
         *query.stride(),
         *key.stride(),

@@ -25,7 +25,7 @@ from aim_cost.workload import Workload
 from aim_runtime.device import present_hardware
 from aim_runtime.errors import MeasurementError
 from aim_runtime.kernels.case import Case, Pool, Work
-from aim_runtime.kernels.dispatch import dispatch_rows
+from aim_runtime.kernels.dispatch import dispatch_rows, graph_elapsed_s
 from aim_runtime.kernels.elementwise import elementwise_cases
 from aim_runtime.kernels.products import attention_cases, gemm_cases
 from aim_runtime.kernels.sizes import Sizes
@@ -208,12 +208,7 @@ def _graph_sampler(pool: Pool) -> Sampler:
         if id(case) not in graphs:
             graphs[id(case)] = graph_of(case)
         graph, _ = graphs[id(case)]
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        stop.record()
-        stop.synchronize()
-        return Sample(float(start.elapsed_time(stop)) * 1e-3 / _LAUNCHES, disturbed=False)
+        return Sample(graph_elapsed_s(graph) / _LAUNCHES, disturbed=False)
 
     return sample
 

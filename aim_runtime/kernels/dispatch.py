@@ -17,6 +17,7 @@ from aim_cost.timing.eager import Dispatch, default_eager, elementwise_kind
 _CALLS = 15  # layers started in a row: fewer kernels than a CUDA queue holds
 _KERNELS = 200
 _REPEATS = 20
+_WAIT_CYCLES = 1_000_000  # about half a millisecond, many times what launching a graph takes
 _SYNCHRONOUS_S = 1e-9  # a CPU computes in step: what starting costs is part of each kernel's time
 
 Row = dict[str, Any]
@@ -94,7 +95,7 @@ def _launch_s(device: torch.device) -> list[float]:
     for _ in range(_REPEATS + 1):
         for _ in range(8):  # keeps the device busy until all is queued
             ahead @ ahead
-        times.append(_elapsed_s(work) / _KERNELS)
+        times.append(elapsed_s(work) / _KERNELS)
     return times[1:]
 
 
@@ -104,10 +105,20 @@ def _graph_launch_s(device: torch.device) -> list[float]:
     with torch.cuda.graph(graph):
         for _ in range(_KERNELS):
             cell.add_(1)
-    return [_elapsed_s(graph.replay) / _KERNELS for _ in range(_REPEATS + 1)][1:]
+    return [graph_elapsed_s(graph) / _KERNELS for _ in range(_REPEATS + 1)][1:]
 
 
-def _elapsed_s(work: Callable[[], None]) -> float:
+def graph_elapsed_s(graph: torch.cuda.CUDAGraph) -> float:
+    """Seconds that the device needs for a captured graph, without the host's time to launch it.
+
+    The device waits first, so that the launch has ended when the clock starts.
+    """
+    torch.cuda._sleep(_WAIT_CYCLES)
+    return elapsed_s(graph.replay)
+
+
+def elapsed_s(work: Callable[[], None]) -> float:
+    """Seconds between two events around ``work()`` on the current stream."""
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     work()

@@ -12,6 +12,7 @@ from aim_cost.schedule import Schedule
 from aim_runtime.chance import drawing
 from aim_runtime.errors import LoadError
 from aim_runtime.patch import patched
+from aim_runtime.seams import lack_newlines
 from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny, save_checkpoint
 from aim_runtime.tiny.exam import draw_exam, right_answers
 from aim_runtime.tiny.model import (
@@ -55,6 +56,8 @@ def test_features_are_those_the_model_makes(model):
             pixels, vision_feature_layer=-1, vision_feature_select_strategy="full"
         ).pooler_output
         ours = video_embeddings(model, frame_features(model, pixels[0])[None])
+        if lack_newlines(theirs, ours.shape[1]):
+            theirs = torch.cat([theirs, model.model.image_newline.expand(1, 1, -1)], dim=1)
     assert torch.equal(ours, theirs)
 
 
