@@ -1,6 +1,5 @@
 """How long a step of a campaign will take, and whether the device's memory holds it."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -156,8 +155,8 @@ class Costs:
         return [self.priced(step.model, key.run) for key in self._setting.row_keys(step)]
 
     def priced(self, model: str, run: RunKey) -> Mapping[str, Any]:
-        """What the model says of a run, as ``prediction.priced``; computed once."""
-        return _priced(model, run, self._setting)
+        """What the model says of a run, as ``prediction.priced``."""
+        return priced(load_model_spec(model), run, self._setting.hardware)
 
     def _peak_bytes(self, step: Step) -> float:
         if isinstance(step, KernelStep):
@@ -171,8 +170,3 @@ class Costs:
             tokens = max(one["prompt_tokens"] for one in found)
             peak += 10.0 * step.spec.text.num_attention_heads * tokens**2  # scores, more than once
         return peak
-
-
-@functools.lru_cache(maxsize=4096)
-def _priced(model: str, run: RunKey, setting: Setting) -> Mapping[str, Any]:
-    return priced(load_model_spec(model), run, setting.hardware)

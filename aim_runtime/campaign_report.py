@@ -19,7 +19,7 @@ from aim_runtime.campaign_file import FAILED, CampaignFile
 from aim_runtime.campaign_steps import held_out_schedules
 from aim_runtime.errors import MeasurementError
 from aim_runtime.microbench import PROFILE_FILE
-from aim_runtime.prediction import PRICED, Prediction, Span, Way, predict, priced
+from aim_runtime.prediction import PRICED, Prediction, Span, Way, predict, priced_by
 from aim_runtime.predictions_file import PREDICTIONS, PredictionsFile, utc_now
 from aim_runtime.row_key import Row, RowKey
 
@@ -183,7 +183,8 @@ def _predict_now(key: RowKey, profile: str) -> Prediction:
 def _own_span(key: RowKey, own: tuple[HardwareProfile, Calibration] | None) -> Span | None:
     if own is None:
         return None
-    found = priced(load_model_spec(key.run.model), key.run, *own)
+    hardware, calibration = own
+    found = priced_by(calibration, load_model_spec(key.run.model), key.run, hardware)
     return Span(found["ttft_s"], found["ttft_low_s"], found["ttft_high_s"])
 
 

@@ -1,5 +1,6 @@
 """What the model says of a run before the clock has run."""
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ class Prediction:
         hardware: name of the profile.
         predicted_at: UTC, ISO 8601.
         commit: of the code that predicted.
-        calibration, calibration_sha256: of Way.public: device and hash of the calibration.
+        calibration, calibration_sha256: of Way.public: device of the calibration, and the hash of
+            its text.
         figures: FLOPs, times and memory under the keys of estimates; empty where the execution is
             none of PRICED.
     """
@@ -102,7 +104,7 @@ def predict(
     commit: str | None,
 ) -> Prediction:
     """All that the model says of a run on ``hardware`` without measurements of that device."""
-    calibration = nearest_calibration(hardware)
+    calibration, sha256 = _public(hardware)
     figures = priced(spec, run, hardware) if run.execution in PRICED else {}
     return Prediction(
         run,
@@ -110,20 +112,23 @@ def predict(
         predicted_at,
         commit,
         calibration.hardware if calibration else None,
-        calibration_hash(calibration) if calibration else None,
+        sha256,
         {**figures, **rooflines(spec, run, hardware)} if figures else {},
     )
 
 
-def priced(
-    spec: ModelSpec,
-    run: RunKey,
-    hardware: HardwareProfile,
-    calibration: Calibration | None = None,
+@functools.lru_cache(maxsize=4096)
+def priced(spec: ModelSpec, run: RunKey, hardware: HardwareProfile) -> Mapping[str, Any]:
+    """FLOPs, times and memory of a prefill by the nearest shipped calibration; computed once."""
+    return priced_by(_public(hardware)[0], spec, run, hardware)
+
+
+def priced_by(
+    calibration: Calibration | None, spec: ModelSpec, run: RunKey, hardware: HardwareProfile
 ) -> Mapping[str, Any]:
     """FLOPs, times and memory of a prefill; as eager where its execution is none of PRICED.
 
-    Args: calibration, the nearest shipped one without it.
+    Args: calibration, of ``hardware``; None where there is none.
     """
     mode = run.execution if run.execution in PRICED else "eager"
     found = estimate(
@@ -153,7 +158,8 @@ def priced(
     }
 
 
-def rooflines(spec: ModelSpec, run: RunKey, hardware: HardwareProfile) -> Row:
+@functools.lru_cache(maxsize=4096)
+def rooflines(spec: ModelSpec, run: RunKey, hardware: HardwareProfile) -> Mapping[str, Any]:
     """The LLM's time by LLM-Viewer's roofline, and TTFT by that of the datasheet."""
     schedule = run.parsed_schedule()
     ideal = Execution(run.dtype, mode="ideal", scoring=run.scoring, last_layer=run.last_layer)
@@ -165,6 +171,8 @@ def rooflines(spec: ModelSpec, run: RunKey, hardware: HardwareProfile) -> Row:
     }
 
 
-def calibration_hash(calibration: Calibration) -> str:
-    """SHA-256 of the calibration as it is written to a file."""
-    return hashlib.sha256(calibration.to_yaml().encode()).hexdigest()
+@functools.lru_cache(maxsize=8)
+def _public(hardware: HardwareProfile) -> tuple[Calibration | None, str | None]:
+    """The nearest shipped calibration and the SHA-256 of its file's text."""
+    found = nearest_calibration(hardware)
+    return found, hashlib.sha256(found.to_yaml().encode()).hexdigest() if found else None

@@ -171,12 +171,14 @@ def _case_s(case: Case, calibration: Calibration, ceilings: Ceilings, width: int
         model = calibration.kernels[case.table].model
         dims = tuple(np.array([float(value)]) for value in dims_of(case.table, case.row))
         return float(model.time_s(ceilings, dims)[0])
+    bytes_per_s = ceilings.elements_per_s * width
+    if "kind" not in case.row:  # no law was fitted to such products on this device: a roofline
+        return max(case.flops / ceilings.flops_per_s, case.moved_bytes / bytes_per_s)
     kind = case.row["kind"]
     found = calibration.elementwise.get(kind) or calibration.elementwise[general_kind(kind)]
     start_s = found.start_s or calibration.dispatch.launch_s.value * found.kernels
     moved = case.row["bytes"] * found.traffic
-    rate = found.efficiency * ceilings.elements_per_s * width
-    return float(case.row["parts"] * start_s + moved / rate)
+    return float(case.row["parts"] * start_s + moved / (found.efficiency * bytes_per_s))
 
 
 def _dispatch_rows(dispatch: Dispatch) -> list[Row]:

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,11 @@ def run(folder, *, minutes=60.0, steps=None, retry=False, **options):
     device = StandIn(HARDWARE, **options)
     file = run_campaign(steps or steps_of(), folder, device, minutes=minutes, retry=retry)
     return device, file
+
+
+def rehearse(folder):
+    """What the process does that is killed."""
+    run(Path(folder))
 
 
 def complete_rows(file):
@@ -108,9 +114,11 @@ def test_twenty_kills_lose_no_row_and_double_none(tmp_path):
 
 
 def test_a_process_that_is_killed_goes_on(tmp_path):
-    rows_first = random.Random().randint(1, 120)  # another moment each time
-    command = [sys.executable, "-m", "aim_runtime.cli", "campaign", "--rehearsal"]
-    command += ["--minutes", "60", "--out", str(tmp_path)]
+    rows_first = random.Random().randint(11, 50)  # another moment each time
+    script = (
+        "import sys; from tests.runtime.test_rehearsal import rehearse; rehearse(sys.argv[1])"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
     path = tmp_path / CAMPAIGN
     with open(os.devnull, "w") as nowhere:
         process = subprocess.Popen(command, stdout=nowhere, stderr=nowhere)
@@ -118,15 +126,15 @@ def test_a_process_that_is_killed_goes_on(tmp_path):
         while time.monotonic() < until and process.poll() is None:
             if path.exists() and len(json.loads(path.read_text())["rows"]) >= rows_first:
                 break
-            time.sleep(0.01)
+            time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     before = complete_rows(CampaignFile(tmp_path))
     assert before
-    _, file = run(tmp_path, steps=default_steps())
+    _, file = run(tmp_path)
     rows = complete_rows(file)
     assert {key: rows[key] for key in before} == before
-    assert {key for key in rows if key.visit == 1} == all_keys(default_steps())
+    assert {key for key in rows if key.visit == 1} == all_keys(steps_of())
     assert sorted(found.name for found in tmp_path.iterdir()) == [CAMPAIGN, "predictions.json"]
 
 
