@@ -55,10 +55,11 @@ def h200_steps() -> list[Step]:
         every = (Schedule(), *fit, *held_out)
         steps += [Step(model, frames, 100, every) for frames in (8, 16, 32)]
         steps += [Step(model, 32, text, every) for text in (50, 500)]
-        both = Schedule.parse("0.25", ramp(layers, 14, 22))
+        both = Schedule.parse(f"merge 0.25, prune {ramp(layers, 14, 22)}")
         steps.append(Step(model, 32, 100, (Schedule(), both), "decode"))
         steps.append(Step(model, 32, 100, (Schedule(), both), "cuda-graph"))
-        steps.append(Step(model, 8, 100, (Schedule.parse(None, ramp(layers, 14, 22)),), "masked"))
+        pruned = Schedule.parse(f"prune {ramp(layers, 14, 22)}")
+        steps.append(Step(model, 8, 100, (pruned,), "masked"))
         steps.append(Step(model, 32, 100, (both,), "masked"))
         steps += [Step(model, frames, 100, every) for frames in (64, 128, 192)]
     return steps
@@ -66,27 +67,27 @@ def h200_steps() -> list[Step]:
 
 def fit_schedules(layers: int) -> tuple[Schedule, ...]:
     """Schedules whose rows a fit may see."""
-    pairs = (
-        ("0.5", None),
-        ("tokens:24", None),
-        (None, ramp(layers, 14, 22)),
-        ("0.25", ramp(layers, 7, 22)),
+    labels = (
+        "merge 0.5",
+        "merge frame:24",
+        f"prune {ramp(layers, 14, 22)}",
+        f"merge 0.25, prune {ramp(layers, 7, 22)}",
     )
-    return tuple(Schedule.parse(merge, prune) for merge, prune in pairs)
+    return tuple(map(Schedule.parse, labels))
 
 
 def held_out_schedules(layers: int) -> tuple[Schedule, ...]:
     """Schedules whose rows no fit ever sees: other counts, other depths, other methods."""
     quarter = layers // 4  # PyramidDrop's: halved at each quarter of the depth
     pyramid = ["1"] * (quarter - 1) + ["0.5"] * quarter + ["0.25"] * quarter + ["0.125"]
-    pairs = (
-        ("0.25", None),
-        ("0.25", ramp(layers, 14, 22)),
-        ("0.25", ramp(layers, 21, 29)),
-        (None, "ratios:1,0.5/text-attention"),  # FastV's: half leave after the second layer
-        (None, f"ratios:{','.join(pyramid)}/text-attention"),
+    labels = (
+        "merge 0.25",
+        f"merge 0.25, prune {ramp(layers, 14, 22)}",
+        f"merge 0.25, prune {ramp(layers, 21, 29)}",
+        "prune ratios:1,0.5 score=text-attention",  # FastV's: half leave after the second layer
+        f"prune ratios:{','.join(pyramid)} score=text-attention",
     )
-    return tuple(Schedule.parse(merge, prune) for merge, prune in pairs)
+    return tuple(map(Schedule.parse, labels))
 
 
 def ramp(layers: int, first: int, last: int) -> str:

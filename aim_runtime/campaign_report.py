@@ -12,7 +12,7 @@ from aim_cost.conventions import EXECUTED, LLM_VIEWER, Convention
 from aim_cost.estimate import Estimate, estimate
 from aim_cost.hardware import HardwareProfile, load_hardware
 from aim_cost.model import load_model_spec
-from aim_cost.own_accuracy import read_schedule
+from aim_cost.schedule import Schedule
 from aim_cost.timing.calibrate import fit_calibration
 from aim_cost.timing.calibration import Calibration, calibration_names, load_calibration
 from aim_cost.workload import Execution, Workload
@@ -48,7 +48,7 @@ class Predictor:
         return estimate(
             load_model_spec(row["model"]),
             Workload(text_tokens=row["text_tokens"], frames=row["frames"], batch=row["batch"]),
-            read_schedule(row["schedule"], "schedule"),
+            Schedule.parse(row["schedule"]),
             self.hardware,
             Execution(dtype=row["dtype"], mode=mode, scoring=row["scoring"]),
             self.convention,

@@ -22,6 +22,8 @@ from aim_cost.command_line import (
     ModelOption,
     PerFrameOption,
     PruneOption,
+    ScheduleOption,
+    SchedulesOption,
     TextTokensOption,
     VisionMergeOption,
     new_app,
@@ -38,7 +40,6 @@ from aim_runtime.options import (
     DeviceOption,
     LayersOption,
     RepeatsOption,
-    SchedulesOption,
     VisionLayersOption,
     WeightsOption,
     chosen_schedules,
@@ -100,7 +101,9 @@ def validate(
     spec = loaded.spec
     group = workload.visual_input(spec).group_tokens
     suite = validation_schedules(spec.text.num_hidden_layers, group)
-    schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite, vision_merge)
+    schedules = chosen_schedules(
+        suite, schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
+    )
     result = run_validate(
         loaded,
         workload,
@@ -166,9 +169,7 @@ def generate(
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
     vision_merge: VisionMergeOption = None,
-    schedule: Annotated[
-        Path | None, typer.Option("--schedule", help="A schedule as YAML or JSON.")
-    ] = None,
+    schedule: ScheduleOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer at most.")] = 64,
     dtype: DtypeOption = "bfloat16",
     device: DeviceOption = None,
@@ -177,7 +178,9 @@ def generate(
     """Answer a question about a video with a checkpoint, under a schedule."""
     from aim_runtime.answer import answer
 
-    chosen = schedule_from(merge, tokens_per_frame, prune, schedule, vision_merge=vision_merge)
+    chosen = schedule_from(
+        schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
+    )
     loaded = load_model(model, device, dtype, False)
     row = answer(loaded, video, prompt, frames, chosen, max_new_tokens)
     if form is not Format.table:

@@ -266,7 +266,8 @@ def read_rows(path: Path) -> list[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         if all({*_KEY, "repeats", "error"} <= {*row} for row in rows):
-            return list(rows)
+            # labels as they are written today: rows are told apart by them
+            return [row | {"schedule": Schedule.read(row["schedule"]).label()} for row in rows]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise _not_rows(path, " ".join(str(error).split())) from error
     raise _not_rows(path, "other rows")

@@ -19,6 +19,7 @@ from aim_cost.command_line import (
     ModelOption,
     PerFrameOption,
     PruneOption,
+    SchedulesOption,
     TextTokensOption,
     VisionMergeOption,
     workload_from,
@@ -29,7 +30,6 @@ from aim_runtime.options import (
     DeviceOption,
     LayersOption,
     RepeatsOption,
-    SchedulesOption,
     VisionLayersOption,
     WeightsOption,
     chosen_schedules,
@@ -89,7 +89,9 @@ def measure(
     )
     loaded = load_model(model, device, dtype, random_weights, layers, vision_layers, workload)
     suite = default_schedules(loaded.spec.text.num_hidden_layers)
-    schedules = chosen_schedules(merge, tokens_per_frame, prune, schedule, suite, vision_merge)
+    schedules = chosen_schedules(
+        suite, schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
+    )
     rows = run_measure(
         *(loaded, workload, schedules),
         repeats=repeats,

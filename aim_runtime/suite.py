@@ -2,21 +2,19 @@
 
 from aim_cost.schedule import Schedule
 
-_AIM_MERGE = "0.25"
-
 
 def default_schedules(layers: int) -> list[Schedule]:
     """No reduction, merging alone, pruning alone, and both, for a decoder of ``layers`` layers."""
     aim = _ramp(layers, 14 / 28, 22 / 28)
-    pairs = (
-        (None, None),
-        ("0.5", None),
-        (_AIM_MERGE, None),
-        ("0.125", None),
-        (None, aim),
-        (_AIM_MERGE, aim),
+    labels = (
+        "none",
+        "merge 0.5",
+        "merge 0.25",
+        "merge 0.125",
+        f"prune {aim}",
+        f"merge 0.25, prune {aim}",
     )
-    return [Schedule.parse(merge, prune) for merge, prune in pairs]
+    return [Schedule.parse(label) for label in labels]
 
 
 def validation_schedules(layers: int, group_tokens: int) -> list[Schedule]:
@@ -27,24 +25,25 @@ def validation_schedules(layers: int, group_tokens: int) -> list[Schedule]:
     ``group_tokens`` is left out.
     """
     late, early = _ramp(layers, 14 / 28, 22 / 28), _ramp(layers, 7 / 28, 14 / 28)
-    pairs = (
-        (None, None),
-        ("0.85", None),
-        (None, late),
-        ("0.55", None),
-        (None, early),
-        ("0.35", None),
-        ("0.35", late),
-        ("0.2", None),
-        ("0.2", late),
-        ("0.2", early),
-        ("0.06", None),
-        ("0.03", early),
+    labels = (
+        "none",
+        "merge 0.85",
+        f"prune {late}",
+        "merge 0.55",
+        f"prune {early}",
+        "merge 0.35",
+        f"merge 0.35, prune {late}",
+        "merge 0.2",
+        f"merge 0.2, prune {late}",
+        f"merge 0.2, prune {early}",
+        "merge 0.06",
+        f"merge 0.03, prune {early}",
     )
+    schedules = map(Schedule.parse, labels)
     return [
-        Schedule.parse(merge, prune)
-        for merge, prune in pairs
-        if merge is None or float(merge) * group_tokens >= 1
+        one
+        for one in schedules
+        if one.merge is None or (one.merge.retention or 0) * group_tokens >= 1
     ]
 
 
