@@ -61,8 +61,8 @@ def _arguments(config: object, where: str) -> dict[str, str]:
             got=given,
             fix="Give the results file of lmms-eval itself.",
         )
-    pairs = (part.partition("=") for part in re.split(r",(?=\w+=)", given) if part)
-    return {name.strip(): value.strip("\"' ") for name, _, value in pairs}
+    pairs = (part.partition("=") for part in re.split(r",(?=[\w-]+=)", given) if part)
+    return {name.strip().replace("-", "_"): value.strip("\"' ") for name, _, value in pairs}
 
 
 def _schedule(arguments: dict[str, str]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Arguments:
         argument of its own, as on the command line. Text with commas stands in quotes.
         Raises: InputError that lists the valid names; ScheduleError.
         """
+        given = {name.replace("-", "_"): value for name, value in given.items()}
         valid = sorted({*_SCHEDULE, *(argument.name for argument in fields(cls))})
         unknown = sorted(given.keys() - {*valid, *_BATCH})
         if unknown:

@@ -156,7 +156,7 @@ def test_wrong_words_list_the_known_ones(form, expected):
 
 
 def test_fused_scoring_computes_more_and_starts_fewer_kernels():
-    aim = Schedule.parse("0.25", "linear:14:22")
+    aim = Schedule.parse("merge 0.25, prune linear:14:22")
     workload, hardware = Workload(text_tokens=100, frames=32), load_hardware("h100-sxm")
     plain, fused = (
         estimate(MODEL, workload, aim, hardware, Execution(scoring=scoring))

@@ -35,7 +35,7 @@ def test_short_forms_labels_and_files_read_back(form, tmp_path):
     for name in ("schedule.yaml", "schedule.json"):
         schedule.save(tmp_path / name)
         assert Schedule.load(tmp_path / name) == schedule
-    assert Schedule.parse(vision_merge="16").to_dict() == {"vision_merge": {"remove": 16}}
+    assert Schedule.parse("vision-merge 16").to_dict() == {"vision_merge": {"remove": 16}}
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,16 @@ def test_the_largest_count_named_is_the_largest_that_fits(tokens):
 
 
 def test_the_trace_knows_the_tower_where_the_model_is_known():
-    trace = Schedule.parse("0.25", vision_merge="16:4-20/plain").resolve(SMALL, VIDEO)
+    trace = Schedule.parse("vision-merge 16 layers=4-20 attention=plain, merge 0.25").resolve(
+        SMALL, VIDEO
+    )
     assert trace.tower_tokens == (*(729,) * 5, *range(713, 457, -16), *(457,) * 6)
     assert trace.tower_attention == "plain"
     assert trace.reduces
-    without = Schedule.parse("0.25").resolve(SMALL, VIDEO)
+    without = Schedule.parse("merge 0.25").resolve(SMALL, VIDEO)
     assert (without.tower_tokens, without.prompt_tokens) == ((), trace.prompt_tokens)
     anything = VisualInput(groups=1, group_tokens=9, newline_tokens=0)
-    bare = Schedule.parse(vision_merge="4").resolve_visual(anything, text_tokens=3, layers=2)
+    bare = Schedule.parse("vision-merge 4").resolve_visual(anything, text_tokens=3, layers=2)
     assert bare.tower_tokens == ()
 
 
@@ -135,10 +137,10 @@ def test_memory_falls_with_the_tower():
 
 
 def test_it_is_no_schedule_of_aims_own():
-    schedule = Schedule.parse("0.25", vision_merge="16")
+    schedule = Schedule.parse("vision-merge 16, merge 0.25")
     assert method_of(schedule) == "vision_merge 16, merge 0.25"
     assert Knobs.of(schedule, SMALL, 32) is None
-    assert Knobs.of(Schedule.parse("0.25"), SMALL, 32) is not None
+    assert Knobs.of(Schedule.parse("merge 0.25"), SMALL, 32) is not None
     assert free_twin(schedule).vision_merge == schedule.vision_merge
 
 

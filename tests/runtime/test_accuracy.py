@@ -18,7 +18,7 @@ from aim_runtime.tiny.model import tiny_config
 SPEC = ModelSpec.from_hf_config(tiny_config().to_dict(), name="tiny")
 PROMPT = Workload(text_tokens=8, frames=8)
 KINDS = ("a", "b") * 50
-CUT = Schedule.parse("0.5", "linear:2:6")
+CUT = Schedule.parse("merge 0.5, prune linear:2:6")
 
 
 def answers_of(shares):
@@ -105,10 +105,12 @@ def test_rows_that_are_there_are_not_measured_again():
 
 def test_twins():
     assert at_random(Schedule()) is None
-    twin = at_random(Schedule.parse("0.25/kept", "linear:2:6/text-attention"))
-    assert twin.label() == "merge 0.25/random/kept, prune linear:2:6/random"
+    twin = at_random(
+        Schedule.parse("merge 0.25 positions=kept, prune linear:2:6 score=text-attention")
+    )
+    assert twin.label() == "merge 0.25 by=random positions=kept, prune linear:2:6 score=random"
     assert at_random(twin) == twin
-    assert not is_random(Schedule.parse("0.25/uniform", None))
+    assert not is_random(Schedule.parse("merge 0.25 by=uniform"))
 
 
 def test_draws_repeat_and_differ_from_row_to_row():

@@ -8,7 +8,6 @@ from typer.testing import CliRunner
 from aim_cost.estimate import estimate
 from aim_cost.hardware import load_hardware
 from aim_cost.model import load_model_spec
-from aim_cost.own_accuracy import read_schedule
 from aim_cost.schedule import Schedule
 from aim_cost.timing.calibration import load_calibration
 from aim_cost.workload import Execution, Workload
@@ -56,7 +55,7 @@ def folder(tmp_path_factory):
 
 def test_every_label_reads_back():
     for schedule in (*fit_schedules(28), *held_out_schedules(28), Schedule()):
-        assert read_schedule(schedule.label(), "row") == schedule
+        assert Schedule.parse(schedule.label()) == schedule
 
 
 def test_rows_are_held_out_by_their_schedule(folder):
