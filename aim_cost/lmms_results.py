@@ -53,7 +53,7 @@ def _arguments(config: object, where: str) -> dict[str, str]:
     """``model_args`` as names and values; commas inside a value stay."""
     given = config.get("model_args") if isinstance(config, dict) else None
     if isinstance(given, dict):
-        return {str(key): str(value) for key, value in given.items()}
+        return {str(key).replace("-", "_"): str(value) for key, value in given.items()}
     if not isinstance(given, str):
         raise SpecError(
             f"{where}: config.model_args",
