@@ -134,13 +134,17 @@ def test_results_of_lmms_eval(tmp_path):
         ("a.csv", "schedule,accuracy\nnone,nan\n", "a number"),
         ("a.csv", "schedule,accuracy\nnone,160\n", "percent"),
         ("a.csv", "schedule,accuracy\nnone,50\nnone,51\n", "a second one"),
-        ("a.csv", "schedule,accuracy\nhalf,50\n", "as aim-cost prints it"),
+        (
+            "a.csv",
+            "schedule,accuracy\nhalf,50\n",
+            "a part: vision-merge, merge, select, prune, got 'half'",
+        ),
         ("a.csv", "schedule,accuracy,frames\nnone,50,1.5\n", "frames"),
         ("a.csv", "", "a readable CSV"),
         ("a.json", "{}", "a list of rows"),
         ("a.json", '{"results": {"x": {}}, "config": {"model_args": ""}}', "a score per task"),
         ("a.json", '{"results": {}, "config": {}}', "model_args"),
-        ("a.json", lmms("schedule=a.yaml,merge=0.5", 1), "both"),
+        ("a.json", lmms("schedule=a.yaml,merge=0.5", 1), "got model_args.merge"),
     ],
 )
 def test_a_bad_file_is_one_clear_error(tmp_path, name, text, named):

@@ -1,12 +1,15 @@
 """The language of schedules: what is written is read back, older forms too; errors point."""
 
+import json
 import re
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from aim_cost.accuracy import published_accuracy
 from aim_cost.errors import ScheduleError
 from aim_cost.graph.scores import LAYER_SCORES, VISUAL_SCORES
 from aim_cost.merge import MERGE_KINDS, POSITIONS, Merge
@@ -72,6 +75,11 @@ schedules = st.builds(
     st.none() | vision_merges,
 )
 
+ROWS = sorted(
+    path
+    for path in (Path(__file__).parents[2] / "measurements").rglob("*.json")
+    if "rows" in json.loads(path.read_text())
+)
 OLDER = {
     "": "none",
     " none ": "none",
@@ -128,6 +136,24 @@ def test_older_forms_are_read_and_written_anew(older):
     schedule = Schedule.parse(older)
     assert schedule.label() == OLDER[older]
     assert Schedule.parse(OLDER[older]) == schedule
+
+
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
+def test_labels_of_committed_rows_read_back(path):
+    rows = json.loads(path.read_text())["rows"]
+    schedules = [Schedule.parse(row["schedule"], f"{path}, row {i}") for i, row in enumerate(rows)]
+    labels = [row["schedule"] for row in rows]
+    assert len(set(schedules)) == len(set(labels)) > 10
+    modern = [re.sub("/(?:kept|recounted)", " positions=kept", label) for label in labels]
+    modern = [re.sub(r"(merge \S+)/(\w+)", r"\1 by=\2", label) for label in modern]
+    modern = [label.replace("/", " score=") for label in modern]
+    assert [schedule.label() for schedule in schedules] == modern
+
+
+def test_labels_of_published_rows_read_back():
+    labels = published_accuracy()["schedule"].dropna()
+    assert len(labels) > 50
+    assert [Schedule.parse(label).label() for label in labels] == list(labels)
 
 
 def test_the_canonical_form_may_be_spaced_and_ordered_otherwise():
@@ -188,6 +214,7 @@ def test_a_word_said_twice_names_its_field(part, amount, word):
         ("merge prompt:24", "an amount such as", "prompt:24", ""),
         ("merge tokens:1,2", "a whole number, as in frame:24", "1,2", ""),
         ("merge tokens:2.5", "a whole number, as in frame:24", "2.5", ""),
+        ("merge frame:  2.5", "a whole number, as in frame:24", "2.5", ""),
         ("merge tokens:1e999", "a whole number, as in frame:24", "1e999", ""),
         ("merge passes:", "a whole number, as in passes:98,49,25", "", ""),
         ("merge 0.25 kept", "positions=recounted|kept", "kept", "Write positions=kept."),

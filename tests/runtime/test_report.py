@@ -15,6 +15,7 @@ from aim_runtime.campaign import PREFILL, fit_schedules, held_out_schedules
 from aim_runtime.campaign_report import error_rows, joined_rows, speedup_rows
 from aim_runtime.cli import app
 from aim_runtime.errors import MeasurementError
+from aim_runtime.measure import read_rows
 
 MODEL = "llava-onevision-qwen2-0.5b"
 SLOWER = 1.1
@@ -56,6 +57,18 @@ def folder(tmp_path_factory):
 def test_every_label_reads_back():
     for schedule in (*fit_schedules(28), *held_out_schedules(28), Schedule()):
         assert Schedule.parse(schedule.label()) == schedule
+
+
+def test_rows_of_before_the_words_had_names_are_held_out_too(folder, tmp_path):
+    content = json.loads((folder / PREFILL).read_text())
+    labels = [row["schedule"] for row in content["rows"]]
+    for row in content["rows"]:
+        row["schedule"] = row["schedule"].replace(" score=", "/").replace("frame:", "tokens:")
+    assert [row["schedule"] for row in content["rows"]] != labels
+    (tmp_path / PREFILL).write_text(json.dumps(content))
+    assert [row["schedule"] for row in read_rows(tmp_path / PREFILL)] == labels
+    held_out = [[row["held_out"] for row in joined_rows(path)] for path in (folder, tmp_path)]
+    assert held_out[0] == held_out[1]
 
 
 def test_rows_are_held_out_by_their_schedule(folder):

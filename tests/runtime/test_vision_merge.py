@@ -231,5 +231,5 @@ def test_validate_on_the_command_line(tmp_path, monkeypatch, capfd):
         main()
     assert end.value.code == 0
     answer = json.loads(capfd.readouterr().out)
-    assert [row["schedule"] for row in answer["rows"]] == ["none", "vision_merge 2:0-0"]
+    assert [row["schedule"] for row in answer["rows"]] == ["none", "vision-merge 2 layers=0-0"]
     assert answer["flops_equal"]
