@@ -73,20 +73,6 @@ def numbers(text: str, where: str, form: str, error: type[AimError]) -> tuple[fl
         raise error(where, expected=form, got=text or "nothing", fix="Use one form.") from cause
 
 
-def choices(
-    words: Iterable[str], fields: Mapping[str, Iterable[str]], where: str, error: type[AimError]
-) -> dict[str, Any]:
-    """Assign each word to the field that knows it; raise ``error`` for others and for a second."""
-    found: dict[str, Any] = {}
-    for word in words:
-        names = [name for name, known in fields.items() if name not in found and word in known]
-        if not names:
-            valid = ", ".join(word for known in fields.values() for word in known)
-            raise error(where, expected="known words after /", got=word, fix=f"Known: {valid}.")
-        found[names[0]] = word
-    return found
-
-
 def integral(value: float, where: str, error: type[AimError]) -> int:
     """Return ``value`` as an int if it is one; raise ``error`` otherwise."""
     if value.is_integer():

@@ -98,7 +98,16 @@ def predict(
         convention=get_convention(convention),
         calibration=load_calibration(calibration) if calibration else None,
     )
-    result = price(schedule_from(merge, tokens_per_frame, prune, schedule, select, vision_merge))
+    result = price(
+        schedule_from(
+            schedule,
+            tokens_per_frame,
+            merge=merge,
+            prune=prune,
+            select=select,
+            vision_merge=vision_merge,
+        )
+    )
     if form is not Format.table:
         print_object(result.to_row(), form)
         return

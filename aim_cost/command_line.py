@@ -3,13 +3,13 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from aim_cost.errors import AimError, ScheduleError
 from aim_cost.report import Format
-from aim_cost.schedule import Schedule
+from aim_cost.schedule import PARTS, Schedule
 from aim_cost.vision_spec import parse_frame_size
 from aim_cost.workload import Workload
 
@@ -21,36 +21,30 @@ TextTokensOption = Annotated[
     int, typer.Option("--text-tokens", help="Tokens that are not visual, all of them kept.")
 ]
 BatchOption = Annotated[int, typer.Option("--batch", help="Equal prompts at once.")]
-MergeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--merge", help="Merging: a retention ratio, tokens:N or passes:N,N; then /random, /kept."
-    ),
-]
+
+
+def _part(name: str, what: str) -> Any:
+    """The option of a part of a schedule, with the forms that it takes."""
+    part = PARTS[name]
+    words = ", ".join(f"{word.name}=" for word in part.WORDS)
+    text = f"{what}: {part.amounts()}; then {words} (docs/schedules.md)."
+    return typer.Option(f"--{name.replace('_', '-')}", help=text)
+
+
+MergeOption = Annotated[str | None, _part("merge", "Merging before the LLM")]
 PerFrameOption = Annotated[
     int | None, typer.Option("--tokens-per-frame", help="Tokens of a frame after merging.")
 ]
-PruneOption = Annotated[
-    str | None,
-    typer.Option(
-        "--prune", help="Pruning: linear:L1:L2, ratios:R,R or tokens:N,N; then /SCORE, /inject:L."
-    ),
-]
-SelectOption = Annotated[
-    str | None,
-    typer.Option(
-        "--select", help="Selection before the LLM: a ratio, tokens:N or frame:N; then /SCORE."
-    ),
-]
-VisionMergeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--vision-merge",
-        help="Merging in the vision tower: N tokens of a frame a layer, or N:FIRST-LAST; /plain.",
-    ),
-]
+PruneOption = Annotated[str | None, _part("prune", "Pruning inside the LLM")]
+SelectOption = Annotated[str | None, _part("select", "Selection before the LLM")]
+VisionMergeOption = Annotated[str | None, _part("vision_merge", "Merging in the vision tower")]
+_SCHEDULE_HELP = "A schedule, e.g. 'merge 0.25, prune linear:14:22', or a YAML or JSON file"
 ScheduleOption = Annotated[
-    Path | None, typer.Option("--schedule", help="A schedule as YAML or JSON.", show_default=False)
+    str | None, typer.Option("--schedule", help=f"{_SCHEDULE_HELP}.", show_default=False)
+]
+SchedulesOption = Annotated[
+    list[str] | None,
+    typer.Option("--schedule", help=f"{_SCHEDULE_HELP}; repeatable.", show_default=False),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the answer.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="bfloat16, float16 or float32.")]
@@ -144,34 +138,33 @@ def workload_from(
 
 
 def schedule_from(
-    merge: str | None,
-    tokens_per_frame: int | None,
-    prune: str | None,
-    path: Path | None,
-    select: str | None = None,
-    vision_merge: str | None = None,
+    schedule: str | None, tokens_per_frame: int | None = None, **parts: str | None
 ) -> Schedule:
     """The schedule that the options describe; without any, nothing is reduced.
 
+    Args: parts, the options of parts by their names.
     Raises: ScheduleError when options exclude each other.
     """
-    short_forms = merge, prune, select, vision_merge
-    if path is not None and (any(short_forms) or tokens_per_frame is not None):
-        raise ScheduleError(
-            "--schedule",
-            expected="no other schedule option beside it",
-            got="--merge, --tokens-per-frame, --select, --prune or --vision-merge",
-            fix="Put everything into the file, or leave it out.",
-        )
-    if path is not None:
-        return Schedule.load(path)
     if tokens_per_frame is not None:
-        if merge:
+        if parts.get("merge"):
             raise ScheduleError(
                 "--tokens-per-frame",
                 expected="no --merge beside it",
-                got=f"--merge {merge}",
+                got=f"--merge {parts['merge']}",
                 fix="Keep one of the two.",
             )
-        merge = f"tokens:{tokens_per_frame}"
-    return Schedule.parse(merge, prune, select, vision_merge)
+        parts["merge"] = f"frame:{tokens_per_frame}"
+    return Schedule.from_options({"schedule": schedule, **parts})
+
+
+def schedules_from(
+    schedules: list[str] | None, tokens_per_frame: int | None = None, **parts: str | None
+) -> list[Schedule]:
+    """All schedules that the options describe: each --schedule, and the one of the other options.
+
+    Raises: ScheduleError.
+    """
+    asked = [schedule_from(schedule) for schedule in schedules or []]
+    if any(parts.values()) or tokens_per_frame is not None:
+        asked.append(schedule_from(None, tokens_per_frame, **parts))
+    return asked

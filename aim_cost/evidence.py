@@ -11,7 +11,6 @@ import pandas as pd
 from aim_cost.graph.build import build_executed
 from aim_cost.merge import Merge
 from aim_cost.model import ModelSpec, preset_names
-from aim_cost.own_accuracy import read_schedule
 from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_cost.workload import Execution, Workload
@@ -73,7 +72,7 @@ def known_rows(
     for row in accuracy[accuracy["benchmark"] == benchmark].to_dict("records"):
         if pd.isna(row["schedule"]) or _of_another(row, model):
             continue
-        schedule = read_schedule(row["schedule"], row["source"])
+        schedule = Schedule.parse(row["schedule"], row["source"])
         count = frames if pd.isna(row["frames"]) else int(row["frames"])
         knobs = Knobs.of(schedule, model, count)
         if knobs is not None:

@@ -8,10 +8,9 @@ from typing import Any
 
 from aim_cost.errors import SpecError
 from aim_cost.model import load_model_spec, preset_names
-from aim_cost.schedule import Schedule
+from aim_cost.schedule import PARTS, Schedule
 
 _FRAME_KEYS = ("max_frames_num", "max_frames", "max_num_frames", "num_frames", "frames")
-_SCHEDULE_KEYS = ("schedule", "merge", "select", "prune", "vision_merge")
 
 
 def looks_like_lmms(data: object) -> bool:
@@ -54,7 +53,7 @@ def _arguments(config: object, where: str) -> dict[str, str]:
     """``model_args`` as names and values; commas inside a value stay."""
     given = config.get("model_args") if isinstance(config, dict) else None
     if isinstance(given, dict):
-        return {str(key): str(value) for key, value in given.items()}
+        return {str(key).replace("-", "_"): str(value) for key, value in given.items()}
     if not isinstance(given, str):
         raise SpecError(
             f"{where}: config.model_args",
@@ -62,19 +61,14 @@ def _arguments(config: object, where: str) -> dict[str, str]:
             got=given,
             fix="Give the results file of lmms-eval itself.",
         )
-    pairs = (part.partition("=") for part in re.split(r",(?=\w+=)", given) if part)
-    return {name.strip(): value.strip("\"' ") for name, _, value in pairs}
+    pairs = (part.partition("=") for part in re.split(r",(?=[\w-]+=)", given) if part)
+    return {name.strip().replace("-", "_"): value.strip("\"' ") for name, _, value in pairs}
 
 
 def _schedule(arguments: dict[str, str]) -> dict[str, Any]:
     """As a schedule file holds it; without any of the keys nothing was reduced."""
-    given = {key: arguments[key] for key in _SCHEDULE_KEYS if arguments.get(key)}
-    path = given.pop("schedule", None)
-    if path and given:
-        raise SpecError(
-            "model_args", expected="schedule, or its parts", got="both", fix="Keep one of the two."
-        )
-    return (Schedule.load(path) if path else Schedule.parse(**given)).to_dict()
+    given = {name: arguments.get(name) for name in ("schedule", *PARTS)}
+    return Schedule.from_options(given, "model_args.{}").to_dict()
 
 
 def _preset(checkpoint: str | None) -> str | None:

@@ -1,16 +1,26 @@
 """Merge: how far the tokens of each frame are merged before the LLM."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
-from aim_cost.checks import choices, integral, numbers, one_of, ratio, sequence, whole
+from aim_cost.checks import one_of, ratio, sequence, whole
 from aim_cost.errors import ScheduleError
+from aim_cost.schedule_language import Amount, Numbers, OneOf, Part, Word
 
-MERGE_KINDS = ("similarity", "random", "uniform")
-POSITIONS = ("recounted", "kept")
+_BY = {
+    "similarity": "AIM's bipartite matching merges the most similar pairs",
+    "random": "the same passes merge pairs drawn at random (baseline)",
+    "uniform": "each merged token is the mean of an equal run of neighbours (baseline)",
+}
+_POSITIONS = {
+    "recounted": "the tokens left are numbered without gaps, as AIM does",
+    "kept": "a token keeps the position of its place, a merged one that of the token it went into",
+}
+MERGE_KINDS, POSITIONS = tuple(_BY), tuple(_POSITIONS)
 
 
 @dataclass(frozen=True)
-class Merge:
+class Merge(Part):
     """Bipartite merging of each frame's tokens; exactly one field says how far.
 
     Args:
@@ -30,6 +40,32 @@ class Merge:
     passes: tuple[int, ...] | None = None
     by: str = "similarity"
     positions: str = "recounted"
+
+    AMOUNTS: ClassVar = (
+        Amount(
+            "",
+            "retention",
+            Numbers("0.25", whole=False),
+            "this share of each frame's tokens stays, above 0 and at most 1",
+        ),
+        Amount(
+            "frame",
+            "tokens_per_frame",
+            Numbers("24"),
+            "this many tokens of each frame stay",
+            formerly="tokens",
+        ),
+        Amount(
+            "passes",
+            "passes",
+            Numbers("98,49,25", between=","),
+            "so many tokens of each frame are left after each pass",
+        ),
+    )
+    WORDS: ClassVar = (
+        Word("by", "by", OneOf(_BY), "which tokens are merged"),
+        Word("positions", "positions", OneOf(_POSITIONS), "the positions of the tokens left"),
+    )
 
     def __post_init__(self) -> None:
         given = [
@@ -89,7 +125,7 @@ class Merge:
                 "merge.passes",
                 expected="groups of one size",
                 got=f"an image with a tile of {tokens} tokens beside larger ones",
-                fix="Give a retention ratio or tokens:N.",
+                fix="Give a retention ratio or frame:N.",
             )
         return _passes(tokens, min(max(self._target(tokens), 1), tokens))
 
@@ -98,48 +134,6 @@ class Merge:
             return self.tokens_per_frame
         assert self.retention is not None
         return int(tokens * self.retention)
-
-    @classmethod
-    def parse(cls, text: str) -> "Merge":
-        """Read ``0.25`` (a retention ratio), ``tokens:24`` or ``passes:98,49,25``.
-
-        Words after a slash choose ``by`` and ``positions``: ``0.25/random/kept``.
-        Raises: ScheduleError.
-        """
-        amount, *words = text.split("/")
-        kinds = {"by": MERGE_KINDS, "positions": POSITIONS}
-        return replace(cls._parse_amount(amount), **choices(words, kinds, "--merge", ScheduleError))
-
-    @classmethod
-    def _parse_amount(cls, text: str) -> "Merge":
-        kind, _, rest = text.rpartition(":")
-        given = numbers(rest, "--merge", "0.25, tokens:24 or passes:98,49,25", ScheduleError)
-        if kind == "passes":
-            return cls(passes=tuple(integral(n, "--merge", ScheduleError) for n in given))
-        if kind == "tokens" and len(given) == 1:
-            return cls(tokens_per_frame=integral(given[0], "--merge", ScheduleError))
-        if kind == "" and len(given) == 1:
-            return cls(retention=given[0])
-        raise ScheduleError(
-            "--merge",
-            expected="a ratio, tokens:N or passes:N,N",
-            got=text,
-            fix="E.g. --merge 0.25.",
-        )
-
-    def label(self) -> str:
-        """What ``parse`` reads."""
-        words = [] if self.by == "similarity" else [self.by]
-        words += [] if self.positions == "recounted" else [self.positions]
-        return "/".join((self._amount(), *words))
-
-    def _amount(self) -> str:
-        if self.retention is not None:
-            return repr(float(self.retention)).removesuffix(".0")
-        if self.tokens_per_frame is not None:
-            return f"tokens:{self.tokens_per_frame}"
-        assert self.passes is not None
-        return "passes:" + ",".join(map(str, self.passes))
 
 
 def _passes(tokens: int, target: int) -> tuple[int, ...]:

@@ -119,7 +119,7 @@ def _row(given: dict[str, Any], where: str) -> Row:
     for name in ("schedule", "accuracy"):
         if name not in given:
             raise SpecError(where, expected=f"a column {name}", got=", ".join(given), fix=_FIX)
-    schedule = _ranked(read_schedule(given["schedule"], where), given.get("importance"), where)
+    schedule = _ranked(Schedule.read(given["schedule"], where), given.get("importance"), where)
     row: Row = {
         "schedule": schedule.label(),
         "benchmark": given.get("benchmark") or given.get("kind") or "all",
@@ -141,24 +141,6 @@ def _row(given: dict[str, Any], where: str) -> Row:
                 )
             row[name] = int(number)
     return row
-
-
-def read_schedule(given: object, where: str) -> Schedule:
-    """A schedule from its label, or from the mapping of a schedule file. Raises ScheduleError."""
-    if isinstance(given, dict):
-        return Schedule.from_dict(given, where=where)
-    text = str(given).strip()
-    if text in ("", "none"):
-        return Schedule()
-    parts = dict(part.strip().partition(" ")[::2] for part in text.split(", "))
-    if not parts.keys() <= {"merge", "prune", "select", "vision_merge"}:
-        raise ScheduleError(
-            where,
-            expected="a schedule as aim-cost prints it",
-            got=text,
-            fix="E.g. none, or: merge 0.25, prune linear:14:22.",
-        )
-    return Schedule.parse(**parts)
 
 
 def _ranked(schedule: Schedule, importance: object, where: str) -> Schedule:

@@ -15,11 +15,11 @@ from aim_cost.command_line import (
     ModelOption,
     PerFrameOption,
     PruneOption,
-    ScheduleOption,
+    SchedulesOption,
     SelectOption,
     TextTokensOption,
     VisionMergeOption,
-    schedule_from,
+    schedules_from,
 )
 from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.estimate import Estimate, estimate
@@ -40,7 +40,7 @@ KINDS = {
     "ttft": "time to first token, before and after",
 }
 _MOST_LINES = 6
-_AIM = Schedule.parse("0.25", "linear:14:22")
+_AIM = Schedule.parse("merge 0.25, prune linear:14:22")
 
 
 def plot(
@@ -58,11 +58,7 @@ def plot(
     prune: PruneOption = None,
     select: SelectOption = None,
     vision_merge: VisionMergeOption = None,
-    schedule: ScheduleOption = None,
-    also: Annotated[
-        list[str] | None,
-        typer.Option(help="One schedule more, as printed: 'merge 0.5, prune linear:7:21'."),
-    ] = None,
+    schedule: SchedulesOption = None,
     accuracy: Annotated[
         list[Path] | None,
         typer.Option(help="For pareto: own scores beside the published ones."),
@@ -79,8 +75,14 @@ def plot(
     names = hardware.split(",")
     if len(names) > 1 and kind != "ttft":
         raise SpecError("--hardware", expected=f"one for {kind}", got=hardware, fix="Name one.")
-    given = schedule_from(merge, tokens_per_frame, prune, schedule, select, vision_merge)
-    chosen = [_AIM if given == Schedule() and not also else given, *_labels(also)]
+    chosen = schedules_from(
+        schedule,
+        tokens_per_frame,
+        merge=merge,
+        prune=prune,
+        select=select,
+        vision_merge=vision_merge,
+    ) or [_AIM]
     spec, workload = load_model_spec(model), Workload(text_tokens, frames=frames, batch=batch)
     mode = Execution(dtype, mode=execution)
 
@@ -113,7 +115,10 @@ def _draw(
     if kind == "tokens":
         if len(lines) > _MOST_LINES:
             raise ScheduleError(
-                "--also", expected=f"at most {_MOST_LINES} lines", got=len(lines), fix="Drop some."
+                "--schedule",
+                expected=f"at most {_MOST_LINES} lines",
+                got=len(lines),
+                fix="Drop some.",
             )
         return plots.tokens([price(line) for line in lines])
     return plots.ttft([price(line, name) for name in devices for line in lines])
@@ -141,15 +146,9 @@ def _pareto(accuracy: list[Path] | None, benchmark: str, baseline: Estimate) -> 
     return plots.pareto(points, benchmark, baseline)
 
 
-def _labels(also: list[str] | None) -> list[Schedule]:
-    from aim_cost.own_accuracy import read_schedule
-
-    return [read_schedule(label, "--also") for label in also or []]
-
-
 def _one(kind: str, chosen: list[Schedule]) -> Schedule:
     if len(chosen) > 1:
         raise ScheduleError(
-            "--also", expected=f"one schedule for {kind}", got=len(chosen), fix="Leave it out."
+            "--schedule", expected=f"one for {kind}", got=len(chosen), fix="Keep one."
         )
     return chosen[0]

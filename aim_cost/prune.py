@@ -1,19 +1,24 @@
 """Prune: how many visual tokens are left after each decoder layer."""
 
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
-from aim_cost.checks import choices, integral, numbers, one_of, ratio, sequence, whole
+from aim_cost.checks import one_of, ratio, sequence, whole
 from aim_cost.errors import ScheduleError
 from aim_cost.graph.scores import LAYER_SCORES
+from aim_cost.schedule_language import Amount, Numbers, OneOf, Part, Word
 
-DROP_POINTS = ("layer", "after_attention")
+_DROP = {
+    "layer": "tokens leave between two layers, as AIM's do",
+    "after_attention": "tokens leave inside the layer, before its output projection and its MLP",
+}
+DROP_POINTS = tuple(_DROP)
 
 _Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
-class Prune:
+class Prune(Part):
     """How many visual tokens are left after each decoder layer; exactly one field says it.
 
     Args:
@@ -36,6 +41,40 @@ class Prune:
     importance: str = "pagerank"
     drop_point: str = "layer"
     inject_at: int = 0
+
+    AMOUNTS: ClassVar = (
+        Amount(
+            "linear",
+            "linear",
+            Numbers("14:22", between=":"),
+            "the share left falls in equal steps, from all before the first layer to none where "
+            "the second begins",
+        ),
+        Amount(
+            "ratios",
+            "ratios",
+            Numbers("1,0.5,0", whole=False, between=","),
+            "this share of the visual tokens is left after each layer, the last for all further "
+            "layers",
+        ),
+        Amount(
+            "layers",
+            "tokens",
+            Numbers("576,300,110", between=","),
+            "so many visual tokens are left after each layer, the last for all further layers",
+            formerly="tokens",
+        ),
+    )
+    WORDS: ClassVar = (
+        Word(
+            "score",
+            "importance",
+            OneOf({name: score.summary for name, score in LAYER_SCORES.items()}),
+            "how the tokens are ranked",
+        ),
+        Word("drop", "drop_point", OneOf(_DROP), "where in a layer tokens leave"),
+        Word("inject", "inject_at", Numbers("8"), "the layer at which visual tokens enter the LLM"),
+    )
 
     def __post_init__(self) -> None:
         given = [n for n in ("linear", "ratios", "tokens") if getattr(self, n) is not None]
@@ -161,50 +200,3 @@ class Prune:
                 fix="Shorten the list.",
             )
         return values + (values[-1],) * (layers - len(values))
-
-    @classmethod
-    def parse(cls, text: str) -> "Prune":
-        """Read ``linear:14:22``, ``ratios:1,1,0.5,0`` or ``tokens:576,300,110``.
-
-        Words after a slash choose ``importance``, ``drop_point`` and, as ``inject:8``, the layer at
-        which visual tokens enter: ``linear:14:22/random/after_attention``. Raises: ScheduleError.
-        """
-        amount, *words = text.split("/")
-        injected = [word for word in words if word.startswith("inject:")]
-        kinds = {"importance": LAYER_SCORES, "drop_point": DROP_POINTS}
-        rest = [word for word in words if word not in injected]
-        fields = choices(rest, kinds, "--prune", ScheduleError)
-        for word in injected:
-            (layer,) = numbers(word.removeprefix("inject:"), "--prune", "inject:8", ScheduleError)
-            fields["inject_at"] = integral(layer, "--prune", ScheduleError)
-        return replace(cls._parse_amount(amount), **fields)
-
-    @classmethod
-    def _parse_amount(cls, text: str) -> "Prune":
-        kind, _, rest = text.partition(":")
-        form = "linear:14:22, ratios:1,0.5,0 or tokens:576,300,110"
-        if kind == "linear" and rest.count(":") == 1:
-            given = numbers(rest.replace(":", ","), "--prune", form, ScheduleError)
-            l1, l2 = (integral(n, "--prune", ScheduleError) for n in given)
-            return cls(linear=(l1, l2))
-        if kind == "ratios":
-            return cls(ratios=numbers(rest, "--prune", form, ScheduleError))
-        if kind == "tokens":
-            given = numbers(rest, "--prune", form, ScheduleError)
-            return cls(tokens=tuple(integral(n, "--prune", ScheduleError) for n in given))
-        raise ScheduleError("--prune", expected=form, got=text, fix="E.g. --prune linear:14:22.")
-
-    def label(self) -> str:
-        """What ``parse`` reads."""
-        words = [] if self.importance == "pagerank" else [self.importance]
-        words += [] if self.drop_point == "layer" else [self.drop_point]
-        words += [f"inject:{self.inject_at}"] if self.inject_at else []
-        return "/".join((self._amount(), *words))
-
-    def _amount(self) -> str:
-        if self.linear is not None:
-            return "linear:{}:{}".format(*self.linear)
-        if self.tokens is not None:
-            return "tokens:" + ",".join(map(str, self.tokens))
-        assert self.ratios is not None
-        return "ratios:" + ",".join(repr(float(r)).removesuffix(".0") for r in self.ratios)

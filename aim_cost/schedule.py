@@ -5,6 +5,8 @@ Source: AIM, arXiv 2412.03248, as its released code behaves.
 """
 
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from aim_cost.files import write_atomically
 from aim_cost.merge import Merge
 from aim_cost.model import ModelSpec
 from aim_cost.prune import Prune
+from aim_cost.schedule_language import Piece, nearest
 from aim_cost.select import Select
 from aim_cost.trace import TokenTrace
 from aim_cost.vision_merge import VisionMerge
@@ -159,9 +162,9 @@ class Schedule:
     @classmethod
     def from_dict(cls, data: object, *, where: str = "schedule") -> "Schedule":
         """The inverse of ``to_dict``. Raises: ScheduleError that names the key."""
-        given = mapping(data, where, ScheduleError, keys=_PARTS)
+        given = mapping(data, where, ScheduleError, keys=PARTS)
         parts: dict[str, Any] = {}
-        for name, kind in _PARTS.items():
+        for name, kind in PARTS.items():
             if given.get(name) is not None:
                 part, valid = f"{where}.{name}", [field.name for field in fields(kind)]
                 values = mapping(given[name], part, ScheduleError, keys=valid)
@@ -175,7 +178,7 @@ class Schedule:
 
     @classmethod
     def load(cls, path: str | Path) -> "Schedule":
-        """Read a YAML or JSON file. Raises: ScheduleError."""
+        """Read a YAML or JSON file that holds a mapping or text. Raises: ScheduleError."""
         try:
             # JSON is YAML, but for numbers such as 1e-1, which YAML 1.1 reads as text
             text = Path(path).read_text(encoding="utf-8")
@@ -189,7 +192,7 @@ class Schedule:
             raise ScheduleError(
                 str(path), expected="valid YAML or JSON", got=got, fix="Correct the file."
             ) from error
-        return cls.from_dict({} if data is None else data, where=str(path))
+        return cls.read({} if data is None else data, where=str(path))
 
     def save(self, path: str | Path) -> None:
         """Write YAML, or JSON where the name ends so."""
@@ -202,36 +205,96 @@ class Schedule:
         write_atomically(path, text.encode())
 
     @classmethod
-    def parse(
-        cls,
-        merge: str | None = None,
-        prune: str | None = None,
-        select: str | None = None,
-        vision_merge: str | None = None,
-    ) -> "Schedule":
-        """Read the short forms of the command line: see ``parse`` of each part."""
-        return cls(
-            Merge.parse(merge) if merge else None,
-            Prune.parse(prune) if prune else None,
-            Select.parse(select) if select else None,
-            VisionMerge.parse(vision_merge) if vision_merge else None,
+    def parse(cls, text: str, where: str = "schedule") -> "Schedule":
+        """Read a schedule as ``label`` writes it; empty text says ``none``.
+
+        The grammar is in aim_cost/schedule_language.py, all words are in docs/schedules.md.
+        Args: where the text came from, for errors.
+        Raises: ScheduleError that points at the wrong word and says what may stand there.
+        """
+        parts: dict[str, Any] = {}
+        if text.strip() in ("", "none"):
+            return cls()
+        for piece in Piece.of(text, where).split(r",\s*(?=[^\W\d])"):  # a comma before a letter
+            label, rest = piece.split(r"(?<=\S)\s+|\Z", once=True)
+            name = label.text.replace("-", "_")
+            if name not in PARTS:
+                names = {_written(name): _written(name) for name in PARTS}
+                raise label.wrong(f"a part: {', '.join(names)}", nearest(label.text, names))
+            if name in parts:
+                raise piece.wrong(f"{label.text} once", "Keep one of the two.")
+            parts[name] = PARTS[name].read(rest)
+        return cls(**parts)
+
+    @classmethod
+    def read(cls, given: object, where: str = "schedule") -> "Schedule":
+        """The schedule that a row or a file holds: text as of ``label``, or a mapping.
+
+        Raises: ScheduleError.
+        """
+        return (
+            cls.parse(given, where) if isinstance(given, str) else cls.from_dict(given, where=where)
         )
 
+    @classmethod
+    def from_argument(cls, argument: str, where: str = "--schedule") -> "Schedule":
+        """The schedule that an argument says: its text, or the path of a YAML or JSON file.
+
+        Raises: ScheduleError.
+        """
+        is_path = argument.endswith((".yaml", ".yml", ".json")) or os.path.isfile(argument)
+        return cls.load(argument) if is_path else cls.parse(argument, where)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, object], where: str = "--{}") -> "Schedule":
+        """The schedule that named options say; without any, nothing is reduced.
+
+        Args:
+            options: ``schedule`` as of ``from_argument``, or instead parts by their names in PARTS,
+                each as of its ``parse``, a number or text. None and empty text say nothing.
+            where: what an error calls an option, ``{}`` for its name.
+        Raises: ScheduleError.
+        """
+        given = {name: str(value) for name, value in options.items() if value not in (None, "")}
+        named = {name: where.format(_written(name)) for name in given}
+        whole = given.pop("schedule", None)
+        if whole is None:
+            parts: dict[str, Any] = {n: PARTS[n].parse(given[n], named[n]) for n in given}
+            return cls(**parts)
+        if given:
+            raise ScheduleError(
+                named["schedule"],
+                expected="no part of a schedule as an option of its own",
+                got=", ".join(named[name] for name in given),
+                fix="Put everything into the schedule, or leave it out.",
+            )
+        return cls.from_argument(whole, named["schedule"])
+
     def label(self) -> str:
-        """The short forms in one line, e.g. ``merge 0.25, prune linear:14:22``; or ``none``."""
-        return ", ".join(f"{name} {part.label()}" for name, part in self._parts()) or "none"
+        """The canonical text, e.g. ``merge 0.25, prune linear:14:22``; or ``none``."""
+        parts = (f"{_written(name)} {part.label()}" for name, part in self._parts())
+        return ", ".join(parts) or "none"
 
-    def _parts(self) -> list[tuple[str, VisionMerge | Merge | Select | Prune]]:
-        return [(name, part) for name in _PARTS if (part := getattr(self, name)) is not None]
+    def _parts(self) -> list[tuple[str, "AnyPart"]]:
+        return [(name, part) for name in PARTS if (part := getattr(self, name)) is not None]
 
 
-_PARTS: dict[str, type[VisionMerge] | type[Merge] | type[Select] | type[Prune]] = {
+AnyPart = VisionMerge | Merge | Select | Prune
+PARTS: dict[str, type[AnyPart]] = {
     "vision_merge": VisionMerge,
     "merge": Merge,
     "select": Select,
     "prune": Prune,
 }
+"""All parts, in the order in which tokens meet them: fields of Schedule, and with a hyphen for an
+underscore the names in the language. Short forms and readers of files take them from here."""
+
 _KEEP_ALL = Prune(ratios=(1.0,))
+
+
+def _written(name: str) -> str:
+    """A field's name in the language."""
+    return name.replace("_", "-")
 
 
 def _plain(value: object) -> object:

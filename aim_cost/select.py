@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from aim_cost.checks import integral, numbers, one_of, ratio, whole
+from aim_cost.checks import one_of, ratio, whole
 from aim_cost.errors import ScheduleError
 from aim_cost.graph.scores import VISUAL_SCORES
+from aim_cost.schedule_language import Amount, Numbers, OneOf, Part, Word
 
 _ACROSS_SIZES = ("determinantal", "pairwise-cosine", "random", "uniform")
 """Scores whose cost knows all tokens together, no frames."""
 
 
 @dataclass(frozen=True)
-class Select:
+class Select(Part):
     """Keep some of a prompt's visual tokens before the LLM; exactly one field says how many.
 
     Args:
@@ -27,6 +29,31 @@ class Select:
     tokens: int | None = None
     tokens_per_frame: int | None = None
     by: str = "uniform"
+
+    AMOUNTS: ClassVar = (
+        Amount(
+            "",
+            "retention",
+            Numbers("0.25", whole=False),
+            "this share of the prompt's visual tokens stays, above 0 and at most 1",
+        ),
+        Amount(
+            "prompt",
+            "tokens",
+            Numbers("64"),
+            "this many visual tokens of the prompt stay",
+            formerly="tokens",
+        ),
+        Amount("frame", "tokens_per_frame", Numbers("49"), "this many tokens of each frame stay"),
+    )
+    WORDS: ClassVar = (
+        Word(
+            "score",
+            "by",
+            OneOf({name: score.summary for name, score in VISUAL_SCORES.items()}),
+            "how the tokens are ranked",
+        ),
+    )
 
     def __post_init__(self) -> None:
         given = [
@@ -70,33 +97,3 @@ class Select:
                 fix="Change the retention ratio or the count.",
             )
         return kept
-
-    @classmethod
-    def parse(cls, text: str) -> "Select":
-        """Read ``0.25``, ``tokens:64`` or ``frame:49``, then ``/by``: ``tokens:64/random``.
-
-        Raises: ScheduleError.
-        """
-        amount, *words = text.split("/")
-        kind, _, rest = amount.rpartition(":")
-        form = "0.25, tokens:64 or frame:49, then /random or another score"
-        given = numbers(rest, "--select", form, ScheduleError)
-        if len(given) != 1 or len(words) > 1 or kind not in ("", "tokens", "frame"):
-            raise ScheduleError("--select", expected=form, got=text, fix="E.g. tokens:64/random.")
-        by = words[0] if words else "uniform"
-        if kind == "":
-            return cls(retention=given[0], by=by)
-        count = integral(given[0], "--select", ScheduleError)
-        if kind == "tokens":
-            return cls(tokens=count, by=by)
-        return cls(tokens_per_frame=count, by=by)
-
-    def label(self) -> str:
-        """What ``parse`` reads."""
-        if self.retention is not None:
-            amount = repr(float(self.retention)).removesuffix(".0")
-        elif self.tokens is not None:
-            amount = f"tokens:{self.tokens}"
-        else:
-            amount = f"frame:{self.tokens_per_frame}"
-        return f"{amount}/{self.by}"

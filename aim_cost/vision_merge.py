@@ -1,19 +1,22 @@
 """VisionMerge: how many tokens of a frame are merged in each layer of the vision tower."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
-from aim_cost.checks import choices, integral, numbers, one_of, sequence, whole
+from aim_cost.checks import one_of, sequence, whole
 from aim_cost.errors import ScheduleError
+from aim_cost.schedule_language import Amount, Numbers, OneOf, Part, Word
 from aim_cost.vision_spec import Tower, VisionSpec
 
-ATTENTION_KINDS = ("proportional", "plain")
-
-_WHERE = "--vision-merge"
-_FORM = "N, or N:FIRST-LAST"
+_ATTENTION = {
+    "proportional": "a token that stands for several draws as much attention as they would (ToMe)",
+    "plain": "a token that stands for several draws the attention of one",
+}
+ATTENTION_KINDS = tuple(_ATTENTION)
 
 
 @dataclass(frozen=True)
-class VisionMerge:
+class VisionMerge(Part):
     """Bipartite merging of each frame's tokens inside the tower, between attention and MLP.
 
     Behind the tower every place of the frame has a token again: that which it went into.
@@ -29,6 +32,19 @@ class VisionMerge:
     remove: int
     layers: tuple[int, int] | None = None
     attention: str = "proportional"
+
+    AMOUNTS: ClassVar = (
+        Amount("", "remove", Numbers("16"), "this many tokens of a frame are merged in each layer"),
+    )
+    WORDS: ClassVar = (
+        Word(
+            "layers",
+            "layers",
+            Numbers("4-20", between="-,"),
+            "the first and the last layer of the tower that merges, counted from 0",
+        ),
+        Word("attention", "attention", OneOf(_ATTENTION), "the attention to merged tokens"),
+    )
 
     def __post_init__(self) -> None:
         whole(self.remove, "vision_merge.remove", ScheduleError)
@@ -96,32 +112,3 @@ class VisionMerge:
             got=tower.model_type,
             fix="Leave vision_merge out for this model.",
         )
-
-    @classmethod
-    def parse(cls, text: str) -> "VisionMerge":
-        """Read ``16`` (tokens a layer) or ``16:4-20`` (in layers 4 to 20); then ``/plain``.
-
-        Raises: ScheduleError.
-        """
-        amount, *words = text.split("/")
-        kinds = {"attention": ATTENTION_KINDS}
-        return replace(cls._parse_amount(amount), **choices(words, kinds, _WHERE, ScheduleError))
-
-    @classmethod
-    def _parse_amount(cls, text: str) -> "VisionMerge":
-        amount, colon, between = text.partition(":")
-        given = numbers(amount, _WHERE, _FORM, ScheduleError)
-        ends = numbers(between.replace("-", ","), _WHERE, _FORM, ScheduleError) if colon else None
-        if len(given) != 1 or (ends is not None and len(ends) != 2):
-            raise ScheduleError(_WHERE, expected=_FORM, got=text, fix="E.g. --vision-merge 16.")
-        remove = integral(given[0], _WHERE, ScheduleError)
-        if ends is None:
-            return cls(remove)
-        first, last = (integral(end, _WHERE, ScheduleError) for end in ends)
-        return cls(remove, (first, last))
-
-    def label(self) -> str:
-        """What ``parse`` reads."""
-        between = "" if self.layers is None else ":{}-{}".format(*self.layers)
-        words = "" if self.attention == "proportional" else f"/{self.attention}"
-        return f"{self.remove}{between}{words}"

@@ -155,23 +155,24 @@ def _paired(name: str, right: Tensor, other: Tensor | None) -> Row:
 
 def exam_schedules() -> list[Schedule]:
     """45 schedules for a decoder of 8 layers: merging, pruning, both; AIM's scores and others."""
+    kept, ours, text = " positions=kept", " score=pagerank-causal", " score=text-attention"
     merges = [
-        f"{ratio}{words}"
+        f"merge {ratio}{words}"
         for ratio in ("0.5", "0.25", "0.125")
-        for words in ("", "/kept", "/uniform/kept", "/random/kept")
+        for words in ("", kept, f" by=uniform{kept}", f" by=random{kept}")
     ]
     ramps = ("linear:1:3", "linear:2:4", "linear:2:6", "linear:4:6", "linear:0:4", "linear:0:8")
-    scores = ("", "/pagerank-causal", "/text-attention", "/random")
+    prunes = [
+        f"prune {ramp}{score}" for ramp in ramps for score in ("", ours, text, " score=random")
+    ]
     both = [
-        (f"{ratio}{words}", f"{ramp}{score}")
-        for ratio, ramp in (("0.5", "linear:2:6"), ("0.25", "linear:2:6"))
+        f"merge {ratio}{words}, prune linear:2:6{score}"
+        for ratio in ("0.5", "0.25")
         for words, score in (
             ("", ""),
-            ("/kept", "/pagerank-causal"),
-            ("/kept", "/text-attention"),
-            ("/random/kept", "/random"),
+            (kept, ours),
+            (kept, text),
+            (f" by=random{kept}", " score=random"),
         )
     ]
-    prunes = [f"{ramp}{score}" for ramp in ramps for score in scores]
-    pairs = [(None, None), *((m, None) for m in merges), *((None, p) for p in prunes), *both]
-    return [Schedule.parse(merge, prune) for merge, prune in pairs]
+    return list(map(Schedule.parse, ("none", *merges, *prunes, *both)))

@@ -6,11 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from aim_cost.command_line import FormatOption, MergeOption, PruneOption, VisionMergeOption
+from aim_cost.command_line import (
+    FormatOption,
+    MergeOption,
+    PruneOption,
+    SchedulesOption,
+    VisionMergeOption,
+)
 from aim_cost.files import write_atomically
 from aim_cost.report import Format, console, print_rows, table, to_csv
 from aim_cost.schedule import Schedule
 from aim_cost.units import mega
+from aim_runtime.options import chosen_schedules
 
 
 def accuracy(
@@ -20,10 +27,7 @@ def accuracy(
     merge: MergeOption = None,
     prune: PruneOption = None,
     vision_merge: VisionMergeOption = None,
-    schedules: Annotated[
-        list[Path] | None,
-        typer.Option("--schedules", help="A schedule as YAML or JSON; may be given again."),
-    ] = None,
+    schedule: SchedulesOption = None,
     questions: Annotated[int, typer.Option(help="About as many clips, the kinds in turn.")] = 1000,
     frames: Annotated[int, typer.Option(help="Of each clip.")] = 8,
     split: Annotated[str, typer.Option(help="test or validation digits.")] = "test",
@@ -43,10 +47,9 @@ def accuracy(
 
     tiny = load_tiny(SHIPPED if model == "tiny" else Path(model))
     exam = draw_exam(tiny, split, questions, frames=frames, seed=seed)
-    asked = [Schedule.load(path) for path in schedules or []]
-    if merge or prune or vision_merge:
-        asked.append(Schedule.parse(merge, prune, vision_merge=vision_merge))
-    chosen = [Schedule(), *(s for s in asked if s != Schedule())] if asked else exam_schedules()
+    chosen = chosen_schedules(
+        exam_schedules(), schedule, merge=merge, prune=prune, vision_merge=vision_merge
+    )
     facts = {"model": model, "split": split, "frames": frames, "seed": seed}
 
     def answers(schedule: Schedule) -> Any:
@@ -115,5 +118,7 @@ def _rows(path: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    for row in rows:  # labels as they are written today: rows are told apart by them
+        row["schedule"] = Schedule.read(row["schedule"]).label()
     same = [row for row in rows if all(row[key] == value for key, value in facts.items())]
     return [{key: value for key, value in row.items() if key not in facts} for row in same]

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+from aim_cost.merge import Merge
 from aim_cost.model import load_model_spec
+from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_runtime.campaign_step import DecodeStep, KernelStep, PrefillStep, Step
 
@@ -59,37 +61,36 @@ def repeat_of(step: PrefillStep, visit: int) -> PrefillStep:
 
 def fit_schedules(layers: int) -> tuple[Schedule, ...]:
     """Schedules whose rows a fit may see."""
-    pairs = (
-        ("0.5", None),
-        ("tokens:24", None),
-        (None, ramp(layers, 14, 22)),
-        ("0.25", ramp(layers, 7, 22)),
+    return (
+        Schedule.parse("merge 0.5"),
+        Schedule.parse("merge frame:24"),
+        Schedule(prune=_at_depth(layers, 14, 22)),
+        Schedule(Merge(retention=0.25), _at_depth(layers, 7, 22)),
     )
-    return tuple(Schedule.parse(merge, prune) for merge, prune in pairs)
 
 
 def held_out_schedules(layers: int) -> tuple[Schedule, ...]:
     """Schedules whose rows no fit ever sees: other counts, other depths, other methods."""
     quarter = layers // 4  # PyramidDrop's: halved at each quarter of the depth
     pyramid = ["1"] * (quarter - 1) + ["0.5"] * quarter + ["0.25"] * quarter + ["0.125"]
-    pairs = (
-        ("0.25", None),
-        ("0.25", ramp(layers, 14, 22)),
-        ("0.25", ramp(layers, 21, 29)),
-        (None, "ratios:1,0.5/text-attention"),  # FastV's: half leave after the second layer
-        (None, f"ratios:{','.join(pyramid)}/text-attention"),
+    return (
+        Schedule.parse("merge 0.25"),
+        aim_schedule(layers),
+        Schedule(Merge(retention=0.25), _at_depth(layers, 21, 29)),
+        # FastV's: half leave after the second layer
+        Schedule.parse("prune ratios:1,0.5 score=text-attention"),
+        Schedule.parse(f"prune ratios:{','.join(pyramid)} score=text-attention"),
     )
-    return tuple(Schedule.parse(merge, prune) for merge, prune in pairs)
 
 
 def aim_schedule(layers: int) -> Schedule:
     """The schedule of the AIM paper: a quarter of the tokens, pruned over the second half."""
-    return Schedule.parse("0.25", ramp(layers, 14, 22))
+    return Schedule(Merge(retention=0.25), _at_depth(layers, 14, 22))
 
 
-def ramp(layers: int, first: int, last: int) -> str:
+def _at_depth(layers: int, first: int, last: int) -> Prune:
     """AIM's (l1, l2), given for 28 layers, at the same share of another depth."""
-    return f"linear:{layers * first // 28}:{layers * last // 28}"
+    return Prune.at_depth(layers, first / 28, last / 28)
 
 
 def _layers(model: str) -> int:
@@ -103,10 +104,8 @@ def _every(model: str) -> tuple[Schedule, ...]:
 
 def _four(model: str) -> tuple[Schedule, ...]:
     """None, merging, pruning, both."""
-    layers = _layers(model)
-    prune = ramp(layers, 14, 22)
-    alone = Schedule.parse("0.25", None), Schedule.parse(None, prune)
-    return (Schedule(), *alone, aim_schedule(layers))
+    both = aim_schedule(_layers(model))
+    return (Schedule(), Schedule(both.merge), Schedule(prune=both.prune), both)
 
 
 def _rest(model: str) -> tuple[Schedule, ...]:

@@ -22,6 +22,8 @@ from aim_cost.command_line import (
     ModelOption,
     PerFrameOption,
     PruneOption,
+    ScheduleOption,
+    SchedulesOption,
     TextTokensOption,
     VisionMergeOption,
     new_app,
@@ -40,7 +42,6 @@ from aim_runtime.options import (
     FastestDtypeOption,
     LayersOption,
     RepeatsOption,
-    SchedulesOption,
     VisionLayersOption,
     WeightsOption,
     chosen_schedules,
@@ -99,7 +100,9 @@ def validate(
     workload = workload_from(
         text_tokens, 1, frames, image_tokens, image, frame_size, default_frames=4
     )
-    asked = chosen_schedules(merge, tokens_per_frame, prune, schedule, vision_merge)
+    asked = chosen_schedules(
+        schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
+    )
     loaded = load_model(
         model, device, dtype, random_weights, layers, vision_layers, workload, asked
     )
@@ -168,9 +171,7 @@ def generate(
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
     vision_merge: VisionMergeOption = None,
-    schedule: Annotated[
-        Path | None, typer.Option("--schedule", help="A schedule as YAML or JSON.")
-    ] = None,
+    schedule: ScheduleOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer at most.")] = 64,
     dtype: DtypeOption = "bfloat16",
     device: DeviceOption = None,
@@ -179,7 +180,9 @@ def generate(
     """Answer a question about a video with a checkpoint, under a schedule."""
     from aim_runtime.answer import answer
 
-    chosen = schedule_from(merge, tokens_per_frame, prune, schedule, vision_merge=vision_merge)
+    chosen = schedule_from(
+        schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
+    )
     loaded = load_model(model, device, dtype, False)
     row = answer(loaded, video, prompt, frames, chosen, max_new_tokens)
     if form is not Format.table:

@@ -13,10 +13,11 @@ from aim_cost.command_line import (
     MergeOption,
     ModelOption,
     PruneOption,
+    SchedulesOption,
     VisionMergeOption,
+    schedules_from,
 )
 from aim_cost.report import Format, console, print_rows, table
-from aim_cost.schedule import Schedule
 
 
 def fidelity(
@@ -26,10 +27,7 @@ def fidelity(
     merge: MergeOption = None,
     prune: PruneOption = None,
     vision_merge: VisionMergeOption = None,
-    schedules: Annotated[
-        list[Path] | None,
-        typer.Option("--schedules", help="A schedule as YAML or JSON; may be given again."),
-    ] = None,
+    schedule: SchedulesOption = None,
     new_tokens: Annotated[int, typer.Option(help="Decoding steps compared.")] = 16,
     dtype: DtypeOption = "bfloat16",
     device: Annotated[str | None, typer.Option(help="cuda or cpu.")] = None,
@@ -44,9 +42,7 @@ def fidelity(
     from aim_runtime.video import sample_frames
 
     asked = read_prompts(prompts)
-    chosen = [Schedule.load(path) for path in schedules or []]
-    if merge or prune or vision_merge:
-        chosen.append(Schedule.parse(merge, prune, vision_merge=vision_merge))
+    chosen = schedules_from(schedule, merge=merge, prune=prune, vision_merge=vision_merge)
     loaded = load(model, device, dtype)
     chosen = chosen or default_schedules(loaded.spec, Workload(1, frames=frames or 32))[1:]
 

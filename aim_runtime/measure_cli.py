@@ -18,6 +18,7 @@ from aim_cost.command_line import (
     ModelOption,
     PerFrameOption,
     PruneOption,
+    SchedulesOption,
     TextTokensOption,
     VisionMergeOption,
     workload_from,
@@ -30,7 +31,6 @@ from aim_runtime.options import (
     FastestDtypeOption,
     LayersOption,
     RepeatsOption,
-    SchedulesOption,
     VisionLayersOption,
     WeightsOption,
     chosen_attention,
@@ -80,7 +80,9 @@ def measure(
     workload = workload_from(
         text_tokens, batch, frames, image_tokens, image, frame_size, default_frames=8
     )
-    asked = chosen_schedules(merge, tokens_per_frame, prune, schedule, vision_merge)
+    asked = chosen_schedules(
+        schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
+    )
     loaded = load_model(
         model, device, dtype, random_weights, layers, vision_layers, workload, asked
     )

@@ -2,12 +2,11 @@
 
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aim_cost.command_line import schedule_from
+from aim_cost.command_line import schedules_from
 from aim_cost.report import console
 from aim_cost.schedule import Schedule
 from aim_cost.workload import Workload
@@ -51,26 +50,16 @@ AttentionOption = Annotated[
         show_default=False,
     ),
 ]
-SchedulesOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--schedule", help="A schedule as YAML or JSON; may be given again.", show_default=False
-    ),
-]
 
 
 def chosen_schedules(
-    merge: str | None,
-    tokens_per_frame: int | None,
-    prune: str | None,
-    files: list[Path] | None,
-    vision_merge: str | None = None,
+    schedules: list[str] | None, tokens_per_frame: int | None = None, **parts: str | None
 ) -> list[Schedule]:
-    """No reduction first, then those asked for; none where none is."""
-    asked = [Schedule.load(path) for path in files or []]
-    if merge or prune or vision_merge or tokens_per_frame is not None:
-        parts = (merge, tokens_per_frame, prune)
-        asked.append(schedule_from(*parts, None, vision_merge=vision_merge))
+    """No reduction first, then those asked for; none where none is.
+
+    Args: schedules, tokens_per_frame and parts, as of ``schedules_from``. Raises: ScheduleError.
+    """
+    asked = schedules_from(schedules, tokens_per_frame, **parts)
     if not asked:
         return []
     return [Schedule(), *(schedule for schedule in asked if schedule != Schedule())]

@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from aim_cost.model import ModelSpec
-from aim_cost.own_accuracy import read_schedule
 from aim_cost.schedule import Schedule
 from aim_cost.workload import Workload
 
@@ -76,7 +75,9 @@ class RunKey:
         """The key of a row that ``to_row`` is part of. Raises: KeyError for another row."""
         images, size = row.get("images"), row.get("frame_size")
         return cls(
-            **{name: row[name] for name in _REQUIRED},
+            **{name: row[name] for name in _REQUIRED if name != "schedule"},
+            # as it is written today: rows are told apart by it
+            schedule=Schedule.read(row["schedule"]).label(),
             image_tokens=row.get("image_tokens"),
             images=tuple((height, width) for height, width in images) if images else None,
             frame_size=(size[0], size[1]) if size else None,
@@ -98,7 +99,7 @@ class RunKey:
 
     def parsed_schedule(self) -> Schedule:
         """The schedule that the label names. Raises: ScheduleError."""
-        return read_schedule(self.schedule, "schedule")
+        return Schedule.read(self.schedule, "schedule")
 
     def to_row(self) -> Row:
         """Flat, under the keys of estimates; images and frame_size only where they are given."""

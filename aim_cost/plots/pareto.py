@@ -11,7 +11,6 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from aim_cost.accuracy import benchmark_title, sampling_note
 from aim_cost.estimate import Estimate, estimate
-from aim_cost.own_accuracy import read_schedule
 from aim_cost.plots.style import COLOURS, PAGE, TIME_SOURCES, device, finish, new_figure
 from aim_cost.schedule import Schedule
 from aim_cost.units import milli, tera
@@ -54,7 +53,7 @@ def pareto_points(accuracy: pd.DataFrame, benchmark: str, baseline: Estimate) ->
         point["accuracy_difference"] = row["difference"]
         if pd.notna(row["schedule"]):
             frames = baseline.workload.frames if pd.isna(row["frames"]) else int(row["frames"])
-            schedule = read_schedule(row["schedule"], row["source"])
+            schedule = Schedule.parse(row["schedule"], row["source"])
             result = _priced(baseline, schedule, frames)
             rows.append(
                 point | {"flops": _after_vision(result), "ttft_s": result.ttft_s, "known": True}

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from aim_cost.checks import whole
-from aim_cost.schedule import Schedule
+from aim_cost.schedule import PARTS, Schedule
 from aim_runtime.errors import InputError
 
-_SCHEDULE = ("schedule", "merge", "prune", "vision_merge")
+_SCHEDULE = ("schedule", *PARTS)
 _BATCH = ("batch_size", "max_batch_size")  # lmms-eval hands its own options over with ours
 
 
@@ -38,10 +38,11 @@ class Arguments:
     def from_model_args(cls, given: Mapping[str, Any]) -> "Arguments":
         """Read what lmms-eval made of ``name=value,name=value``: strings, numbers and bools.
 
-        ``schedule`` is a YAML or JSON file; ``merge``, ``prune`` and ``vision_merge`` are the
-        short forms of the command line instead, in quotes where they hold commas.
+        ``schedule`` is its text or a YAML or JSON file; instead of it each part may have an
+        argument of its own, as on the command line. Text with commas stands in quotes.
         Raises: InputError that lists the valid names; ScheduleError.
         """
+        given = {name.replace("-", "_"): value for name, value in given.items()}
         valid = sorted({*_SCHEDULE, *(argument.name for argument in fields(cls))})
         unknown = sorted(given.keys() - {*valid, *_BATCH})
         if unknown:
@@ -60,26 +61,12 @@ class Arguments:
         parts = {name: values.pop(name) for name in _SCHEDULE if name in values}
         if "log" in values:
             values["log"] = Path(str(values["log"]))
-        arguments = cls(**values, schedule=_schedule(parts))
+        arguments = cls(**values, schedule=Schedule.from_options(parts, "model_args.{}"))
         whole(arguments.max_frames, "model_args.max_frames", InputError)
         if not isinstance(arguments.images_as_frames, bool):
             got = arguments.images_as_frames
             raise _wrong("images_as_frames", "true or false", got, "Write one of them.")
         return arguments
-
-
-def _schedule(parts: Mapping[str, Any]) -> Schedule:
-    if "schedule" not in parts:
-        # 0.25 comes as a number
-        return Schedule.parse(**{name: str(value) for name, value in parts.items()})
-    if len(parts) > 1:
-        raise _wrong(
-            "schedule",
-            "no merge, prune or vision_merge beside it",
-            "both",
-            "Put everything into the file.",
-        )
-    return Schedule.load(str(parts["schedule"]))
 
 
 def _unquoted(value: Any) -> Any:

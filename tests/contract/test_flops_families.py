@@ -25,8 +25,8 @@ from tests.runtime.support import tiny_llava
 
 SCHEDULES = [
     Schedule(),
-    Schedule.parse("0.4/kept", "linear:0:2"),
-    Schedule.parse("tokens:3", "ratios:0.5/text-attention/after_attention"),
+    Schedule.parse("merge 0.4 positions=kept, prune linear:0:2"),
+    Schedule.parse("merge frame:3, prune ratios:0.5 score=text-attention drop=after-attention"),
 ]
 CONFIGS = {
     "llava-1.5": lambda: tiny_llava_15().config.to_dict(),

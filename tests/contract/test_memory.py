@@ -30,10 +30,10 @@ def loaded():
     "schedule",
     [
         Schedule(),
-        Schedule.parse("0.25"),
-        Schedule.parse(None, "ratios:0.5"),
-        Schedule.parse("0.25", vision_merge="100"),
-        Schedule.parse("0.25", vision_merge="364:0-0"),
+        Schedule.parse("merge 0.25"),
+        Schedule.parse("prune ratios:0.5"),
+        Schedule.parse("vision-merge 100, merge 0.25"),
+        Schedule.parse("vision-merge 364 layers=0-0, merge 0.25"),
     ],
     ids=Schedule.label,
 )

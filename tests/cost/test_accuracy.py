@@ -13,7 +13,8 @@ from aim_cost.errors import AimError
 from aim_cost.estimate import estimate
 from aim_cost.hardware import load_hardware
 from aim_cost.model import load_model_spec
-from aim_cost.own_accuracy import load_accuracy, read_schedule
+from aim_cost.own_accuracy import load_accuracy
+from aim_cost.schedule import Schedule
 from aim_cost.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ def test_schedules_give_the_counts_that_papers_print(published):
         rows = published[published["source"].str.contains(number)]
         rows = rows[rows["schedule"].notna() & rows["published_llm_flops"].notna()]
         for row in rows.drop_duplicates(["method", "budget"]).to_dict("records"):
-            schedule = read_schedule(row["schedule"], "test")
+            schedule = Schedule.parse(row["schedule"])
             workload = Workload(0, frames=row["frames"])
             model = load_model_spec(row["model"])
             result = estimate(model, workload, schedule, hardware, convention=get_convention(name))
@@ -86,7 +87,7 @@ def test_csv_of_percent_and_json_of_shares(tmp_path):
          "ci_low": 0.4, "ci_high": 0.6, "n": 200, "kind": "all", "llm_flops": 5},
     ]  # fmt: skip
     own = load_accuracy([write(tmp_path / "own.json", json.dumps(rows))])
-    assert own.iloc[1]["schedule"] == "prune linear:2:4/random"
+    assert own.iloc[1]["schedule"] == "prune linear:2:4 score=random"
     assert own.iloc[1][["accuracy", "ci_low", "difference"]].tolist() == [50, 40, -40]
     assert set(own["benchmark"]) == {"all"}
     wrapped = write(tmp_path / "wrapped.json", json.dumps({"rows": rows}))
@@ -133,13 +134,17 @@ def test_results_of_lmms_eval(tmp_path):
         ("a.csv", "schedule,accuracy\nnone,nan\n", "a number"),
         ("a.csv", "schedule,accuracy\nnone,160\n", "percent"),
         ("a.csv", "schedule,accuracy\nnone,50\nnone,51\n", "a second one"),
-        ("a.csv", "schedule,accuracy\nhalf,50\n", "as aim-cost prints it"),
+        (
+            "a.csv",
+            "schedule,accuracy\nhalf,50\n",
+            "a part: vision-merge, merge, select, prune, got 'half'",
+        ),
         ("a.csv", "schedule,accuracy,frames\nnone,50,1.5\n", "frames"),
         ("a.csv", "", "a readable CSV"),
         ("a.json", "{}", "a list of rows"),
         ("a.json", '{"results": {"x": {}}, "config": {"model_args": ""}}', "a score per task"),
         ("a.json", '{"results": {}, "config": {}}', "model_args"),
-        ("a.json", lmms("schedule=a.yaml,merge=0.5", 1), "both"),
+        ("a.json", lmms("schedule=a.yaml,merge=0.5", 1), "got model_args.merge"),
     ],
 )
 def test_a_bad_file_is_one_clear_error(tmp_path, name, text, named):

@@ -14,6 +14,7 @@ from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.estimate import estimate
 from aim_cost.graph.formulas import match_flops
 from aim_cost.hardware import load_hardware
+from aim_cost.merge import Merge
 from aim_cost.methods import get_method
 from aim_cost.model import ModelSpec, load_model_spec, preset_config
 from aim_cost.schedule import Schedule
@@ -96,7 +97,7 @@ def test_groups_are_counted_by_size():
 
 
 def test_each_size_is_merged_by_its_own_passes():
-    trace = Schedule.parse(merge="0.25").resolve(ONEVISION, Workload(9, images=((1080, 1920),)))
+    trace = Schedule.parse("merge 0.25").resolve(ONEVISION, Workload(9, images=((1080, 1920),)))
     assert trace.merge_tokens == (729, 365, 183, 182)
     assert trace.others[0] == (3, (484, 242, 121))
     kept = [182, *[121] * 3, *[115] * 2, *[104] * 6, *[99] * 4]
@@ -108,19 +109,19 @@ def test_each_size_is_merged_by_its_own_passes():
 @given(st.floats(0.002, 1), sides, sides)
 def test_a_tile_keeps_at_least_one_token(retention, height, width):
     workload = Workload(9, images=((height, width),))
-    trace = Schedule.parse(merge=repr(retention)).resolve(ONEVISION, workload)
+    trace = Schedule(Merge(retention)).resolve(ONEVISION, workload)
     for _, counts in trace.others:
         assert counts[-1] == max(1, int(counts[0] * retention))
 
 
 def test_a_count_keeps_all_of_a_smaller_tile():
     workload = Workload(9, images=((1080, 1920),))
-    trace = Schedule.parse(merge="tokens:450").resolve(ONEVISION, workload)
+    trace = Schedule.parse("merge frame:450").resolve(ONEVISION, workload)
     assert [counts[-1] for _, counts in trace.others] == [450, 450, 418, 399]
 
 
 def test_merging_costs_what_each_size_costs():
-    result = price(ONEVISION, Schedule.parse(merge="0.5"), images=((1080, 1920),))
+    result = price(ONEVISION, Schedule.parse("merge 0.5"), images=((1080, 1920),))
     sizes = group_sizes([PHOTO])
     expected = sum(match_flops(groups, tokens, 3584) for groups, tokens in sizes)
     # 729 and 399 are odd: a second pass takes the last token
@@ -214,9 +215,9 @@ def full_clip():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda of: Schedule.parse(merge="passes:365,183").resolve(ONEVISION, of), "one size"),
+        (lambda of: Schedule.parse("merge passes:365,183").resolve(ONEVISION, of), "one size"),
         (
-            lambda of: Schedule.parse(select="0.5/frame-density").resolve(ONEVISION, of),
+            lambda of: Schedule.parse("select 0.5 score=frame-density").resolve(ONEVISION, of),
             "determinantal, pairwise-cosine, random, uniform",
         ),
         (lambda of: get_method("visionzip").schedule(ONEVISION, of), "crops of one size"),
@@ -230,9 +231,9 @@ def test_what_needs_one_size_says_so(make, said):
 def test_selection_takes_from_all_tiles():
     of = Workload(9, images=((1080, 1920),))
     everything = 729 + 60 * 108
-    half = Schedule.parse(select="0.5/random").resolve(ONEVISION, of)
+    half = Schedule.parse("select 0.5 score=random").resolve(ONEVISION, of)
     assert half.selected_tokens == everything // 2
-    each = Schedule.parse(select="frame:450/uniform").resolve(ONEVISION, of)
+    each = Schedule.parse("select frame:450").resolve(ONEVISION, of)
     assert each.selected_tokens == 450 * (1 + 3 + 2) + 418 * 6 + 399 * 4
 
 

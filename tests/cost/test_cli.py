@@ -79,7 +79,7 @@ def test_listings():
 def test_merging_in_the_tower():
     plain = predict(*AIM, "--frames", "4")
     merged = predict(*AIM, "--frames", "4", "--vision-merge", "16:2-9")
-    assert merged["schedule"] == "vision_merge 16:2-9, merge 0.25, prune linear:14:22"
+    assert merged["schedule"] == "vision-merge 16 layers=2-9, merge 0.25, prune linear:14:22"
     assert merged["tower_tokens_per_layer"] == [729, 729, *range(729, 601, -16), *(601,) * 17]
     assert merged["vision.flops"] < plain["vision.flops"]
     assert merged["llm.flops"] == plain["llm.flops"]

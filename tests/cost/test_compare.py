@@ -40,7 +40,7 @@ def one(rows, method, convention="executed"):
 def test_rows_are_estimates():
     rows = rows_of("aim,fastv:r=0.75")
     assert [r["method"] for r in rows] == ["none"] * 5 + ["aim"] * 5 + ["fastv"] * 5
-    schedule = Schedule.parse("0.25", "linear:14:22")
+    schedule = Schedule.parse("merge 0.25, prune linear:14:22")
     base = estimate(*(ONEVISION, CASE.workload, Schedule(), H100), convention=FASTV)
     for convention in ALL:
         result = estimate(*(ONEVISION, CASE.workload, schedule, H100), convention=convention)
@@ -71,7 +71,7 @@ def test_rows_are_estimates():
 def test_what_scoring_costs_is_what_a_free_choice_saves():
     rows = rows_of("aim,fastv,random,uniform,vtw,pdrop", [EXECUTED])
     aim = one(rows, "aim")
-    result = CASE.price(Schedule.parse("0.25", "linear:14:22"))
+    result = CASE.price(Schedule.parse("merge 0.25, prune linear:14:22"))
     matches = sum(op.flops for op in result.graph.phase("merge"))
     assert aim["scoring.flops"] == matches + result.phase("importance").flops
     assert 0 < aim["scoring.time_share"] < 1

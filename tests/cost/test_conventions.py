@@ -35,7 +35,7 @@ def printed(count, like):
 
 
 def price(model, workload, convention, prune=None, merge=None, select=None):
-    schedule = Schedule.parse(merge, prune, select)
+    schedule = Schedule.from_options({"merge": merge, "prune": prune, "select": select})
     return estimate(model, workload, schedule, A100, convention=convention)
 
 
@@ -49,8 +49,8 @@ def stages(ratio, starts):
 # and where tokens are chosen, not merged: select
 PUBLISHED = {
     "vanilla, fastv": (FASTV, ONEVISION, VIDEO, None, None, "40.8"),
-    "49 a frame, fastv (VisionZip, PruneVid)": (FASTV, ONEVISION, VIDEO, "tokens:49", None, "8.71"),
-    "HoliTom 25 %": (FASTV, ONEVISION, VIDEO, "tokens:49", stages(0.5, [18]), "7.1"),
+    "49 a frame, fastv (VisionZip, PruneVid)": (FASTV, ONEVISION, VIDEO, "frame:49", None, "8.71"),
+    "HoliTom 25 %": (FASTV, ONEVISION, VIDEO, "frame:49", stages(0.5, [18]), "7.1"),
     # the share is not stated; FastV's own K = 2 gives the figure at 80 % dropped
     "FastV in HoliTom": (FASTV, ONEVISION, VIDEO, None, "ratios:1,0.2", "9.3"),
     "LLaVA-1.5, fastv": (FASTV, LLAVA, IMAGE, None, None, "2.99"),
@@ -66,7 +66,7 @@ PUBLISHED = {
     "DyCoke 25 %, nominal": (FASTV, ONEVISION, VIDEO, None, None, "8.7", "0.25"),
     "DyCoke 32.5 %, nominal": (FASTVID, ONEVISION, VIDEO, None, None, "14.13", "0.325"),
     # 10.1 %, a measured mean, is 631 to 636 tokens
-    "PruneVID 10.1 %": (FASTVID, ONEVISION, VIDEO, None, None, "4.23", "tokens:636"),
+    "PruneVID 10.1 %": (FASTVID, ONEVISION, VIDEO, None, None, "4.23", "prompt:636"),
     "FastV 100/25": (FASTVID, ONEVISION, VIDEO, None, "ratios:1,0.25", "13.45"),
 }
 
@@ -87,7 +87,7 @@ def test_published_figures_that_the_stated_schedule_does_not_give():
     chosen = price(ONEVISION, VIDEO, FASTVID, select="0.101")
     assert printed(chosen.macs, "4.23") == "4.21"
     # DyCoke's 8.7 is its nominal 25 %; its code's loop keeps 1764 tokens at P = 1: 9.9
-    loop = price(ONEVISION, VIDEO, FASTV, select="tokens:1764")
+    loop = price(ONEVISION, VIDEO, FASTV, select="prompt:1764")
     assert printed(loop.macs, "8.7") == "9.9"
     # PDrop 10.5: no stages are stated; halving at each quarter of 28 layers gives 18.0
     quarters = price(ONEVISION, VIDEO, FASTV, stages(0.5, [7, 14, 21]))

@@ -23,7 +23,7 @@ from tests.cost.blocks import block_causal_entries
 MODEL = load_model_spec("llava-onevision-qwen2-7b")
 A100 = load_hardware("a100-sxm4-40gb")
 VIDEO = Workload(text_tokens=100, frames=32)
-AIM = Schedule.parse("0.25", "linear:14:22")
+AIM = Schedule.parse("merge 0.25, prune linear:14:22")
 
 
 def price(schedule, convention=EXECUTED, **kwargs):
@@ -34,7 +34,7 @@ def test_the_integers_of_the_7b_model():
     # counted by torch.utils.flop_counter on the real classes: ../shared/facts/aim.md section 4
     assert price(Schedule()).phase("vision").flops == 21_329_576_460_288
     assert price(Schedule()).phase("llm").flops == 99_475_654_713_344
-    merged = price(Schedule.parse("0.25"))
+    merged = price(Schedule.parse("merge 0.25"))
     assert merged.phase("llm").flops == 22_900_649_762_816
     assert merged.phase("merge").flops == 2_753_658_880
     aim = price(AIM)

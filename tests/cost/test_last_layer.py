@@ -10,6 +10,7 @@ from aim_cost.errors import SpecError
 from aim_cost.estimate import estimate
 from aim_cost.hardware import load_hardware
 from aim_cost.model import load_model_spec
+from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_cost.symbolic import B as BATCH
 from aim_cost.symbolic import closed_form, function, n, text_values
@@ -38,7 +39,7 @@ def test_saved_flops_are_those_of_all_tokens_but_one():
 
 
 def test_the_ops_of_the_other_layers_are_the_same():
-    schedule = Schedule.parse("0.25", "linear:14:22")
+    schedule = Schedule.parse("merge 0.25, prune linear:14:22")
     whole, needed = (price(schedule, each).graph for each in (Execution(), NEEDED))
     assert [op for op in whole if op.layer != 27 and op.name not in ("final_norm",)] == [
         op for op in needed if op.layer != 27 and op.name not in ("final_norm",)
@@ -69,7 +70,7 @@ def test_one_query_is_bound_by_memory(attention, mode):
 
 
 def test_scores_of_the_last_layer_are_not_needed():
-    schedule = Schedule.parse(None, "ratios:" + "1," * 27 + "0.5/after_attention")
+    schedule = Schedule(prune=Prune(ratios=(1,) * 27 + (0.5,), drop_point="after_attention"))
     whole, needed = price(schedule, Execution()), price(schedule)
     assert whole.trace.scored_layers == (27,) and whole.phase("importance").flops > 0
     assert needed.trace.scored_layers == () and needed.phase("importance").flops == 0

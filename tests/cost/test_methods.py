@@ -264,7 +264,7 @@ def test_steps_of_a_budget_go_from_fewest_tokens_to_most():
 
 def test_tome_is_priced_in_the_tower_and_fills_a_pooled_grid():
     tome = get_method("tome").schedule(ONEVISION, VIDEO, r=16)
-    assert tome == Schedule.parse(vision_merge="16")
+    assert tome == Schedule.parse("vision-merge 16")
     whole, merged = (estimate(ONEVISION, VIDEO, s, A100) for s in (Schedule(), tome))
     assert merged.phase("llm").flops == whole.phase("llm").flops
     # 26 layers: 32 frames of 1152 wide tokens, 4304 in the MLP, 16 heads of 72

@@ -103,7 +103,7 @@ def test_windows_are_cut_off_at_the_edges():
 
 
 def test_schedules_reduce_each_group_and_then_each_layer():
-    schedule = Schedule.parse("0.25", "linear:14:22")
+    schedule = Schedule.parse("merge 0.25, prune linear:14:22")
     trace = schedule.resolve(load_model_spec("qwen2.5-vl-7b"), Workload(100, frames=8))
     assert (trace.groups, trace.merge_tokens, trace.visual_tokens) == (4, (64, 32, 16), 64)
     assert (trace.attention_tokens[0], trace.attention_tokens[-1]) == (164, 100)

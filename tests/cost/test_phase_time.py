@@ -18,7 +18,7 @@ from aim_cost.workload import Execution, Workload
 SMALL, LARGE = (load_model_spec(f"llava-onevision-qwen2-{size}") for size in ("0.5b", "7b"))
 H100 = load_hardware("h100-sxm")
 VIDEO = Workload(text_tokens=100, frames=32)
-AIM = Schedule.parse("0.25", "linear:14:22")
+AIM = Schedule.parse("merge 0.25, prune linear:14:22")
 
 
 def price(model=LARGE, schedule=AIM, hardware=H100, mode="eager", **kwargs):

@@ -12,6 +12,7 @@ from aim_cost.cli import app
 from aim_cost.errors import AimError, InfeasibleError, SpecError
 from aim_cost.evidence import Knobs, expect, known_rows
 from aim_cost.hardware import load_hardware
+from aim_cost.merge import Merge
 from aim_cost.model import load_model_spec
 from aim_cost.plan import plan
 from aim_cost.schedule import Schedule
@@ -120,17 +121,17 @@ def test_a_row_of_the_schedule_itself_beats_interpolation():
 def test_interpolation_is_linear_in_llm_flops_between_the_nearest_rows():
     scores = {"none": 60, "merge 0.5": 50, "merge 0.25": 40, "merge 0.125": 0}
     answer = expected(own(**scores), tokens=73, pruned=False)
-    rows = [TASK.price(Schedule.parse(merge), 32) for merge in ("0.5", "0.25", "0.375")]
+    rows = [TASK.price(Schedule(Merge(kept)), 32) for kept in (0.5, 0.25, 0.375)]
     high, low, middle = (row.phase("llm").flops for row in rows)
     share = (middle - low) / (high - low)
     assert answer.difference == pytest.approx(-20 + 10 * share)
 
 
 def test_rows_of_other_rankings_models_and_selections_are_no_evidence():
-    assert Knobs.of(Schedule.parse(prune="linear:14:22/random"), MODEL, 32) is None
-    assert Knobs.of(Schedule.parse(merge="0.25/random"), MODEL, 32) is None
-    assert Knobs.of(Schedule.parse(select="frame:49"), MODEL, 32) is None
-    assert Knobs.of(Schedule.parse("passes:98,49"), MODEL, 32) == Knobs(32, 49, 28, 29)
+    assert Knobs.of(Schedule.parse("prune linear:14:22 score=random"), MODEL, 32) is None
+    assert Knobs.of(Schedule.parse("merge 0.25 by=random"), MODEL, 32) is None
+    assert Knobs.of(Schedule.parse("select frame:49"), MODEL, 32) is None
+    assert Knobs.of(Schedule.parse("merge passes:98,49"), MODEL, 32) == Knobs(32, 49, 28, 29)
 
 
 def test_without_evidence_the_least_reduction_is_chosen_and_said(accuracy):

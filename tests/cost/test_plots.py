@@ -28,7 +28,7 @@ from aim_cost.workload import Execution, Workload
 SMALL = load_model_spec("llava-onevision-qwen2-0.5b")
 LARGE = load_model_spec("llava-onevision-qwen2-7b")
 H100 = load_hardware("h100-sxm")
-AIM = Schedule.parse("0.25", "linear:14:22")
+AIM = Schedule.parse("merge 0.25, prune linear:14:22")
 
 
 def price(schedule=AIM, model=LARGE, hardware=H100, frames=32, mode="eager"):
@@ -192,8 +192,11 @@ def test_command_line(tmp_path, kind):
         (["pie", "--out", "a.png"], "break-even, pareto, roofline, tokens, ttft"),
         (["tokens", "--out", "a.jpg"], ".pdf, .png, .svg"),
         (["tokens", "--out", "a.png", "--hardware", "h100-sxm,l4"], "one for tokens"),
-        (["roofline", "--out", "a.png", "--also", "merge 0.5"], "one schedule"),
-        (["tokens", "--out", "a.png", "--also", "half"], "--also"),
+        (
+            ["roofline", "--out", "a.png", "--schedule", "merge 0.5", "--schedule", "none"],
+            "one for",
+        ),
+        (["tokens", "--out", "a.png", "--schedule", "half"], "--schedule"),
         (["pareto", "--out", "a.png", "--benchmark", "mmlu"], "videomme"),
         (["pareto", "--out", "a.png", "--model", "llava-onevision-qwen2-0.5b"], "--accuracy"),
     ],

@@ -101,14 +101,12 @@ def test_the_official_float_expression_is_used():
 
 
 @given(schedules)
-def test_files_and_short_forms_read_back(tmp_path_factory, schedule):
+def test_files_read_back(tmp_path_factory, schedule):
     folder = tmp_path_factory.mktemp("schedules")
     for name in ("s.yaml", "s.json"):
         schedule.save(folder / name)
         assert Schedule.load(folder / name) == schedule
-    merge = schedule.merge.label() if schedule.merge else None
-    prune = schedule.prune.label() if schedule.prune else None
-    assert Schedule.parse(merge, prune) == schedule
+        assert Schedule.from_argument(str(folder / name)) == schedule
 
 
 @pytest.mark.parametrize(
@@ -155,18 +153,6 @@ def test_bad_schedules_are_named(data, named):
 def test_schedules_that_do_not_fit_the_model(schedule):
     with pytest.raises(ScheduleError):
         schedule.resolve(MODEL, VIDEO)
-
-
-@pytest.mark.parametrize("text", ["tokens:x", "half", "tokens:1,2", "passes:", ":", "tokens:2.5"])
-def test_bad_merge_texts(text):
-    with pytest.raises(ScheduleError):
-        Schedule.parse(merge=text)
-
-
-@pytest.mark.parametrize("text", ["linear", "linear:3", "linear:1:2:3", "cosine:1:2", "linear:a:b"])
-def test_bad_prune_texts(text):
-    with pytest.raises(ScheduleError):
-        Schedule.parse(prune=text)
 
 
 def test_bad_yaml_is_one_clear_error(tmp_path):

@@ -1,175 +1,326 @@
-"""The parts of a schedule that other methods need: selection, counts, scores, injection."""
+"""The language of schedules: what is written is read back, older forms too; errors point."""
+
+import json
+import re
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from aim_cost.errors import ScheduleError, SpecError
-from aim_cost.estimate import estimate
+from aim_cost.accuracy import published_accuracy
+from aim_cost.errors import ScheduleError
 from aim_cost.graph.scores import LAYER_SCORES, VISUAL_SCORES
-from aim_cost.hardware import load_hardware
-from aim_cost.merge import Merge
-from aim_cost.model import load_model_spec
-from aim_cost.prune import Prune
-from aim_cost.schedule import Schedule
+from aim_cost.merge import MERGE_KINDS, POSITIONS, Merge
+from aim_cost.prune import DROP_POINTS, Prune
+from aim_cost.schedule import PARTS, Schedule
+from aim_cost.schedule_language import OneOf
 from aim_cost.select import Select
-from aim_cost.workload import Execution, VisualInput, Workload
-from tests.cost.blocks import block_causal_entries
+from aim_cost.vision_merge import ATTENTION_KINDS, VisionMerge
 
-MODEL = load_model_spec("llava-onevision-qwen2-7b")
-IMAGE = VisualInput(groups=1, group_tokens=576, newline_tokens=0)
-FORMS = [
-    ("0.25/random/kept", None, None),
-    ("tokens:24/uniform", "linear:14:22/text-attention/after_attention", None),
-    (None, "tokens:576,300,110/rater-attention", None),
-    (None, "ratios:1,0.5/offline/inject:8", "tokens:64/random"),
-    (None, None, "frame:49/vision-attention"),
-    (None, None, "0.25/pairwise-cosine"),
-]
+counts = st.integers(1, 10**20)
+shares = st.floats(0, 1, exclude_min=True)
 
 
-def resolve(schedule, layers=8, text=10):
-    return schedule.resolve_visual(IMAGE, text_tokens=text, layers=layers)
+def falling(numbers):
+    """Lists of numbers that never rise."""
+    return st.lists(numbers, min_size=1).map(lambda found: tuple(sorted(found, reverse=True)))
 
 
-@pytest.mark.parametrize("forms", FORMS)
-def test_labels_and_data_read_back(forms):
-    schedule = Schedule.parse(*forms)
-    assert Schedule.from_dict(schedule.to_dict()) == schedule
-    shown = dict(part.split(" ") for part in schedule.label().split(", "))
-    assert shown == {k: v for k, v in zip(("merge", "prune", "select"), forms, strict=True) if v}
+def built(part, amounts, **words):
+    """A part with one of its amounts and any of its words."""
+    return st.one_of(st.builds(part, **{name: one}, **words) for name, one in amounts.items())
 
 
-def test_defaults_are_not_written():
-    assert Schedule(Merge(0.25), Prune(linear=(14, 22))).to_dict() == {
-        "merge": {"retention": 0.25},
-        "prune": {"linear": [14, 22]},
-    }
+merges = built(
+    Merge,
+    {
+        "retention": shares,
+        "tokens_per_frame": counts,
+        "passes": st.lists(counts, min_size=1).map(tuple),
+    },
+    by=st.sampled_from(MERGE_KINDS),
+    positions=st.sampled_from(POSITIONS),
+)
+prunes = built(
+    Prune,
+    {
+        "linear": st.tuples(st.integers(0, 99), st.integers(1, 99)).map(
+            lambda pair: (pair[0], sum(pair))
+        ),
+        "ratios": falling(st.floats(0, 1)),
+        "tokens": falling(st.integers(0, 10**20)),
+    },
+    importance=st.sampled_from(sorted(LAYER_SCORES)),
+    drop_point=st.sampled_from(DROP_POINTS),
+    inject_at=st.integers(0, 10**20),
+)
+selects = built(
+    Select,
+    {"retention": shares, "tokens": counts, "tokens_per_frame": counts},
+    by=st.sampled_from(sorted(VISUAL_SCORES)),
+)
+vision_merges = built(
+    VisionMerge,
+    {"remove": counts},
+    layers=st.none() | st.lists(st.integers(0, 99), min_size=2, max_size=2).map(sorted),
+    attention=st.sampled_from(ATTENTION_KINDS),
+)
+schedules = st.builds(
+    Schedule,
+    st.none() | merges,
+    st.none() | prunes,
+    st.none() | selects,
+    st.none() | vision_merges,
+)
+
+ROWS = sorted(
+    path
+    for path in (Path(__file__).parents[2] / "measurements").rglob("*.json")
+    if "rows" in json.loads(path.read_text())
+)
+OLDER = {
+    "": "none",
+    " none ": "none",
+    "merge 0.25/random/kept": "merge 0.25 by=random positions=kept",
+    "merge 0.25/kept/random": "merge 0.25 by=random positions=kept",
+    "merge 0.25/similarity/recounted": "merge 0.25",
+    "merge 1.0": "merge 1",
+    "merge 25e-2": "merge 0.25",
+    "merge tokens:24/uniform": "merge frame:24 by=uniform",
+    "merge tokens: 24.0": "merge frame:24",
+    "merge tokens:2_4": "merge frame:24",
+    "merge passes:98,49,25/kept": "merge passes:98,49,25 positions=kept",
+    "merge  passes: 98 , 49": "merge passes:98,49",
+    "prune linear:14:22": "prune linear:14:22",
+    "prune linear:14:22/text-attention/after_attention": (
+        "prune linear:14:22 score=text-attention drop=after-attention"
+    ),
+    "prune linear:14:22/after_attention/random": (
+        "prune linear:14:22 score=random drop=after-attention"
+    ),
+    "prune linear:14:22/pagerank/layer": "prune linear:14:22",
+    "prune ratios:1,0.50,0/offline/inject:8": "prune ratios:1,0.5,0 score=offline inject=8",
+    "prune ratios:1/inject:8/offline": "prune ratios:1 score=offline inject=8",
+    "prune ratios:1/inject:0": "prune ratios:1",
+    "prune tokens:576,300,110/rater-attention": ("prune layers:576,300,110 score=rater-attention"),
+    "select 0.25": "select 0.25",
+    "select 0.25/pairwise-cosine": "select 0.25 score=pairwise-cosine",
+    "select tokens:64/random": "select prompt:64 score=random",
+    "select frame:49/uniform": "select frame:49",
+    "vision_merge 16": "vision-merge 16",
+    "vision_merge 16:4-20": "vision-merge 16 layers=4-20",
+    "vision_merge 16:4,20": "vision-merge 16 layers=4-20",
+    "vision_merge 8:0-0/plain": "vision-merge 8 layers=0-0 attention=plain",
+    "vision_merge 8/proportional": "vision-merge 8",
+    "merge 0.25,  prune linear:14:22": "merge 0.25, prune linear:14:22",
+    "prune ratios:1,0.5, merge tokens:24, vision_merge 16": (
+        "vision-merge 16, merge frame:24, prune ratios:1,0.5"
+    ),
+}
 
 
-def test_counts_after_each_layer():
-    trace = resolve(Schedule(prune=Prune(tokens=(576, 576, 300, 300, 110))))
-    assert [n - 10 for n in trace.attention_tokens] == [576, 576, 576, 300, 300, 110, 110, 110]
-    assert trace.scored_layers == (2, 4)
-    with pytest.raises(ScheduleError, match="at most 576"):
-        resolve(Schedule(prune=Prune(tokens=(577,))))
+@given(schedules)
+def test_labels_read_back(schedule):
+    label = schedule.label()
+    assert Schedule.parse(label) == schedule
+    assert "_" not in label and "/" not in label
+    for name in PARTS:
+        if (part := getattr(schedule, name)) is not None:
+            assert PARTS[name].parse(part.label()) == part
 
 
-def test_selection_counts_all_tokens_or_those_of_a_frame():
-    video = VisualInput(groups=4, group_tokens=196, newline_tokens=1)
-    for select, kept in ((Select(tokens=64), 64), (Select(tokens_per_frame=49), 196)):
-        trace = Schedule(select=select).resolve_visual(video, text_tokens=5, layers=2)
-        assert trace.selected_tokens == kept
-        assert trace.attention_tokens == (kept + 1 + 5,) * 2
-        assert trace.reduces
-    half = Schedule(Merge(0.5), select=Select(retention=0.5))
-    assert half.resolve_visual(video, text_tokens=5, layers=2).selected_tokens == 4 * 98 // 2
-    with pytest.raises(ScheduleError, match="1 to 784 tokens"):
-        Schedule(select=Select(tokens=785)).resolve_visual(video, text_tokens=5, layers=2)
+@pytest.mark.parametrize("older", OLDER)
+def test_older_forms_are_read_and_written_anew(older):
+    schedule = Schedule.parse(older)
+    assert schedule.label() == OLDER[older]
+    assert Schedule.parse(OLDER[older]) == schedule
 
 
-def test_injection_hides_visual_tokens_from_the_first_layers():
-    trace = resolve(Schedule(prune=Prune(ratios=(1, 1, 1, 1, 0.5, 0), inject_at=3)))
-    assert [n - 10 for n in trace.attention_tokens] == [0, 0, 0, 576, 576, 288, 0, 0]
-    with pytest.raises(ScheduleError, match="below 8"):
-        resolve(Schedule(prune=Prune(ratios=(1,), inject_at=8)))
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
+def test_labels_of_committed_rows_read_back(path):
+    rows = json.loads(path.read_text())["rows"]
+    schedules = [Schedule.parse(f"prune {path}, row {i}") for i, row in enumerate(rows)]
+    labels = [row["schedule"] for row in rows]
+    assert len(set(schedules)) == len(set(labels)) > 10
+    modern = [re.sub("/(?:kept|recounted)", " positions=kept", label) for label in labels]
+    modern = [re.sub(r"(merge \S+)/(\w+)", r"\1 by=\2", label) for label in modern]
+    modern = [label.replace("/", " score=") for label in modern]
+    assert [schedule.label() for schedule in schedules] == modern
 
 
-def test_tokens_that_leave_after_the_attention_skip_the_mlp():
-    between = resolve(Schedule(prune=Prune(linear=(2, 4))))
-    inside = resolve(Schedule(prune=Prune(linear=(2, 4), drop_point="after_attention")))
-    assert inside.attention_tokens == between.attention_tokens
-    assert inside.mlp_tokens == (*between.attention_tokens[1:], 10)
-    assert inside.scored_layers == between.scored_layers == (2,)
+def test_labels_of_published_rows_read_back():
+    labels = published_accuracy()["schedule"].dropna()
+    assert len(labels) > 50
+    assert [Schedule.parse(label).label() for label in labels] == list(labels)
 
 
-def test_what_leaves_after_the_attention_is_priced():
-    early, late = (
-        price(Schedule(prune=Prune(linear=(14, 22), drop_point=point)))
-        for point in ("after_attention", "layer")
-    )
-    text = MODEL.text
-    rows = sum(early.trace.attention_tokens) - sum(early.trace.mlp_tokens)
-    saved = 2 * rows * text.hidden_size * (text.query_dim + 3 * text.intermediate_size)
-    assert rows > 0
-    assert late.flops - early.flops == saved
+def test_the_canonical_form_may_be_spaced_and_ordered_otherwise():
+    canonical = "merge 0.25 by=random positions=kept, prune ratios:1,0.5 score=random inject=2"
+    for text in (
+        "prune ratios: 1, 0.5 inject=2 score=random, merge 0.25 positions=kept by=random",
+        "\n merge 0.25  by=random  positions=kept,prune ratios:1,0.5  score=random inject=2 ",
+        "merge 0.25/by=random/positions=kept, prune ratios:1,0.5/score=random/inject=2",
+    ):
+        assert Schedule.parse(text).label() == canonical
 
 
-def price(schedule, frames=32):
-    workload = Workload(text_tokens=100, frames=frames)
-    return estimate(MODEL, workload, schedule, load_hardware("h100-sxm"))
+def one_of_words():
+    """Each word that takes one of some names: (part, its amount, word)."""
+    for name, part in PARTS.items():
+        amount = part.AMOUNTS[0].form
+        for word in part.WORDS:
+            if isinstance(word.value, OneOf):
+                yield pytest.param(name.replace("_", "-"), amount, word, id=f"{name}.{word.name}")
 
 
-@pytest.mark.parametrize("name", LAYER_SCORES)
-def test_each_score_in_the_llm_is_priced(name):
-    result = price(Schedule(prune=Prune(ratios=(1, 0.5), importance=name)))
-    score = LAYER_SCORES[name]
-    explicit = [op.layer for op in result.graph if op.name == "softmax"]
-    assert explicit == ([] if score.flash else [1])
-    free = name in ("offline", "random", "uniform")
-    assert (result.phase("importance").time_s == 0) == free
-    assert result.ttft_s < price(Schedule()).ttft_s
+ONE_OF = list(one_of_words())
 
 
-@pytest.mark.parametrize("name", VISUAL_SCORES)
-def test_each_score_before_the_llm_is_priced(name):
-    result = price(Schedule(select=Select(retention=0.25, by=name)))
-    ops = [op.name for op in result.graph.phase("merge")]
-    free = name in ("random", "uniform")
-    assert ops == ["gather"] if free else len(ops) > 1
-    assert (result.phase("merge").flops == 0) == free
+@pytest.mark.parametrize(("part", "amount", "word"), ONE_OF)
+def test_a_wrong_word_lists_the_words_of_its_field_alone(part, amount, word):
+    text = f"{part} {amount} {word.name}=sideways"
+    with pytest.raises(ScheduleError) as error:
+        Schedule.parse(text)
+    assert error.value.expected == f"{word.name}={'|'.join(word.value.names)}"
+    assert error.value.got == f"'sideways' at character {text.index('sideways') + 1} of {text!r}"
 
 
-def test_costs_of_scores_come_from_their_products():
-    n, text = 32 * 196 + 1 + 100, MODEL.text
-    flops = {
-        name: price(Schedule(prune=Prune(ratios=(1, 0.5), importance=name)))
-        .phase("importance")
-        .flops
-        for name in LAYER_SCORES
-    }
-    square = 2 * text.num_attention_heads * n * n * text.head_dim
-    assert flops["rater-attention"] == square
-    entries = text.num_attention_heads * block_causal_entries(n)
-    assert flops["pagerank-causal"] == 2 * entries * (text.head_dim + 1)
-    assert flops["pagerank"] == 2 * entries * (text.head_dim + 5)
-    row = 2 * text.num_attention_heads * n * text.head_dim
-    assert flops["text-attention"] == row
-    projections = 2 * n * text.hidden_size * (text.query_dim + text.key_value_dim)
-    assert flops["next-layer-query"] == row + projections
-    assert flops["pivot-similarity"] == 2 * n * text.hidden_size * 8
+@pytest.mark.parametrize(("part", "amount", "word"), ONE_OF)
+def test_a_word_said_twice_names_its_field(part, amount, word):
+    first, second = list(word.value.names)[:2]
+    for text in (
+        f"{part} {amount}/{first}/{second}",
+        f"{part} {amount} {word.name}={first}/{second}",
+    ):
+        with pytest.raises(ScheduleError) as error:
+            Schedule.parse(text)
+        assert error.value.expected == f"{word.name} once"
+        assert error.value.got.startswith(f"'{second}' at character {text.rindex(second) + 1} of ")
 
 
 @pytest.mark.parametrize(
-    ("form", "expected"),
+    ("text", "expected", "wrong", "fix"),
     [
-        (("0.25/sideways", None, None), "recounted"),
-        (("0.25/random/uniform", None, None), "known words"),
-        ((None, "linear:14:22/pagrank", None), "pagerank"),
-        ((None, None, "tokens:64/attention"), "vision-attention"),
-        ((None, None, "64:tokens"), "tokens:64"),
-        ((None, None, "1.5"), "ratio"),
-        ((None, "tokens:100,200", None), "at most 100"),
+        ("merg 0.25", "a part: vision-merge, merge, select, prune", "merg", "mean merge?"),
+        ("merge 0.25, none", "a part: ", "none", "Write one of these"),
+        ("merge 0.25, merge 0.5", "merge once", "merge 0.5", "Keep one"),
+        ("merge", "an amount such as 0.25, frame:24 or passes:98,49,25", "", ""),
+        ("merge half", "an amount such as 0.25, frame:24 or passes:98,49,25", "half", ""),
+        ("merge nan", "an amount such as 0.25", "nan", ""),
+        ("merge ,", "a number, as in 0.25", ",", ""),
+        ("merge 0.25,", "a number, as in 0.25", "0.25,", ""),
+        ("merge prompt:24", "an amount such as", "prompt:24", ""),
+        ("merge tokens:1,2", "a whole number, as in frame:24", "1,2", ""),
+        ("merge tokens:2.5", "a whole number, as in frame:24", "2.5", ""),
+        ("merge frame:  2.5", "a whole number, as in frame:24", "2.5", ""),
+        ("merge tokens:1e999", "a whole number, as in frame:24", "1e999", ""),
+        ("merge passes:", "a whole number, as in passes:98,49,25", "", ""),
+        ("merge 0.25 kept", "positions=recounted|kept", "kept", "Write positions=kept."),
+        ("merge 0.25 by=", "by=similarity|random|uniform", "", ""),
+        ("merge 0.25 at=kept", "by=similarity|random|uniform or positions=", "at=kept", ""),
+        ("merge 0.25/sideways", "by=similarity|random|uniform or positions=", "sideways", ""),
+        ("prune linear", "an amount such as linear:14:22, ratios:1,0.5,0 or ", "linear", ""),
+        ("prune linear:a:b", "a whole number, as in linear:14:22", "a", ""),
+        ("prune linear:1:2,3", "a whole number, as in linear:14:22", "2,3", ""),
+        ("prune cosine:1:2", "an amount such as linear:14:22", "cosine:1:2", ""),
+        ("prune linear:1:2/pagrank", "score=pagerank|", "pagrank", "mean score=pagerank?"),
+        ("prune linear:1:2 score=pagrank", "score=pagerank|", "pagrank", "mean pagerank?"),
+        ("prune linear:1:2 scor=random", "score=pagerank|", "scor=random", "mean score=?"),
+        ("prune linear:1:2 inject:8", "score=pagerank|", "inject:8", ""),
+        ("prune linear:1:2/inject:x", "a whole number, as in inject=8", "x", ""),
+        ("select tokens:64/attention", "score=vision-attention|", "attention", ""),
+        ("vision-merge 4,5", "a whole number, as in 16", "4,5", ""),
+        ("vision-merge 4:5", "layers=4-20 or attention=proportional|plain", "5", ""),
+        ("vision-merge 4:", "layers=4-20 or attention=proportional|plain", "", ""),
     ],
 )
-def test_wrong_words_list_the_known_ones(form, expected):
-    with pytest.raises(ScheduleError, match=expected):
-        Schedule.parse(*form)
+def test_errors_point_at_the_wrong_word(text, expected, wrong, fix):
+    with pytest.raises(ScheduleError) as error:
+        Schedule.parse(text, "here")
+    assert error.value.where == "here"
+    assert error.value.expected.startswith(expected)
+    place = text.rindex(wrong) + 1 if wrong else len(text) + 1
+    shown = repr(wrong) if wrong else "nothing"
+    assert error.value.got == f"{shown} at character {place} of {text!r}"
+    assert fix in error.value.fix
 
 
-def test_fused_scoring_computes_more_and_starts_fewer_kernels():
-    aim = Schedule.parse("0.25", "linear:14:22")
-    workload, hardware = Workload(text_tokens=100, frames=32), load_hardware("h100-sxm")
-    plain, fused = (
-        estimate(MODEL, workload, aim, hardware, Execution(scoring=scoring))
-        for scoring in ("torch", "fused")
-    )
-    text = MODEL.text
-    squares = sum(plain.trace.attention_tokens[layer] ** 2 for layer in plain.trace.scored_layers)
-    an_entry = 2 * text.num_attention_heads * (6 * text.head_dim + 5)
-    assert fused.phase("importance").flops == an_entry * squares
-    assert fused.phase("importance").flops > 9 * plain.phase("importance").flops
-    assert fused.phase("llm").flops == plain.phase("llm").flops
-    assert fused.phase("importance").time_s < plain.phase("importance").time_s
-    assert fused.time("importance").extrapolated == 1
-    assert fused.memory.peak_bytes <= plain.memory.peak_bytes
-    with pytest.raises(SpecError, match="fused, torch"):
-        Execution(scoring="triton")
+@pytest.mark.parametrize(
+    ("text", "where", "got"),
+    [
+        ("merge 1.5", "here: merge.retention", "1.5 in '1.5' at character 7 of"),
+        ("merge tokens:0", "here: merge.tokens_per_frame", "0 in '0' at character 14 of"),
+        ("prune ratios:0.5,1", "here: prune.ratios[1]", "1.0 in '0.5,1' at character 14 of"),
+        ("prune linear:3", "here: prune.linear", "(3,) in '3' at character 14 of"),
+        ("prune linear:9:5", "here: prune.linear", "9, 5 in '9:5' at character 14 of"),
+        ("vision-merge 4:9-5", "here: vision_merge.layers", "[9, 5] in '9-5' at character 16 of"),
+        ("vision-merge 0", "here: vision_merge.remove", "0 in '0' at character 14 of"),
+    ],
+)
+def test_values_that_a_part_refuses_have_a_place_too(text, where, got):
+    with pytest.raises(ScheduleError) as error:
+        Schedule.parse(text, "here")
+    assert error.value.where == where
+    assert error.value.got == f"{got} {text!r}"
+
+
+pieces = st.sampled_from(
+    [
+        *(
+            "merge",
+            "prune",
+            "select",
+            "vision-merge",
+            "vision_merge",
+            "none",
+            "by",
+            "score",
+            "drop",
+        ),
+        *("linear", "ratios", "tokens", "layers", "frame", "prompt", "passes", "inject", "kept"),
+        *("random", "after_attention", "0.25", "14", "22", "1e9", "nan", "inf", "-1", "1_0", "٣"),
+        *(" ", " ", ",", ", ", ":", "/", "=", "-", "\n", "\0", "_", "é", "16:4-20"),
+    ]
+)
+
+
+@given(st.text() | st.lists(pieces).map("".join))
+@example("merge " + "9" * 5000)
+@example("prune tokens:" + "9" * 400)
+@example("prune linear:1:" + "9" * 400)
+def test_any_text_is_a_schedule_or_one_clear_error(text):
+    for language in (Schedule, *PARTS.values()):
+        with suppress(ScheduleError):
+            found = language.parse(text)
+            assert language.parse(found.label()) == found
+
+
+def test_names_are_hyphenated_and_no_value_of_a_part_needs_its_name():
+    """A value that two words of a part know would have no older form without its name."""
+    for part in PARTS.values():
+        names = [name for word in part.WORDS for name in word.value.names]
+        assert len(names) == len(set(names))
+        for word in (*part.AMOUNTS, *part.WORDS):
+            assert re.fullmatch(r"[a-z-]*", word.name)
+            assert word.field in part.__dataclass_fields__
+
+
+def test_options_say_a_whole_schedule_or_parts(tmp_path):
+    whole = Schedule.parse("vision-merge 16, merge 0.25")
+    assert Schedule.from_options({"vision_merge": 16, "merge": 0.25, "prune": None}) == whole
+    assert Schedule.from_options({"schedule": whole.label(), "merge": ""}) == whole
+    assert Schedule.from_options({}) == Schedule()
+    (tmp_path / "text.yaml").write_text(f"{whole.label()}\n")
+    assert Schedule.from_options({"schedule": str(tmp_path / "text.yaml")}) == whole
+    whole.save(tmp_path / "no-suffix")
+    assert Schedule.from_options({"schedule": str(tmp_path / "no-suffix")}) == whole
+    with pytest.raises(ScheduleError, match=r"^--schedule: .* got --vision-merge\."):
+        Schedule.from_options({"schedule": "none", "vision_merge": "16"})
+    with pytest.raises(ScheduleError, match=r"^--vision-merge: .* such as 16, got 'x'"):
+        Schedule.from_options({"vision_merge": "x"})
+    with pytest.raises(ScheduleError, match=r"no\.yaml: expected a readable file"):
+        Schedule.from_options({"schedule": "no.yaml"})
+    long = "prune ratios:" + ",".join(["0.5"] * 200)  # longer than a file's name may be
+    assert Schedule.from_options({"schedule": long}).label() == long

@@ -182,7 +182,7 @@ def test_a_sweep_of_many_settings_stays_one_table():
 
 def test_the_schedule_of_a_row():
     assert schedule(1.0, None) == Schedule()
-    assert schedule(0.25, AIM) == Schedule.parse("0.25", "linear:14:22")
+    assert schedule(0.25, AIM) == Schedule.parse("merge 0.25, prune linear:14:22")
 
 
 def test_pairs_keep_l1_below_l2():

@@ -51,7 +51,9 @@ def test_equal_to_the_estimate_where_nothing_is_rounded(model, part):
     """
     text, steps = (168, 2) if part in ("importance", "total") else (100, 8)
     for batch in (1, 3):
-        aim = price(model, Schedule.parse("0.25", f"linear:14:{14 + steps}"), 7, text, batch)
+        aim = price(
+            model, Schedule.parse(f"merge 0.25, prune linear:14:{14 + steps}"), 7, text, batch
+        )
         found = value(part, model, 7, text, batch, RATIO(1, 4), passes=2, prune=(14, steps))
         assert found == expected(aim, part)
         assert value(part, model, batch=batch) == expected(
@@ -62,13 +64,13 @@ def test_equal_to_the_estimate_where_nothing_is_rounded(model, part):
 @pytest.mark.parametrize("part", ["llm", "kv", "total"])
 def test_close_to_the_estimate_where_tokens_are_rounded(part):
     model = MODELS[1]
-    result = price(model, Schedule.parse("tokens:58", "linear:5:18"), frames=32)
+    result = price(model, Schedule.parse("merge frame:58, prune linear:5:18"), frames=32)
     found = value(part, model, frames=32, retention=RATIO(58, 196), passes=2, prune=(5, 13))
     assert float(found) == pytest.approx(expected(result, part), rel=2e-3)
 
 
 def test_full_blocks_count_a_little_too_much():
-    model, schedule = MODELS[1], Schedule.parse("0.25", "linear:5:18")
+    model, schedule = MODELS[1], Schedule.parse("merge 0.25, prune linear:5:18")
     result = price(model, schedule, frames=32)
     found = value("importance", model, frames=32, retention=RATIO(1, 4), passes=2, prune=(5, 13))
     most = len(result.trace.scored_layers) * IMPORTANCE_ROWS**2 // 8
@@ -87,7 +89,10 @@ def test_a_derivative_is_the_slope_of_the_estimate(part, symbol):
         T: ((0.25, 32, 32), (0.25, 32, 288)),  # a block of rows more
     }[symbol]
     ends = [
-        expected(price(model, Schedule.parse(str(ratio), "linear:14:22"), frames, text), part)
+        expected(
+            price(model, Schedule.parse(f"merge {ratio}, prune linear:14:22"), frames, text),
+            part,
+        )
         for ratio, frames, text in (low, high)
     ]
     step = {r: 0.25, F: 16, T: 256}[symbol]

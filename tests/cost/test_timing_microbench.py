@@ -176,7 +176,10 @@ def test_hidden_states_of_a_tower_are_added_apart_from_those_of_a_decoder():
 
 def test_every_op_has_a_kind_and_every_kind_a_default():
     spec = load_model_spec("llava-onevision-qwen2-0.5b")
-    workload, schedule = Workload(text_tokens=20, frames=2), Schedule.parse("0.25", "linear:1:3")
+    workload, schedule = (
+        Workload(text_tokens=20, frames=2),
+        Schedule.parse("merge 0.25, prune linear:1:3"),
+    )
     trace = schedule.resolve(spec, workload)
     ops = build_executed(spec, workload, trace, Execution(attention="eager"))
     kinds = {measured_kind(op) for op in ops if not op.flops or op.name == "importance"}

@@ -11,7 +11,6 @@ from aim_cost.evidence import Knobs
 from aim_cost.hardware import load_hardware
 from aim_cost.lmms_results import lmms_rows
 from aim_cost.model import load_model_spec
-from aim_cost.own_accuracy import read_schedule
 from aim_cost.schedule import Schedule
 from aim_cost.vision_merge import VisionMerge
 from aim_cost.workload import VisualInput, Workload
@@ -19,43 +18,15 @@ from aim_cost.workload import VisualInput, Workload
 H100 = load_hardware("h100-sxm")
 SMALL = load_model_spec("llava-onevision-qwen2-0.5b")
 VIDEO = Workload(text_tokens=100, frames=32)
-FORMS = ("16", "16:4-20", "8/plain", "8:0-0/plain")
 
 
-def price(text, model=SMALL, convention=EXECUTED):
-    schedule = Schedule.parse(vision_merge=text)
+def price(label, model=SMALL, convention=EXECUTED):
+    schedule = Schedule.parse(label)
     return estimate(model, VIDEO, schedule, H100, convention=convention)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_short_forms_labels_and_files_read_back(form, tmp_path):
-    schedule = Schedule.parse("0.25", "linear:14:22", vision_merge=form)
-    assert schedule.label() == f"vision_merge {form}, merge 0.25, prune linear:14:22"
-    assert read_schedule(schedule.label(), "here") == schedule
-    for name in ("schedule.yaml", "schedule.json"):
-        schedule.save(tmp_path / name)
-        assert Schedule.load(tmp_path / name) == schedule
-    assert Schedule.parse(vision_merge="16").to_dict() == {"vision_merge": {"remove": 16}}
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", "N, or N:FIRST-LAST, got nothing"),
-        ("a", "N, or N:FIRST-LAST"),
-        ("4,5", "N, or N:FIRST-LAST"),
-        ("4:5", "N, or N:FIRST-LAST"),
-        ("4:", "N, or N:FIRST-LAST"),
-        ("4:5-6-7", "N, or N:FIRST-LAST"),
-        ("4:9-5", "first and last layer"),
-        ("0", "at least 1"),
-        ("2.5", "whole numbers"),
-        ("4/proportionate", "Known: proportional, plain"),
-    ],
-)
-def test_wrong_short_forms(text, expected):
-    with pytest.raises(ScheduleError, match=expected):
-        VisionMerge.parse(text)
+def test_defaults_are_not_in_files():
+    assert Schedule.parse("vision-merge 16").to_dict() == {"vision_merge": {"remove": 16}}
 
 
 @pytest.mark.parametrize(
@@ -95,19 +66,21 @@ def test_the_largest_count_named_is_the_largest_that_fits(tokens):
 
 
 def test_the_trace_knows_the_tower_where_the_model_is_known():
-    trace = Schedule.parse("0.25", vision_merge="16:4-20/plain").resolve(SMALL, VIDEO)
+    trace = Schedule.parse("vision-merge 16 layers=4-20 attention=plain, merge 0.25").resolve(
+        SMALL, VIDEO
+    )
     assert trace.tower_tokens == (*(729,) * 5, *range(713, 457, -16), *(457,) * 6)
     assert trace.tower_attention == "plain"
     assert trace.reduces
-    without = Schedule.parse("0.25").resolve(SMALL, VIDEO)
+    without = Schedule.parse("merge 0.25").resolve(SMALL, VIDEO)
     assert (without.tower_tokens, without.prompt_tokens) == ((), trace.prompt_tokens)
     anything = VisualInput(groups=1, group_tokens=9, newline_tokens=0)
-    bare = Schedule.parse(vision_merge="4").resolve_visual(anything, text_tokens=3, layers=2)
+    bare = Schedule.parse("vision-merge 4").resolve_visual(anything, text_tokens=3, layers=2)
     assert bare.tower_tokens == ()
 
 
 def test_one_merging_layer_by_hand():
-    whole, merged = price(None), price("16:25-25")
+    whole, merged = price("none"), price("vision-merge 16 layers=25-25")
     mlp = 2 * 32 * 16 * 2 * 1152 * 4304
     match = 2 * 32 * 365 * 364 * 72
     assert whole.flops - merged.flops == mlp - match
@@ -117,7 +90,7 @@ def test_one_merging_layer_by_hand():
 
 
 def test_sizes_cost_traffic_and_no_flops():
-    proportional, plain = price("16"), price("16/plain")
+    proportional, plain = price("vision-merge 16"), price("vision-merge 16 attention=plain")
     assert proportional.flops == plain.flops
     assert [op.layer for op in proportional.graph if op.name == "log_sizes"] == [*range(1, 26)]
     assert not any(op.name == "log_sizes" for op in plain.graph)
@@ -125,20 +98,26 @@ def test_sizes_cost_traffic_and_no_flops():
 
 def test_conventions_without_a_tower_count_what_they_did():
     for convention in CONVENTIONS.values():
-        same = price("16", convention=convention).flops == price(None, convention=convention).flops
+        same = (
+            price("vision-merge 16", convention=convention).flops
+            == price("none", convention=convention).flops
+        )
         assert same == ("vision tower" in convention.not_counted)
 
 
 def test_memory_falls_with_the_tower():
-    video = price("20").memory.vision_activation_bytes, price(None).memory.vision_activation_bytes
+    video = (
+        price("vision-merge 20").memory.vision_activation_bytes,
+        price("none").memory.vision_activation_bytes,
+    )
     assert video[0] < video[1]
 
 
 def test_it_is_no_schedule_of_aims_own():
-    schedule = Schedule.parse("0.25", vision_merge="16")
-    assert method_of(schedule) == "vision_merge 16, merge 0.25"
+    schedule = Schedule.parse("vision-merge 16, merge 0.25")
+    assert method_of(schedule) == "vision-merge 16, merge 0.25"
     assert Knobs.of(schedule, SMALL, 32) is None
-    assert Knobs.of(Schedule.parse("0.25"), SMALL, 32) is not None
+    assert Knobs.of(Schedule.parse("merge 0.25"), SMALL, 32) is not None
     assert free_twin(schedule).vision_merge == schedule.vision_merge
 
 

@@ -1,6 +1,7 @@
 """Accuracy rows: intervals, paired differences, random twins, resumption; and real drops."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,14 +12,16 @@ from aim_cost.model import ModelSpec
 from aim_cost.schedule import Schedule
 from aim_cost.workload import Execution, Workload
 from aim_runtime.accuracy import at_random, exam_schedules, is_random, measure_accuracy
+from aim_runtime.accuracy_cli import _rows
 from aim_runtime.chance import drawing, random_numbers
 from aim_runtime.errors import MeasurementError
 from aim_runtime.tiny.model import tiny_config
 
+MEASURED = Path(__file__).parents[2] / "measurements" / "tiny" / "accuracy.json"
 SPEC = ModelSpec.from_hf_config(tiny_config().to_dict(), name="tiny")
 PROMPT = Workload(text_tokens=8, frames=8)
 KINDS = ("a", "b") * 50
-CUT = Schedule.parse("0.5", "linear:2:6")
+CUT = Schedule.parse("merge 0.5, prune linear:2:6")
 
 
 def answers_of(shares):
@@ -105,10 +108,12 @@ def test_rows_that_are_there_are_not_measured_again():
 
 def test_twins():
     assert at_random(Schedule()) is None
-    twin = at_random(Schedule.parse("0.25/kept", "linear:2:6/text-attention"))
-    assert twin.label() == "merge 0.25/random/kept, prune linear:2:6/random"
+    twin = at_random(
+        Schedule.parse("merge 0.25 positions=kept, prune linear:2:6 score=text-attention")
+    )
+    assert twin.label() == "merge 0.25 by=random positions=kept, prune linear:2:6 score=random"
     assert at_random(twin) == twin
-    assert not is_random(Schedule.parse("0.25/uniform", None))
+    assert not is_random(Schedule.parse("merge 0.25 by=uniform"))
 
 
 def test_draws_repeat_and_differ_from_row_to_row():
@@ -126,3 +131,8 @@ def test_the_suite_has_45_schedules_each_once():
     labels = [schedule.label() for schedule in exam_schedules()]
     assert len(set(labels)) == len(labels) == 45
     assert labels[0] == "none"
+
+
+def test_an_exam_of_before_the_words_had_names_is_resumed():
+    rows = _rows(MEASURED, {"model": "tiny"})
+    assert {row["schedule"] for row in rows} == {one.label() for one in exam_schedules()}

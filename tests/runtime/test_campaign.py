@@ -20,7 +20,7 @@ from aim_runtime.errors import MeasurementError
 from aim_runtime.row_key import RowKey
 from tests.runtime.test_validate import tiny_config
 
-PAIR = (Schedule(), Schedule.parse("tokens:3", "linear:1:3"))
+PAIR = (Schedule(), Schedule.parse("merge frame:3, prune linear:1:3"))
 
 
 @pytest.fixture

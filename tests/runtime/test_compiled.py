@@ -163,7 +163,7 @@ def test_a_tower_that_merges_runs_as_written():
     model, inputs = tiny_llava(layers=LAYERS), video_inputs(frames=1)
     compiled = torch.compile(model, backend="eager")
     compiled(**inputs)  # what is compiled knows no hooks
-    schedule = Schedule.parse(vision_merge="4")
+    schedule = Schedule.parse("vision-merge 4")
     with patched(model, schedule) as trace:
         expected = result(model, inputs, trace)
         assert result(compiled, inputs, trace) == expected

@@ -19,7 +19,7 @@ def random_tiny():
     return load(tiny_config(layers=6), "cpu", "float32", random_weights=True)
 
 
-SCHEDULES = [Schedule(), Schedule.parse("tokens:3", "linear:1:4")]
+SCHEDULES = [Schedule(), Schedule.parse("merge frame:3, prune linear:1:4")]
 VIDEO = Workload(frames=3, text_tokens=6)
 
 

@@ -12,7 +12,7 @@ from aim_runtime.load import load
 from aim_runtime.patch import patched
 from tests.runtime.support import tiny_llava, video_inputs
 
-CUT = Schedule.parse("tokens:3", "linear:1:4")
+CUT = Schedule.parse("merge frame:3, prune linear:1:4")
 
 
 @pytest.fixture(scope="module")

@@ -20,17 +20,17 @@ from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.support import tiny_llava, video_inputs
 
 SCHEDULES = [
-    (None, None),
-    ("passes:5,3", None),
-    (None, "linear:1:4"),
-    ("passes:5,3", "linear:1:4"),
-    ("passes:5/uniform", "ratios:1,0.5,0.5,0.2,0.2,0.1/after_attention"),
-    (None, "linear:0:3/text-attention"),
-    ("passes:5", "linear:2:5/uniform"),
+    "none",
+    "merge passes:5,3",
+    "prune linear:1:4",
+    "merge passes:5,3, prune linear:1:4",
+    "merge passes:5 by=uniform, prune ratios:1,0.5,0.5,0.2,0.2,0.1 drop=after-attention",
+    "prune linear:0:3 score=text-attention",
+    "merge passes:5, prune linear:2:5 score=uniform",
 ]
-BOTH = Schedule.parse("passes:5,3", "linear:1:4")
-BOTH_META = Schedule.parse("0.25", "linear:1:4/after_attention")
-TOWER = Schedule.parse("passes:5,3", vision_merge="4")
+BOTH = Schedule.parse("merge passes:5,3, prune linear:1:4")
+BOTH_META = Schedule.parse("merge 0.25, prune linear:1:4 drop=after-attention")
+TOWER = Schedule.parse("vision-merge 4, merge passes:5,3")
 
 
 def loaded_of(model) -> Loaded:
@@ -63,9 +63,9 @@ def assert_equal(output, trace, expected):
 
 
 @pytest.mark.parametrize("last_layer", LAST_LAYERS)
-@pytest.mark.parametrize(("merge", "prune"), SCHEDULES)
-def test_equals_the_patched_model_bit_for_bit(loaded, merge, prune, last_layer):
-    schedule, inputs = Schedule.parse(merge, prune), video_inputs(batch=2)
+@pytest.mark.parametrize("label", SCHEDULES)
+def test_equals_the_patched_model_bit_for_bit(loaded, label, last_layer):
+    schedule, inputs = Schedule.parse(label), video_inputs(batch=2)
     static = StaticPrefill(loaded, schedule, inputs, last_layer=last_layer)
     output = static.run()
     assert_equal(output, static.trace, run_patched(loaded, schedule, inputs, last_layer))
@@ -76,7 +76,7 @@ def test_merging_in_the_tower_is_static_too(loaded, meta):
     static = StaticPrefill(loaded, TOWER, inputs)
     assert_equal(static.run(), static.trace, run_patched(loaded, TOWER, inputs))
     assert static.trace.tokens.tower_tokens == (25, 21, 17)
-    _, trace = run_watched(meta[0], Schedule.parse(vision_merge="16"), meta[1])
+    _, trace = run_watched(meta[0], Schedule.parse("vision-merge 16"), meta[1])
     assert trace.tokens.tower_tokens == tuple(range(729, 632, -16))
 
 
@@ -135,21 +135,21 @@ def run_watched(loaded, schedule, inputs, last_layer="all"):
 
 
 @pytest.mark.parametrize(
-    ("merge", "prune"),
+    "label",
     [
-        (None, None),
-        ("0.25", "linear:1:4"),
-        ("0.25/uniform", "linear:1:4/after_attention"),
-        (None, "linear:1:4/pagerank-causal"),
-        (None, "linear:1:4/text-attention"),
-        (None, "linear:1:4/uniform"),
+        "none",
+        "merge 0.25, prune linear:1:4",
+        "merge 0.25 by=uniform, prune linear:1:4 drop=after-attention",
+        "prune linear:1:4 score=pagerank-causal",
+        "prune linear:1:4 score=text-attention",
+        "prune linear:1:4 score=uniform",
     ],
 )
-def test_nothing_depends_on_data_or_reads_the_host(meta, merge, prune):
+def test_nothing_depends_on_data_or_reads_the_host(meta, label):
     loaded, inputs = meta
-    output, trace = run_watched(loaded, Schedule.parse(merge, prune), inputs)
+    output, trace = run_watched(loaded, Schedule.parse(label), inputs)
     assert output.logits.shape == (1, 1, loaded.config.text_config.vocab_size)
-    plan = Schedule.parse(merge, prune).resolve(loaded.spec, Workload(text_tokens=20, frames=2))
+    plan = Schedule.parse(label).resolve(loaded.spec, Workload(text_tokens=20, frames=2))
     assert trace.tokens.attention_tokens == plan.attention_tokens[:6] == trace.cache_tokens
 
 
@@ -160,11 +160,11 @@ def test_neither_does_a_last_layer_of_one_token(meta):
     assert trace.tokens.last_queries == trace.tokens.mlp_tokens[-1] == 1
 
 
-@pytest.mark.parametrize(("merge", "prune"), [("0.5/random", None), (None, "linear:1:4/random")])
-def test_what_reads_the_host_is_refused(meta, merge, prune):
+@pytest.mark.parametrize("label", ["merge 0.5 by=random", "prune linear:1:4 score=random"])
+def test_what_reads_the_host_is_refused(meta, label):
     loaded, inputs = meta
     with pytest.raises(PatchError, match=r"no tensor of the host.*with patched"):
-        run_watched(loaded, Schedule.parse(merge, prune), inputs)
+        run_watched(loaded, Schedule.parse(label), inputs)
 
 
 def test_the_stock_forward_is_refused(meta):
@@ -223,7 +223,7 @@ def test_other_shapes_are_refused(loaded, inputs, expected):
 
 def test_models_and_schedules_that_do_not_fit_are_refused(loaded):
     with pytest.raises(PatchError, match="recounted"):
-        StaticPrefill(loaded, Schedule.parse("passes:5/kept"), video_inputs())
+        StaticPrefill(loaded, Schedule.parse("merge passes:5 positions=kept"), video_inputs())
     for part in (loaded.model.model.language_model, loaded.model.model.vision_tower):
         part.set_attn_implementation("eager")
         with pytest.raises(PatchError, match="sdpa"):
@@ -315,11 +315,11 @@ def test_a_failed_capture_says_why_and_restores_the_model(loaded, fake_cuda, mon
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize(("merge", "prune"), SCHEDULES)
-def test_replays_equal_the_patched_model_on_a_gpu(merge, prune):
+@pytest.mark.parametrize("label", SCHEDULES)
+def test_replays_equal_the_patched_model_on_a_gpu(label):
     loaded = loaded_of(tiny_llava().cuda())
     loaded = replace(loaded, device=torch.device("cuda"))
-    schedule = Schedule.parse(merge, prune)
+    schedule = Schedule.parse(label)
     first, second = ({k: x.cuda() for k, x in video_inputs(seed=s).items()} for s in (1, 2))
     graphed = GraphedPrefill(loaded, schedule, first)
     for inputs in (first, second, first):

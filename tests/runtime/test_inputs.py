@@ -39,7 +39,7 @@ def test_a_question_surrounds_the_video_in_the_chat_form(checkpoint, video):
     assert after == "what moves here? <|im_end|> <|im_start|> assistant"
     expected = pixel_values(video, 75, MEAN, STD)
     torch.testing.assert_close(inputs["pixel_values_videos"], expected)
-    with patched(loaded.model, Schedule.parse("tokens:5", "linear:1:4")) as trace:
+    with patched(loaded.model, Schedule.parse("merge frame:5, prune linear:1:4")) as trace:
         new = loaded.model.generate(**inputs, max_new_tokens=3, do_sample=False)
     assert new.shape[1] == len(ids) + 3
     assert trace.tokens.text_tokens == len(ids) - int(visual.sum())

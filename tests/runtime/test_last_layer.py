@@ -7,6 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aim_cost.merge import Merge
+from aim_cost.prune import Prune
 from aim_cost.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.errors import PatchError
@@ -15,19 +17,25 @@ from tests.runtime.support import left_padded, tiny_llava, tiny_qwen2, video_inp
 
 LAYERS = 6
 CLOSE = 5e-6  # 1e-6 of logits up to 5: products of one row are summed in another order
-MERGES = (None, "0.5", "passes:5,3", "passes:5/kept", "passes:5/random")
+MERGES = (
+    None,
+    Merge.parse("0.5"),
+    Merge.parse("passes:5,3"),
+    Merge.parse("passes:5 positions=kept"),
+    Merge.parse("passes:5 by=random"),
+)
 PRUNES = (
     None,
-    "linear:1:4",
-    "linear:4:6/text-attention",
-    "ratios:1,1,1,1,0",
-    "ratios:1,0.75,0.75,0.5,0.25,0.125/after_attention",
-    "ratios:1,1,1,1,1,0.5/after_attention",
-    "ratios:1,1,1,1,1,0/after_attention",
-    "linear:2:5/random/after_attention",
-    "linear:2:5/pagerank-causal",
+    Prune.parse("linear:1:4"),
+    Prune.parse("linear:4:6 score=text-attention"),
+    Prune.parse("ratios:1,1,1,1,0"),
+    Prune.parse("ratios:1,0.75,0.75,0.5,0.25,0.125 drop=after-attention"),
+    Prune.parse("ratios:1,1,1,1,1,0.5 drop=after-attention"),
+    Prune.parse("ratios:1,1,1,1,1,0 drop=after-attention"),
+    Prune.parse("linear:2:5 score=random drop=after-attention"),
+    Prune.parse("linear:2:5 score=pagerank-causal"),
 )
-schedules = st.builds(Schedule.parse, st.sampled_from(MERGES), st.sampled_from(PRUNES))
+schedules = st.builds(Schedule, st.sampled_from(MERGES), st.sampled_from(PRUNES))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +105,7 @@ def test_a_bare_language_model(attention):
     padding[1, :5] = 0
     found = []
     for last_layer in ("all", "needed"):
-        schedule = Schedule.parse(None, "linear:1:4")
+        schedule = Schedule.parse("prune linear:1:4")
         with patched(model, schedule, visual_mask=mask, last_layer=last_layer) as trace:
             call = {"inputs_embeds": embeds, "attention_mask": padding, "logits_to_keep": 1}
             found.append((model(**call), trace.tokens))
@@ -118,7 +126,9 @@ WAYS = {
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_generation_is_the_same(models, attention, way):
     inputs = left_padded([video_inputs(before=3), video_inputs(before=8, seed=2)])
-    schedule = Schedule.parse("passes:5,3/kept", "ratios:1,1,0.5,0.5,0.5,0.2/after_attention")
+    schedule = Schedule.parse(
+        "merge passes:5,3 positions=kept, prune ratios:1,1,0.5,0.5,0.5,0.2 drop=after-attention"
+    )
     new = []
     for last_layer in ("all", "needed"):
         with patched(models[attention], schedule, last_layer=last_layer) as trace:
@@ -139,7 +149,7 @@ def test_generation_is_the_same(models, attention, way):
     ids=str,
 )
 def test_other_calls_change_no_bit(models, call):
-    schedule, inputs = Schedule.parse("0.5", "linear:1:4"), video_inputs(batch=2)
+    schedule, inputs = Schedule.parse("merge 0.5, prune linear:1:4"), video_inputs(batch=2)
     whole, trace = prefill(models["sdpa"], schedule, inputs, "all", **call)
     output, needed = prefill(models["sdpa"], schedule, inputs, "needed", **call)
     assert torch.equal(output.logits, whole.logits)
@@ -173,7 +183,7 @@ def test_a_failed_call_is_forgotten(models):
 
 
 def test_text_behind_the_cache_sees_the_same(models):
-    model, schedule = models["sdpa"], Schedule.parse("0.5", "linear:1:4")
+    model, schedule = models["sdpa"], Schedule.parse("merge 0.5, prune linear:1:4")
     inputs, more = video_inputs(), torch.tensor([[11, 12, 13]])
     answers = []
     for last_layer in ("all", "needed"):
@@ -186,7 +196,7 @@ def test_text_behind_the_cache_sees_the_same(models):
 def test_unpatched_as_before(models):
     model, inputs = models["sdpa"], video_inputs()
     before, names = model(**inputs).logits, dict(vars(model.model.language_model.layers[-1]))
-    prefill(model, Schedule.parse(None, PRUNES[4]), inputs, "needed")
+    prefill(model, Schedule(prune=PRUNES[4]), inputs, "needed")
     assert dict(vars(model.model.language_model.layers[-1])) == names
     assert not model._forward_pre_hooks and not model._forward_hooks
     assert torch.equal(model(**inputs).logits, before)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
-from aim_cost.errors import AimError
+from aim_cost.errors import AimError, ScheduleError
 from aim_cost.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.errors import InputError
@@ -130,7 +130,7 @@ def test_tokens_that_the_last_layer_drops_are_gone_after_it(make, ask, tmp_path)
 
 def test_the_answers_are_those_of_the_runtime(make, ask, checkpoint, clip):
     loaded = load(checkpoint, "cpu", "float32")
-    schedule = Schedule.parse("tokens:5", "ratios:1,0.5")
+    schedule = Schedule.parse("merge frame:5, prune ratios:1,0.5")
     answers = ask(make(merge="tokens:5", prune="'ratios:1,0.5'"), max_new_tokens=5)
     for question, answer in zip(QUESTIONS, answers, strict=True):
         inputs, tokenizer = question_inputs(loaded, sample_frames(clip, FRAMES), question)
@@ -141,19 +141,26 @@ def test_the_answers_are_those_of_the_runtime(make, ask, checkpoint, clip):
 
 
 def test_the_schedule_may_be_a_file(make, tmp_path):
-    schedule = Schedule.parse("0.5", "linear:1:3")
+    schedule = Schedule.parse("merge 0.5, prune linear:1:3")
     schedule.save(tmp_path / "aim.yaml")
     given = {"pretrained": "x", "schedule": str(tmp_path / "aim.yaml")}
     assert Arguments.from_model_args(given).schedule == schedule
-    with pytest.raises(InputError, match="no merge, prune or vision_merge beside it"):
+    with pytest.raises(ScheduleError, match=r"schedule: expected no part .* got model_args.merge"):
         Arguments.from_model_args(given | {"merge": 0.5})
+
+
+def test_the_schedule_may_be_text():
+    label = "vision-merge 4, merge 0.25, prune ratios:1,0.5 score=text-attention"
+    for key, text in {"schedule": f"'{label}'", "vision-merge": 4, "vision_merge": "4"}.items():
+        schedule = Arguments.from_model_args({"pretrained": "x", key: text}).schedule
+        assert schedule == Schedule.parse(label if key == "schedule" else "vision-merge 4")
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"retention": 0.25}, r"retention.*Known: device, dtype, images_as_frames, log, "
-         r"max_frames, merge, pretrained, prune, schedule, vision_merge\."),
+         r"max_frames, merge, pretrained, prune, schedule, select, vision_merge\."),
         ({"batch_size": "4"}, "batch_size.*1, since"),
         ({"batch_size": "auto"}, "batch_size.*1, since"),
         ({"pretrained": ""}, "Add pretrained=NAME"),

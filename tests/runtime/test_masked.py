@@ -15,9 +15,11 @@ def loaded():
     return load(tiny_llava().config.to_dict(), "cpu", "float32", random_weights=True, seed=3)
 
 
-@pytest.mark.parametrize("forms", [(None, "linear:1:5"), ("tokens:4", "linear:0:3"), ("0.5", None)])
-def test_the_logits_are_those_of_dropping(loaded, forms):
-    schedule, inputs = Schedule.parse(*forms), video_inputs(frames=4)
+@pytest.mark.parametrize(
+    "label", ["prune linear:1:5", "merge frame:4, prune linear:0:3", "merge 0.5"]
+)
+def test_the_logits_are_those_of_dropping(loaded, label):
+    schedule, inputs = Schedule.parse(label), video_inputs(frames=4)
     before = loaded.model(**inputs).logits
     with patched(loaded.model, schedule) as trace:
         dropped = loaded.model(**inputs, logits_to_keep=1).logits
@@ -33,7 +35,7 @@ def test_other_tokens_change_the_logits(loaded):
     """The check above would not notice a mask that hides nothing, if hiding changed nothing."""
     inputs = video_inputs(frames=4)
     outputs = []
-    for forms in ((None, "linear:1:5"), (None, None)):
-        with masked(loaded.model, Schedule.parse(*forms)):
+    for label in ("prune linear:1:5", "none"):
+        with masked(loaded.model, Schedule.parse(label)):
             outputs.append(loaded.model(**inputs, logits_to_keep=1).logits)
     assert (outputs[0] - outputs[1]).abs().max() > 1e-3

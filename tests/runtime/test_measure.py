@@ -25,8 +25,8 @@ from tests.runtime.support import FRAME_TOKENS, VIDEO_TOKEN, tiny_llava
 WORKLOAD = Workload(text_tokens=11, frames=3, batch=2)
 NONE, MERGE, BOTH = (
     Schedule(),
-    Schedule.parse("tokens:5", None),
-    Schedule.parse("tokens:5", "linear:1:4"),
+    Schedule.parse("merge frame:5"),
+    Schedule.parse("merge frame:5, prune linear:1:4"),
 )
 ALL = [NONE, MERGE, BOTH]
 
@@ -119,7 +119,7 @@ def test_any_other_failure_is_a_row_too_but_a_wrong_request_is_an_error(loaded, 
     rows = measure(loaded, WORKLOAD, [NONE, MERGE], repeats=1, warmup=0)
     assert [row["error"] for row in rows] == ["KeyError: 'odd'", None]
     with pytest.raises(ScheduleError, match="l1 below 6"):
-        measure(loaded, WORKLOAD, [MERGE, Schedule.parse(None, "linear:9:12")], warmup=0)
+        measure(loaded, WORKLOAD, [MERGE, Schedule.parse("prune linear:9:12")], warmup=0)
 
 
 def test_ctrl_c_loses_no_finished_round(loaded, monkeypatch, tmp_path, capsys):
@@ -330,7 +330,7 @@ def test_rows_of_other_images_stay_beside_each_other(loaded, tmp_path):
 
 
 def test_masked_rows_stand_beside_those_that_drop(loaded, tmp_path):
-    path, pruned = tmp_path / "rows.json", Schedule.parse(None, "linear:1:3")
+    path, pruned = tmp_path / "rows.json", Schedule.parse("prune linear:1:3")
     video = Workload(text_tokens=11, frames=3)
     (dropped,) = measure(loaded, video, [pruned], repeats=1, warmup=0, out=path)
     (kept,) = measure(
@@ -359,7 +359,7 @@ def test_a_replayed_prefill_has_a_ttft_and_no_phases(loaded, monkeypatch):
             return self._static.run()
 
     monkeypatch.setattr(module, "GraphedPrefill", Replayed)
-    pruned, video = Schedule.parse(None, "linear:1:3"), Workload(text_tokens=11, frames=3)
+    pruned, video = Schedule.parse("prune linear:1:3"), Workload(text_tokens=11, frames=3)
     rows = measure(loaded, video, [NONE, pruned], repeats=2, warmup=1, execution="cuda-graph")
     assert built == [NONE, pruned] or built == [pruned, NONE]  # captured once each
     for row in rows:

@@ -107,10 +107,10 @@ def loaded():
     return load(config, "cpu", "bfloat16", random_weights=True, layers=2)
 
 
-@pytest.mark.parametrize(("merge", "prune"), [(None, None), ("0.25", None), ("0.5", "linear:0:2")])
-def test_the_cost_models_activations_are_those_of_the_real_dims(loaded, merge, prune):
+@pytest.mark.parametrize("label", ["none", "merge 0.25", "merge 0.5, prune linear:0:2"])
+def test_the_cost_models_activations_are_those_of_the_real_dims(loaded, label):
     """The prediction leaves out the prompt's embeddings while frames are encoded: up to 3 %."""
-    schedule = Schedule.parse(merge, prune)
+    schedule = Schedule.parse(label)
     workload = Workload(text_tokens=20, frames=1)
     inputs = sized_inputs(loaded, workload)
     with torch.inference_mode(), patched(loaded.model, schedule):

@@ -91,7 +91,7 @@ def test_tables_price_a_whole_prefill(spec, tmp_path):
     model = OpTimeModel.from_calibration(
         fit_calibration(tmp_path, profile, "float32"), profile, "float32"
     )
-    schedule = Schedule.parse("0.5", "linear:2:4")
+    schedule = Schedule.parse("merge 0.5, prune linear:2:4")
     execution = Execution(dtype="float32")
     graph = build_executed(spec, WORKLOAD, schedule.resolve(spec, WORKLOAD), execution)
     times = model.times(graph.ops)

@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from aim_cost.hardware import load_hardware
-from aim_cost.own_accuracy import read_schedule
 from aim_cost.schedule import Schedule
 from aim_runtime import stand_in as module
 from aim_runtime.agreement import errors_of
@@ -76,7 +75,7 @@ def invoke(*arguments):
 
 def test_every_label_reads_back():
     for schedule in (*fit_schedules(28), *held_out_schedules(28), Schedule()):
-        assert read_schedule(schedule.label(), "row") == schedule
+        assert Schedule.read(schedule.label(), "row") == schedule
 
 
 def test_rows_are_held_out_by_their_schedule(whole):

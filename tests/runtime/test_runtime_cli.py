@@ -67,7 +67,7 @@ def test_measure_writes_rows_and_resumes(run, config, tmp_path):
         *("--merge", "tokens:2", "--format", "json"),
     )
     first = json.loads(run(*arguments))
-    assert [row["schedule"] for row in first] == ["none", "merge tokens:2"]
+    assert [row["schedule"] for row in first] == ["none", "merge frame:2"]
     assert all(row["repeats"] == 2 and row["error"] is None for row in first)
     assert json.loads(out.read_text())["rows"] == first
     assert json.loads(run(*arguments)) == first  # nothing was measured again

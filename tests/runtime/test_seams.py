@@ -24,7 +24,7 @@ from aim_runtime.patch import LANGUAGE_MODELS, SUPPORTED_MODELS
 from tests.runtime.support import video_inputs
 
 ROOT = Path(__file__).parents[2]
-PRUNE = Schedule.parse(prune="linear:1:3")
+PRUNE = Schedule.parse("prune linear:1:3")
 
 
 @pytest.fixture(params=SUPPORTED_MODELS, ids=lambda kind: kind.__name__)
@@ -198,7 +198,7 @@ ACCEPTED = KNOWN[KNOWN.index(seams.CACHE) :]
 
 
 @pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
-@pytest.mark.parametrize("schedule", [Schedule(), Schedule.parse("0.5", "linear:1:3")])
+@pytest.mark.parametrize("schedule", [Schedule(), Schedule.parse("merge 0.5, prune linear:1:3")])
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_a_caller_may_use_every_name_that_transformers_takes(llava, name, schedule):
     inputs = video_inputs()
@@ -219,7 +219,7 @@ def test_our_own_calls_use_no_deprecated_name(llava, caplog):
     with (
         warnings.catch_warnings(),
         caplog.at_level("WARNING"),
-        patched(llava, Schedule.parse("0.5", "linear:1:3")),
+        patched(llava, Schedule.parse("merge 0.5, prune linear:1:3")),
     ):
         warnings.simplefilter("error", FutureWarning)
         warnings.simplefilter("error", DeprecationWarning)

@@ -107,7 +107,7 @@ def test_a_model_without_these_phases_is_refused(qwen2):
 
 
 def test_merging_and_scoring_are_taken_out_of_what_surrounds_them(llava):
-    schedule = Schedule.parse("passes:5", "linear:1:4")
+    schedule = Schedule.parse("merge passes:5, prune linear:1:4")
     recorder = ClockRecorder()
     with (
         patched(llava, schedule, recorder=recorder),

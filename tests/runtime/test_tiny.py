@@ -68,7 +68,7 @@ def test_an_exam_runs_the_model_with_tokens_really_dropped(model):
     plain = right_answers(model, exam, batch=5)
     with patched(model, Schedule()):
         assert torch.equal(right_answers(model, exam), plain)
-    with patched(model, Schedule.parse("0.25", "linear:2:6")) as trace:
+    with patched(model, Schedule.parse("merge 0.25, prune linear:2:6")) as trace:
         right_answers(model, exam, batch=5)
         assert trace.tokens.merge_tokens == (16, 8, 4)
         assert trace.tokens.attention_tokens[-1] < trace.tokens.attention_tokens[0] == 41
@@ -111,22 +111,25 @@ def exam(shipped):
     return draw_exam(shipped, "test", 300, seed=11)
 
 
-def share(model, exam, merge, prune=None):
-    with patched(model, Schedule.parse(merge, prune)):
+def share(model, exam, label):
+    with patched(model, Schedule.parse(label)):
         return float(right_answers(model, exam).float().mean())
 
 
 def test_the_shipped_checkpoint_answers(shipped, exam):
-    assert share(shipped, exam, None) > 0.88
+    assert share(shipped, exam, "none") > 0.88
     for kind in KINDS:
         asked = torch.tensor([name == kind for name in exam.kinds])
         assert float(right_answers(shipped, exam)[asked].float().mean()) > 0.75, kind
 
 
 def test_fewer_tokens_answer_less_and_similarity_beats_chance(shipped, exam):
-    shares = [share(shipped, exam, merge) for merge in (None, "0.5/kept", "0.125/kept")]
+    shares = [
+        share(shipped, exam, label)
+        for label in ("none", "merge 0.5 positions=kept", "merge 0.125 positions=kept")
+    ]
     assert shares[0] > shares[2] + 0.1
     assert shares[0] >= shares[1] - 0.02 >= shares[2] - 0.02
     with drawing(0):
-        chance = share(shipped, exam, "0.25/random/kept")
-    assert share(shipped, exam, "0.25/kept") > chance + 0.05
+        chance = share(shipped, exam, "merge 0.25 by=random positions=kept")
+    assert share(shipped, exam, "merge 0.25 positions=kept") > chance + 0.05

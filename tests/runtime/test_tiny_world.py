@@ -12,6 +12,10 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from aim_cost.merge import Merge
+from aim_cost.prune import Prune
+from aim_cost.vision_merge import VisionMerge
+
 pytest.importorskip("sklearn", reason="the tiny model needs the extra tiny (scikit-learn)")
 
 from aim_cost.schedule import Schedule
@@ -211,9 +215,9 @@ def test_the_command_trains_and_saves(monkeypatch, capfd, tmp_path):
     assert load_tiny(tmp_path)
 
 
-@pytest.mark.parametrize("merge", [None, "0.5", "0.25/kept"])
-@pytest.mark.parametrize("prune", [None, "linear:2:6"])
-@pytest.mark.parametrize("vision_merge", [None, "12"])
+@pytest.mark.parametrize("merge", [None, Merge(0.5), Merge(0.25, positions="kept")])
+@pytest.mark.parametrize("prune", [None, Prune(linear=(2, 6))])
+@pytest.mark.parametrize("vision_merge", [None, VisionMerge(12)])
 def test_an_exam_is_answered_as_from_pixels(merge, prune, vision_merge):
     """Encoding once changes no answer: the model on pixels marks the exam, patched as well."""
     model, rng, frames = load_tiny(), np.random.default_rng(6), 3
@@ -225,7 +229,7 @@ def test_an_exam_is_answered_as_from_pixels(merge, prune, vision_merge):
         for clip in range(8)
     ]
     ids = torch.cat([prompt_ids(question, visual) for question in asked])
-    schedule = Schedule.parse(merge, prune, vision_merge=vision_merge)
+    schedule = Schedule(merge, prune, vision_merge=vision_merge)
     with patched(model, schedule):
         logits = model(input_ids=ids, pixel_values_videos=pixels, logits_to_keep=1).logits
     said = logits[:, -1].argmax(dim=-1)

@@ -51,7 +51,7 @@ def result():
     workload = Workload(text_tokens=9, frames=5)
     schedules = [
         *default_schedules(loaded.spec, workload),
-        Schedule.parse("passes:5,3,2", "ratios:0.9,0.7,0.4"),
+        Schedule.parse("merge passes:5,3,2, prune ratios:0.9,0.7,0.4"),
     ]
     return validate(loaded, workload, schedules, hardware="cpu-generic", repeats=2)
 
@@ -74,7 +74,7 @@ def test_a_real_run_agrees_with_the_prediction(result):
 def test_counts_agree_where_the_last_layer_computes_one_token(attention):
     loaded = load(tiny_config(), "cpu", "float32", random_weights=True)
     loaded.model.set_attn_implementation(attention)
-    drops = Schedule.parse("passes:5", "ratios:1,0.7,0.7,0.4/after_attention")
+    drops = Schedule.parse("merge passes:5, prune ratios:1,0.7,0.7,0.4 drop=after-attention")
     workload = Workload(text_tokens=9, frames=2)
     anywhere = load_hardware("cpu-generic")
     schedules = [Schedule(), drops]

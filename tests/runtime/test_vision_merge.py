@@ -27,7 +27,13 @@ from tests.runtime.test_validate import tiny_config
 
 CPU = load_hardware("cpu-generic")
 VIDEO = Workload(text_tokens=12, frames=4)
-FORMS = ("5", "5/plain", "3:1-2", "8:0-0", "12:3-3/plain")
+FORMS = (
+    "vision-merge 5",
+    "vision-merge 5 attention=plain",
+    "vision-merge 3 layers=1-2",
+    "vision-merge 8 layers=0-0",
+    "vision-merge 12 layers=3-3 attention=plain",
+)
 
 
 @pytest.fixture
@@ -39,10 +45,6 @@ def spec_of(model):
     return ModelSpec.from_hf_config(model.config.to_dict(), name="tiny")
 
 
-def parse(vision_merge, merge=None, prune=None):
-    return Schedule.parse(merge, prune, vision_merge=vision_merge)
-
-
 def encoded(model, frames):
     """The hidden state that LLaVA-OneVision reads."""
     return model.model.vision_tower(frames, output_hidden_states=True).hidden_states[-1]
@@ -52,9 +54,9 @@ def encoded(model, frames):
 @pytest.mark.parametrize("form", FORMS)
 def test_equals_tome_token_by_token(model, form, attention):
     model.set_attn_implementation(attention)
-    merge = parse(form).vision_merge
+    merge = Schedule.parse(form).vision_merge
     frames = video_inputs(frames=2)["pixel_values_videos"][0]
-    with patched(model, parse(form)) as trace:
+    with patched(model, Schedule.parse(form)) as trace:
         ours = encoded(model, frames)
     tower, layers = model.model.vision_tower, merge.merging_layers(4)
     proportional = merge.attention == "proportional"
@@ -67,9 +69,9 @@ def test_equals_tome_token_by_token(model, form, attention):
 @pytest.mark.parametrize(
     "schedule",
     [
-        *(parse(form) for form in FORMS),
-        parse("5", "passes:5,3", "linear:0:3"),
-        parse("5", "tokens:4/kept"),
+        *(Schedule.parse(form) for form in FORMS),
+        Schedule.parse("vision-merge 5, merge passes:5,3, prune linear:0:3"),
+        Schedule.parse("vision-merge 5, merge frame:4 positions=kept"),
     ],
     ids=Schedule.label,
 )
@@ -91,13 +93,13 @@ def test_trace_and_flops_are_those_predicted(model, schedule, batch):
 def test_sizes_weigh_in_the_attention(model):
     frames = video_inputs()["pixel_values_videos"][0]
     found = []
-    for form in ("5", "5/plain"):
-        with patched(model, parse(form)):
+    for form in ("vision-merge 5", "vision-merge 5 attention=plain"):
+        with patched(model, Schedule.parse(form)):
             found.append(encoded(model, frames))
     assert (found[0] - found[1]).abs().max() > 1e-2
     # nothing attends after the last layer has merged
-    for form in ("8:3-3", "8:3-3/plain"):
-        with patched(model, parse(form)):
+    for form in ("vision-merge 8 layers=3-3", "vision-merge 8 layers=3-3 attention=plain"):
+        with patched(model, Schedule.parse(form)):
             found.append(encoded(model, frames))
     assert torch.equal(found[2], found[3])
 
@@ -130,7 +132,10 @@ def test_unpatching_restores_every_bit(model, attention):
     inputs = video_inputs()
     expected = model(**inputs).logits
     before = state(model)
-    for schedule in (parse("5"), parse("5:1-2/plain", "passes:5")):
+    for schedule in (
+        Schedule.parse("vision-merge 5"),
+        Schedule.parse("vision-merge 5 layers=1-2 attention=plain, merge passes:5"),
+    ):
         with patched(model, schedule):
             assert not torch.equal(model(**inputs).logits[:, -12:], expected[:, -12:])
             assert state(model) != before
@@ -140,7 +145,7 @@ def test_unpatching_restores_every_bit(model, attention):
 
 def test_a_run_that_fails_in_the_tower_does_not_disturb_the_next(model):
     inputs = video_inputs()
-    with patched(model, parse("5")) as trace:
+    with patched(model, Schedule.parse("vision-merge 5")) as trace:
         expected = model(**inputs).logits
         norm = model.model.vision_tower.encoder.layers[2].layer_norm2
         handle = norm.register_forward_pre_hook(lambda *_: 1 / 0)
@@ -153,10 +158,12 @@ def test_a_run_that_fails_in_the_tower_does_not_disturb_the_next(model):
 
 def test_answers_follow_ups_and_text_alone(model):
     inputs = video_inputs()
-    with patched(model, parse("5", "passes:5")) as trace:
+    with patched(model, Schedule.parse("vision-merge 5, merge passes:5")) as trace:
         new = model.generate(**inputs, max_new_tokens=4, do_sample=False)
         assert new.shape == (1, inputs["input_ids"].shape[1] + 4)
-        assert trace.tokens == parse("5", "passes:5").resolve(spec_of(model), VIDEO)
+        assert trace.tokens == Schedule.parse("vision-merge 5, merge passes:5").resolve(
+            spec_of(model), VIDEO
+        )
         model(input_ids=torch.arange(9)[None])
         assert trace.tokens.tower_tokens == ()
 
@@ -166,13 +173,13 @@ def test_images_pass_the_same_tower(model):
     ids = torch.tensor([[1, 2, *[IMAGE_TOKEN] * 55, 3]])
     pixels = torch.randn(1, 2, 3, 75, 75, generator=torch.Generator().manual_seed(1))
     inputs = {"input_ids": ids, "pixel_values": pixels, "image_sizes": torch.tensor([[75, 75]])}
-    with patched(model, parse("5")) as trace:
+    with patched(model, Schedule.parse("vision-merge 5")) as trace:
         model(**inputs)
     assert trace.tokens.tower_tokens == (25, 20, 15, 10, 5)
 
 
 def test_masked_runs_merge_in_the_tower_too(model):
-    with masked(model, parse("5", None, "linear:0:3")) as trace:
+    with masked(model, Schedule.parse("vision-merge 5, prune linear:0:3")) as trace:
         model(**video_inputs())
     assert trace.tokens.tower_tokens == (25, 20, 15, 10, 5)
 
@@ -185,23 +192,31 @@ def refused(model, schedule, match, **arguments):
 
 
 def test_refuses_what_does_not_fit(model, qwen2):
-    refused(model, parse("6"), "half of the 7 tokens in layer 3, got 6.*at most 5 a layer")
-    refused(model, parse("2:1-4"), "layers below 4")
-    refused(model, parse("2"), "schedule.vision_merge", visual_mask=mask_of())
-    refused(qwen2, parse("2"), "schedule.vision_merge", visual_mask=mask_of())
+    refused(
+        model,
+        Schedule.parse("vision-merge 6"),
+        "half of the 7 tokens in layer 3, got 6.*at most 5 a layer",
+    )
+    refused(model, Schedule.parse("vision-merge 2 layers=1-4"), "layers below 4")
+    refused(model, Schedule.parse("vision-merge 2"), "schedule.vision_merge", visual_mask=mask_of())
+    refused(qwen2, Schedule.parse("vision-merge 2"), "schedule.vision_merge", visual_mask=mask_of())
     model.config.vision_feature_layer = -2
-    refused(model, parse("2"), "vision_feature_layer: expected -1, the last hidden state")
+    refused(
+        model,
+        Schedule.parse("vision-merge 2"),
+        "vision_feature_layer: expected -1, the last hidden state",
+    )
 
 
 def test_refuses_other_towers_and_attention_that_takes_no_sizes(model):
     tower = model.model.vision_tower
     tower.config._attn_implementation = "flash_attention_2"
-    refused(model, parse("2"), "expected one of sdpa, eager")
-    with patched(model, parse("2/plain")):
+    refused(model, Schedule.parse("vision-merge 2"), "expected one of sdpa, eager")
+    with patched(model, Schedule.parse("vision-merge 2 attention=plain")):
         pass
     config = CLIPVisionConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
     model.model.vision_tower = CLIPVisionModel(config)
-    refused(model, parse("2"), "a SigLIP vision tower, got CLIPVisionModel")
+    refused(model, Schedule.parse("vision-merge 2"), "a SigLIP vision tower, got CLIPVisionModel")
 
 
 def test_validate_on_the_command_line(tmp_path, monkeypatch, capfd):
@@ -216,5 +231,5 @@ def test_validate_on_the_command_line(tmp_path, monkeypatch, capfd):
         main()
     assert end.value.code == 0
     answer = json.loads(capfd.readouterr().out)
-    assert [row["schedule"] for row in answer["rows"]] == ["none", "vision_merge 2:0-0"]
+    assert [row["schedule"] for row in answer["rows"]] == ["none", "vision-merge 2 layers=0-0"]
     assert answer["flops_equal"]
