@@ -141,7 +141,7 @@ def test_older_forms_are_read_and_written_anew(older):
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
 def test_labels_of_committed_rows_read_back(path):
     rows = json.loads(path.read_text())["rows"]
-    schedules = [Schedule.parse(f"prune {path}, row {i}") for i, row in enumerate(rows)]
+    schedules = [Schedule.parse(row["schedule"], f"{path}, row {i}") for i, row in enumerate(rows)]
     labels = [row["schedule"] for row in rows]
     assert len(set(schedules)) == len(set(labels)) > 10
     modern = [re.sub("/(?:kept|recounted)", " positions=kept", label) for label in labels]
