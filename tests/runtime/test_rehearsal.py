@@ -115,9 +115,7 @@ def test_twenty_kills_lose_no_row_and_double_none(tmp_path):
 
 def test_a_process_that_is_killed_goes_on(tmp_path):
     rows_first = random.Random().randint(11, 50)  # another moment each time
-    script = (
-        "import sys; from tests.runtime.test_rehearsal import rehearse; rehearse(sys.argv[1])"
-    )
+    script = "import sys; from tests.runtime.test_rehearsal import rehearse; rehearse(sys.argv[1])"
     command = [sys.executable, "-c", script, str(tmp_path)]
     path = tmp_path / CAMPAIGN
     with open(os.devnull, "w") as nowhere:
