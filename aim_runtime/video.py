@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from PIL import Image
@@ -19,6 +18,8 @@ def sample_frames(video_file: str | Path, n: int, *, fewer: bool = False) -> np.
     Returns: uint8 [n, H, W, 3], RGB. The file is decoded once from the start, since seeking is
     inexact in many files. Raises: InputError.
     """
+    import av  # here, so that only reading a video needs it
+
     whole(n, "frames", InputError)
     where = f"video {Path(video_file).name}"
     try:
@@ -72,6 +73,8 @@ def _sample(video_file: str | Path, n: int, where: str, fewer: bool) -> list[np.
 
 
 def _packets(video_file: str | Path, where: str) -> int:
+    import av
+
     with av.open(str(video_file)) as container:
         if not container.streams.video:
             raise InputError(
@@ -86,6 +89,8 @@ def _packets(video_file: str | Path, where: str) -> int:
 
 def _decode(video_file: str | Path, wanted: set[int]) -> tuple[list[np.ndarray], int]:
     """The wanted frames, in the size of the first, and the count of all frames."""
+    import av
+
     frames: list[np.ndarray] = []
     decoded = 0
     with av.open(str(video_file)) as container:

@@ -1,6 +1,8 @@
 """The command aim-runtime campaign, by a rehearsal."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -70,3 +72,16 @@ def test_the_plan_as_a_table(tmp_path):
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "no predictions were written" in result.stderr
     assert module.PREDICTIONS not in [path.name for path in tmp_path.iterdir()]
+
+
+def test_a_campaign_needs_no_video_decoder(tmp_path):
+    """A machine for measurements may lack av, which only reading a video needs."""
+    script = (
+        "import sys; sys.modules['av'] = None\n"
+        "from aim_runtime.cli import app\n"
+        "import aim_runtime.campaign_runner\n"
+        f"app(['campaign', '--minutes', '1', '--rehearsal', '--out', {str(tmp_path)!r}])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "campaign.json").exists()
