@@ -7,15 +7,15 @@ stack still holds when the largest kernel of a stage runs.
 from dataclasses import dataclass
 from itertools import pairwise
 
-from aim_cost.graph.formulas import IMPORTANCE_ROWS
-from aim_cost.graph.qwen_vision import Views
-from aim_cost.graph.reduction import IMPORTANCE_ITERATIONS
-from aim_cost.image_rule import Anyres
-from aim_cost.model import ModelSpec, TextSpec
-from aim_cost.parameters import model_parameters
-from aim_cost.trace import TokenTrace
-from aim_cost.vision_spec import QwenVisionSpec, VisionSpec
-from aim_cost.workload import Execution, Workload
+from aim_cost.models.image_rule import Anyres
+from aim_cost.models.model import ModelSpec, TextSpec
+from aim_cost.models.parameters import model_parameters
+from aim_cost.models.qwen_vision import Views
+from aim_cost.models.vision_spec import QwenVisionSpec, VisionSpec
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.ops.formulas import IMPORTANCE_ROWS
+from aim_cost.ops.reduction import IMPORTANCE_ITERATIONS
+from aim_cost.schedules.trace import TokenTrace
 
 _FLOAT32_BYTES = 4
 

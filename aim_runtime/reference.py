@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from aim_cost.trace import TokenTrace
+from aim_cost.schedules.trace import TokenTrace
 
 
 class Reference:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from aim_cost.trace import TokenTrace
+from aim_cost.schedules.trace import TokenTrace
 from aim_runtime.errors import PatchError
 
 

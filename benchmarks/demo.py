@@ -11,21 +11,21 @@ from typing import Annotated
 import torch
 import typer
 
-from aim_cost import cli as cost_cli
-from aim_cost.command_line import run
-from aim_cost.estimate import estimate
+from aim_cost.case import estimate
+from aim_cost.cli import main as cost_cli
+from aim_cost.cli.options import run
 from aim_cost.files import write_atomically
-from aim_cost.model import ModelSpec, load_model_spec, preset_config
-from aim_cost.report import Format, console, to_csv
-from aim_cost.workload import Execution, Workload
-from aim_runtime.fastest_dtype import fastest_dtype
-from aim_runtime.load import cut_layers, default_device, load
-from aim_runtime.probe import probe
-from aim_runtime.selfcheck import selfcheck
-from aim_runtime.suite import default_schedules
-from aim_runtime.validate import validate
-from aim_runtime.validate_report import validation_plot, validation_table
-from aim_runtime.video import sample_frames
+from aim_cost.models.model import ModelSpec, load_model_spec, preset_config
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.render import Format, console, to_csv
+from aim_runtime.cli.validate import validation_plot, validation_table
+from aim_runtime.kernels.fastest_dtype import fastest_dtype
+from aim_runtime.kernels.probe import probe
+from aim_runtime.models.load import cut_layers, default_device, load
+from aim_runtime.prompts.video import sample_frames
+from aim_runtime.validation.selfcheck import selfcheck
+from aim_runtime.validation.suite import default_schedules
+from aim_runtime.validation.validate import validate
 from benchmarks.make_clip import make_clip
 
 OUT = Path("demo")

@@ -16,15 +16,15 @@ import torch
 import typer
 from torch import Tensor
 
-from aim_cost.command_line import DtypeOption, new_app, run
+from aim_cost.cli.options import DtypeOption, new_app, run
 from aim_cost.files import write_atomically
-from aim_cost.model import TextSpec, load_model_spec
-from aim_cost.report import console, table
+from aim_cost.models.model import TextSpec, load_model_spec
+from aim_cost.render import console, table
 from aim_cost.units import dtype_bytes, show, show_time
-from aim_runtime.environment import environment
-from aim_runtime.importance import pagerank_importance
-from aim_runtime.load import default_device
-from aim_runtime.memory import track_peak_bytes
+from aim_runtime.measurement.environment import environment
+from aim_runtime.measurement.memory import track_peak_bytes
+from aim_runtime.models.load import default_device
+from aim_runtime.reduction.importance import pagerank_importance
 
 app = new_app(__doc__)
 
@@ -100,7 +100,7 @@ def _rows(text: TextSpec, tokens: int, device: torch.device, dtype: str, repeats
         "difference": None,
     }
     if device.type == "cuda":
-        from aim_runtime.importance_triton import fused_importance
+        from aim_runtime.reduction.importance_triton import fused_importance
 
         triton_row["time_s"] = _seconds(fused_importance, query, key, repeats)
         scores = fused_importance(query, key, scaling=scaling)

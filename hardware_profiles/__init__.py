@@ -1,1 +1,1 @@
-"""Hardware profiles as package data: one YAML a device, read by ``aim_cost.hardware``."""
+"""Hardware profiles as package data: one YAML a device, read by ``aim_cost.devices.hardware``."""

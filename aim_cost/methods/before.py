@@ -3,9 +3,9 @@
 from aim_cost.errors import ScheduleError
 from aim_cost.methods.method import Setting, method
 from aim_cost.methods.parameter import Parameter
-from aim_cost.schedule import Schedule
-from aim_cost.select import Select
-from aim_cost.vision_merge import VisionMerge
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.schedules.select import Select
+from aim_cost.schedules.vision_merge import VisionMerge
 
 
 def _share(default: float, meaning: str = "share of the tokens kept") -> Parameter:

@@ -1,11 +1,11 @@
 """Methods that reduce before the LLM and inside it."""
 
-from aim_cost.merge import Merge
 from aim_cost.methods.method import Setting, method, shares_from
 from aim_cost.methods.parameter import Parameter
-from aim_cost.prune import Prune
-from aim_cost.schedule import Schedule
-from aim_cost.select import Select
+from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.schedules.select import Select
 
 
 def _share(default: float, meaning: str = "share kept before the LLM") -> Parameter:

@@ -3,8 +3,8 @@
 from aim_cost.errors import ScheduleError
 from aim_cost.methods.method import Setting, method, shares_from
 from aim_cost.methods.parameter import Parameter
-from aim_cost.prune import Prune
-from aim_cost.schedule import Schedule
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.schedule import Schedule
 
 _SPARSE_TOKENS = 576
 _SPARSE = {

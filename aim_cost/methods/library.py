@@ -8,7 +8,7 @@ from aim_cost.errors import ScheduleError
 from aim_cost.methods import before, both, inside
 from aim_cost.methods.method import Method, Request, Setting
 from aim_cost.methods.parameter import Parameter
-from aim_cost.schedule import Schedule
+from aim_cost.schedules.schedule import Schedule
 
 METHODS: dict[str, Method] = {
     made.name: made

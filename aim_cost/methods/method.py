@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from aim_cost.errors import ScheduleError
-from aim_cost.merge import Merge
 from aim_cost.methods.parameter import Parameter, Value
-from aim_cost.model import ModelSpec
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
+from aim_cost.models.model import ModelSpec
+from aim_cost.models.workload import Workload
+from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.schedule import Schedule
 
 WHERE = ("before", "inside", "both", "tower")
 """The LLM is meant: before it, inside it, both; or in the vision tower."""

@@ -13,10 +13,10 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from aim_cost.estimate import Estimate
+from aim_cost.case import Estimate
+from aim_cost.models.workload import Workload
 from aim_cost.plots.style import PAGE, TIME_SOURCES, device, finish, new_figure
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
+from aim_cost.schedules.schedule import Schedule
 
 FRAMES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 TEXT_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048)

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from aim_cost.accuracy import benchmark_title, sampling_note
-from aim_cost.estimate import Estimate, estimate
+from aim_cost.case import Estimate, estimate
+from aim_cost.models.workload import Workload
+from aim_cost.papers.accuracy import benchmark_title, sampling_note
 from aim_cost.plots.style import COLOURS, PAGE, TIME_SOURCES, device, finish, new_figure
-from aim_cost.schedule import Schedule
+from aim_cost.schedules.schedule import Schedule
 from aim_cost.units import milli, tera
-from aim_cost.workload import Workload
 
 _KNOWN: dict[str, Any] = {
     "no reduction": "o",
@@ -40,7 +40,7 @@ _FRONTS = {"published": "-", "own": "--"}
 def pareto_points(accuracy: pd.DataFrame, benchmark: str, baseline: Estimate) -> pd.DataFrame:
     """What ``pareto`` draws: rows of one benchmark, priced on the device of ``baseline``.
 
-    Args: accuracy, COLUMNS of ``aim_cost.accuracy``; baseline, no reduction, the reference.
+    Args: accuracy, COLUMNS of ``aim_cost.papers.accuracy``; baseline, no reduction, the reference.
     Returns: source, method, evidence, accuracy_difference (points), flops (merging, LLM and
     scoring, as executed), ttft_s, known: whether the schedule is. Where it is not, flops is the
     share that the paper prints of its own baseline, and ttft_s is missing.

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from aim_cost.estimate import Estimate
-from aim_cost.phase_time import CalibratedTime
+from aim_cost.case import Estimate
+from aim_cost.devices.roofline import Roofline
 from aim_cost.plots.style import (
     BLUE,
     GREEN,
@@ -22,7 +22,7 @@ from aim_cost.plots.style import (
     new_figure,
     setting,
 )
-from aim_cost.roofline import Roofline
+from aim_cost.timing.prefill_time import CalibratedTime
 from aim_cost.units import tera
 
 _LOOKS = {

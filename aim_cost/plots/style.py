@@ -8,9 +8,9 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aim_cost.case import Estimate
 from aim_cost.checks import one_of
 from aim_cost.errors import SpecError
-from aim_cost.estimate import Estimate
 from aim_cost.files import write_atomically
 
 # Okabe and Ito's palette, told apart by colour-blind readers

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from aim_cost.estimate import Estimate
+from aim_cost.case import Estimate
 from aim_cost.plots.style import COLOURS, COLUMN, DASHES, finish, new_figure, setting
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from aim_cost.estimate import GROUPS, Estimate
+from aim_cost.case import GROUPS, Estimate
 from aim_cost.plots.style import (
     BLUE,
     ORANGE,

@@ -1,7 +1,8 @@
 """Time of kernels: laws fitted to measurements, with their bands.
 
 To predict: ``OpTimeModel.from_calibration(load_calibration("h100-sxm")).time(op)``. To fit and to
-judge a fit: ``aim_cost.timing.calibrate`` and ``aim_cost.timing.evaluate``, which need pandas.
+judge a fit: ``aim_cost.timing.fit.calibrate`` and ``aim_cost.timing.fit.evaluate``, which need
+pandas.
 """
 
 from aim_cost.timing.calibration import Calibration, calibration_names, load_calibration

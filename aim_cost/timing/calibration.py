@@ -14,7 +14,7 @@ import yaml
 from aim_cost.checks import mapping, whole
 from aim_cost.errors import ProfileError
 from aim_cost.files import write_atomically
-from aim_cost.timing.eager import Dispatch, Elementwise, read_dispatch, read_elementwise
+from aim_cost.timing.elementwise import Dispatch, Elementwise, read_dispatch, read_elementwise
 from aim_cost.timing.form import Array
 from aim_cost.timing.forms import FORMS
 from aim_cost.timing.kernel_model import Band, KernelModel

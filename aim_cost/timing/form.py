@@ -7,8 +7,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from aim_cost.devices.hardware import HardwareProfile
 from aim_cost.errors import ProfileError
-from aim_cost.hardware import HardwareProfile
 from aim_cost.units import dtype_bytes
 
 Array: TypeAlias = NDArray[np.float64]

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from aim_cost.checks import one_of
+from aim_cost.devices.hardware import HardwareProfile, load_hardware
 from aim_cost.errors import ProfileError, SpecError
-from aim_cost.graph.op import Count, Op
-from aim_cost.graph.reduction import FUSED_IMPORTANCE
-from aim_cost.hardware import HardwareProfile, load_hardware
+from aim_cost.ops.op import Count, Op
+from aim_cost.ops.reduction import FUSED_IMPORTANCE
 from aim_cost.timing.calibration import Calibration
-from aim_cost.timing.eager import (
+from aim_cost.timing.elementwise import (
     MEASURED_KINDS,
     Elementwise,
     general_kind,

@@ -10,9 +10,9 @@ import torch
 from transformers import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
-from aim_cost.graph import decoder
-from aim_cost.model import ModelSpec
-from aim_cost.timing.eager import Dispatch, default_eager, elementwise_kind
+from aim_cost.models import decoder
+from aim_cost.models.model import ModelSpec
+from aim_cost.timing.elementwise import Dispatch, default_eager, elementwise_kind
 
 _CALLS = 15  # layers started in a row: fewer kernels than a CUDA queue holds
 _KERNELS = 200

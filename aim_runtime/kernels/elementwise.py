@@ -11,15 +11,16 @@ from transformers import LlavaOnevisionModel
 from transformers.activations import ACT2FN
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm, apply_rotary_pos_emb
 
-from aim_cost.graph import decoder, reduction, vision
-from aim_cost.graph.op import Op
-from aim_cost.model import ModelSpec
-from aim_cost.timing.eager import measured_kind, op_parts
-from aim_runtime.importance import pagerank_importance
+from aim_cost.models import decoder, vision
+from aim_cost.models.model import ModelSpec
+from aim_cost.ops import reduction
+from aim_cost.ops.op import Op
+from aim_cost.timing.elementwise import measured_kind, op_parts
 from aim_runtime.kernels.case import Case, Pool, Work
 from aim_runtime.kernels.sizes import Sizes, every_other
-from aim_runtime.merge import match_tokens
-from aim_runtime.prune import take_tokens
+from aim_runtime.reduction.importance import pagerank_importance
+from aim_runtime.reduction.merge import match_tokens
+from aim_runtime.reduction.select import take_tokens
 
 _MERGE_SHARES = (1.0, 0.5, 0.25)  # of a frame's tokens, before a pass
 _PASSES = 64  # bytes that unfused kernels move for each of the op's least bytes, at most

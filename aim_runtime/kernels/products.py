@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from aim_cost.model import ModelSpec
+from aim_cost.models.model import ModelSpec
 from aim_runtime.kernels.case import Case, Pool, Work
 from aim_runtime.kernels.sizes import Sizes, every_other
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aim_cost.model import ModelSpec
-from aim_cost.workload import Workload
+from aim_cost.models.model import ModelSpec
+from aim_cost.models.workload import Workload
 
 _FEWEST_TOKENS = 16
 _TOKEN_STEPS = 9

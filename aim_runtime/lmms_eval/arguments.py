@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aim_cost.checks import whole
-from aim_cost.schedule import PARTS, Schedule
+from aim_cost.schedules.schedule import PARTS, Schedule
 from aim_runtime.errors import InputError
 
 _SCHEDULE = ("schedule", *PARTS)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from aim_runtime.errors import InputError
-from aim_runtime.timer import ClockRecorder
+from aim_runtime.measurement.clock import ClockRecorder
 
 _SAMPLING = ("temperature", "top_p", "top_k")
 _VALID = (

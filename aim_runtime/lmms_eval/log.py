@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aim_cost.schedule import Schedule
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import InputError
-from aim_runtime.load import Loaded
-from aim_runtime.measure import device_name
+from aim_runtime.measurement.measure import device_name
+from aim_runtime.models.load import Loaded
 from aim_runtime.trace import RunTrace
 
 Row = dict[str, Any]

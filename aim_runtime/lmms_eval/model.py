@@ -11,17 +11,17 @@ from lmms_eval.api.model import lmms
 from rich.progress import track
 from transformers import StoppingCriteriaList
 
-from aim_cost.report import console
+from aim_cost.render import console
 from aim_runtime.errors import InputError
-from aim_runtime.inputs import question_inputs
 from aim_runtime.lmms_eval.arguments import Arguments
 from aim_runtime.lmms_eval.generation import FirstToken, cut, generation_options
 from aim_runtime.lmms_eval.log import SampleLog, sample_row
 from aim_runtime.lmms_eval.visuals import document_frames
-from aim_runtime.load import load
+from aim_runtime.measurement.clock import recorder_for
 from aim_runtime.models import require_onevision
-from aim_runtime.patch import patched
-from aim_runtime.timer import recorder_for
+from aim_runtime.models.load import load
+from aim_runtime.patching.patch import patched
+from aim_runtime.prompts.inputs import question_inputs
 
 
 class AimLlavaOnevision(lmms):

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from aim_runtime.errors import InputError
-from aim_runtime.video import sample_frames
+from aim_runtime.prompts.video import sample_frames
 
 
 def document_frames(

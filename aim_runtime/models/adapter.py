@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import PreTrainedModel
 
-from aim_cost.model import ModelSpec
-from aim_runtime.compiled import unwrapped
-from aim_runtime.visual import VisualItem
+from aim_cost.models.model import ModelSpec
+from aim_runtime.models.compiled import unwrapped
+from aim_runtime.models.visual import VisualItem
 
 Inputs = dict[str, Any]
 Items = tuple[VisualItem, ...]

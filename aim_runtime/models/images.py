@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from aim_cost.anyres import image_grid
-from aim_cost.model import ModelSpec
+from aim_cost.models.images import image_grid
+from aim_cost.models.model import ModelSpec
 from aim_runtime.errors import PatchError
-from aim_runtime.visual import Block, VisualItem
+from aim_runtime.models.visual import Block, VisualItem
 
 
 def image_items(

@@ -5,7 +5,7 @@ from typing import ClassVar
 from transformers import LlavaForConditionalGeneration
 
 from aim_runtime.models.adapter import Adapter, Inputs, Items
-from aim_runtime.visual import equal_groups
+from aim_runtime.models.visual import equal_groups
 
 
 class LlavaAdapter(Adapter):

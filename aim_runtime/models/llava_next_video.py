@@ -6,7 +6,7 @@ from transformers import LlavaNextVideoForConditionalGeneration
 
 from aim_runtime.models.adapter import Adapter, Inputs, Items
 from aim_runtime.models.images import image_items
-from aim_runtime.visual import equal_groups
+from aim_runtime.models.visual import equal_groups
 
 
 class LlavaNextVideoAdapter(Adapter):

@@ -6,7 +6,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForCondition
 
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter, Inputs, Items
-from aim_runtime.visual import equal_groups
+from aim_runtime.models.visual import equal_groups
 
 
 class Qwen2VLAdapter(Adapter):

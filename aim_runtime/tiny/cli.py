@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from aim_cost.command_line import FormatOption
-from aim_cost.report import Format, console, print_rows, table
+from aim_cost.cli.options import FormatOption
+from aim_cost.render import Format, console, print_rows, table
 
 app = typer.Typer(help="A tiny LLaVA-OneVision on videos of real digits.", no_args_is_help=True)
 

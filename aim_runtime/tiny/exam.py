@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from aim_cost.schedule import Schedule
-from aim_cost.vision_merge import VisionMerge
-from aim_runtime.changes import Changes
-from aim_runtime.patch import patched
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.schedules.vision_merge import VisionMerge
+from aim_runtime.patching.patch import patched
+from aim_runtime.patching.undo import Changes
 from aim_runtime.tiny.model import FRAME_TOKENS, patch_features
 from aim_runtime.tiny.prompts import prompt_ids
 from aim_runtime.tiny.questions import KINDS, ask, can_ask

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from aim_cost.report import counted_progress
+from aim_cost.render import counted_progress
 from aim_runtime.tiny.recipe import Recipe
 from aim_runtime.tiny.run import Run
 from aim_runtime.tiny.train_answers import train_answers

@@ -11,20 +11,20 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from aim_cost.case import estimate
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ScheduleError
-from aim_cost.estimate import estimate
-from aim_cost.hardware import load_hardware
-from aim_cost.merge import MERGE_KINDS, POSITIONS, Merge
-from aim_cost.model import load_model_spec, preset_config
-from aim_cost.parameters import model_parameters
-from aim_cost.prune import DROP_POINTS, Prune
-from aim_cost.schedule import Schedule
-from aim_cost.vision_merge import ATTENTION_KINDS, VisionMerge
-from aim_cost.workload import LAST_LAYERS, Execution, Workload
-from aim_runtime.count import FlopRecorder
-from aim_runtime.load import load
-from aim_runtime.patch import patched
-from aim_runtime.ranking import LAYER_IMPORTANCE
+from aim_cost.models.model import load_model_spec, preset_config
+from aim_cost.models.parameters import model_parameters
+from aim_cost.models.workload import LAST_LAYERS, Execution, Workload
+from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
+from aim_cost.schedules.prune import DROP_POINTS, Prune
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.schedules.vision_merge import ATTENTION_KINDS, VisionMerge
+from aim_runtime.measurement.flops import FlopRecorder
+from aim_runtime.models.load import load
+from aim_runtime.patching.patch import patched
+from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 
 H100 = load_hardware("h100-sxm")
 MODELS = ("llava-onevision-qwen2-0.5b", "llava-onevision-qwen2-7b")
@@ -73,7 +73,7 @@ def counted(loaded, schedule, workload, last_layer="all"):
     """FLOPs per phase and the trace, in the two halves that need no data between them."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from aim_runtime.timer import phase_hooks
+    from aim_runtime.measurement.clock import phase_hooks
 
     model, config = loaded.model, loaded.config
     counter = FlopCounterMode(display=False)

@@ -9,16 +9,16 @@ import functools
 import pytest
 import torch
 
-from aim_cost.hardware import load_hardware
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
+from aim_cost.devices.hardware import load_hardware
+from aim_cost.models.workload import Workload
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime import PatchError, patched
 from aim_runtime.errors import InputError
-from aim_runtime.graph import StaticPrefill
-from aim_runtime.inputs import question_inputs, sized_inputs
-from aim_runtime.load import load
-from aim_runtime.masked import masked
-from aim_runtime.validate import check_counts
+from aim_runtime.models.load import load
+from aim_runtime.patching.cuda_graph import StaticPrefill
+from aim_runtime.patching.masked import masked
+from aim_runtime.prompts.inputs import question_inputs, sized_inputs
+from aim_runtime.validation.validate import check_counts
 from tests.contract.test_memory_models import small_config
 from tests.runtime.models import tiny_llava_15, tiny_next_video
 from tests.runtime.support import tiny_llava

@@ -9,16 +9,16 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from aim_cost.estimate import estimate
-from aim_cost.hardware import load_hardware
-from aim_cost.merge import MERGE_KINDS, Merge
-from aim_cost.prune import DROP_POINTS, Prune
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
+from aim_cost.case import estimate
+from aim_cost.devices.hardware import load_hardware
+from aim_cost.models.workload import Workload
+from aim_cost.schedules.merge import MERGE_KINDS, Merge
+from aim_cost.schedules.prune import DROP_POINTS, Prune
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
-from aim_runtime.count import FlopRecorder
+from aim_runtime.measurement.flops import FlopRecorder
 from aim_runtime.models import find_adapter
-from aim_runtime.ranking import LAYER_IMPORTANCE
+from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 from tests.runtime.qwen import KINDS, PATCH, qwen_inputs, tiny_qwen
 
 H100 = load_hardware("h100-sxm")

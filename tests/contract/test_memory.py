@@ -6,12 +6,12 @@ import transformers
 from packaging.version import Version
 
 from aim_cost.memory import prefill_memory
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Execution, Workload
-from aim_runtime.inputs import sized_inputs
-from aim_runtime.load import load
-from aim_runtime.memory import track_peak_bytes
-from aim_runtime.patch import patched
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.schedules.schedule import Schedule
+from aim_runtime.measurement.memory import track_peak_bytes
+from aim_runtime.models.load import load
+from aim_runtime.patching.patch import patched
+from aim_runtime.prompts.inputs import sized_inputs
 
 WORKLOAD = Workload(text_tokens=60, frames=3)
 

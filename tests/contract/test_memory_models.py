@@ -12,10 +12,10 @@ import transformers
 from packaging.version import Version
 
 from aim_cost.memory import prefill_memory
-from aim_cost.model import ModelSpec, preset_config
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Execution, Workload
-from aim_runtime.memory import track_peak_bytes
+from aim_cost.models.model import ModelSpec, preset_config
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.schedules.schedule import Schedule
+from aim_runtime.measurement.memory import track_peak_bytes
 
 CLASSES = {
     "llava-1.5-7b": "Llava",

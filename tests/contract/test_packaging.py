@@ -21,13 +21,13 @@ for name in names:
     if not name.endswith("__main__"):
         importlib.import_module(name)
 print(len(names))
-assert "aim_cost.hardware" in names
+assert "aim_cost.devices.hardware" in names
 loaded = {{name.partition(".")[0] for name in sys.modules}}
 sys.exit(" ".join(sorted(loaded & {NEVER!r})) or 0)
 """
 LOAD_ALL = """
 import hardware_profiles
-from aim_cost.hardware import hardware_names, load_hardware
+from aim_cost.devices.hardware import hardware_names, load_hardware
 print(hardware_profiles.__file__)
 for name in hardware_names():
     print(load_hardware(name).name)
@@ -62,7 +62,9 @@ def test_the_wheel_holds_every_source_and_data_file(wheel: zipfile.ZipFile):
             for path in (ROOT / package).rglob(f"*.{suffix}"):
                 assert path.relative_to(ROOT).as_posix() in held
     assert {"aim_cost/py.typed", "aim_runtime/py.typed"} <= held
-    assert any(name.startswith("aim_cost/presets/") and name.endswith(".json") for name in held)
+    assert any(
+        name.startswith("aim_cost/models/presets/") and name.endswith(".json") for name in held
+    )
     assert "hardware_profiles/a100-sxm4-40gb.yaml" in held
 
 
@@ -95,8 +97,8 @@ def test_the_base_install_asks_for_no_torch(wheel: zipfile.ZipFile):
 def test_the_console_scripts_are_declared(wheel: zipfile.ZipFile):
     (name,) = [n for n in wheel.namelist() if n.endswith(".dist-info/entry_points.txt")]
     scripts = wheel.read(name).decode()
-    assert "aim-cost = aim_cost.cli:main" in scripts
-    assert "aim-runtime = aim_runtime.cli:main" in scripts
+    assert "aim-cost = aim_cost.cli.main:main" in scripts
+    assert "aim-runtime = aim_runtime.cli.main:main" in scripts
 
 
 def test_no_module_of_aim_cost_imports_torch_or_the_runtime():

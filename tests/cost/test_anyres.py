@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from aim_cost.anyres import group_sizes, image_grid, image_grids
-from aim_cost.cli import app
-from aim_cost.conventions import LLM_VIEWER
+from aim_cost.case import estimate
+from aim_cost.cli.main import app
+from aim_cost.conventions.convention import LLM_VIEWER
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ScheduleError, SpecError
-from aim_cost.estimate import estimate
-from aim_cost.graph.formulas import match_flops
-from aim_cost.hardware import load_hardware
-from aim_cost.merge import Merge
 from aim_cost.methods import get_method
-from aim_cost.model import ModelSpec, load_model_spec, preset_config
-from aim_cost.schedule import Schedule
-from aim_cost.workload import VisualInput, Workload
+from aim_cost.models.images import group_sizes, image_grid, image_grids
+from aim_cost.models.model import ModelSpec, load_model_spec, preset_config
+from aim_cost.models.workload import VisualInput, Workload
+from aim_cost.ops.formulas import match_flops
+from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.schedule import Schedule
 
 H100 = load_hardware("h100-sxm")
 ONEVISION = load_model_spec("llava-onevision-qwen2-7b")

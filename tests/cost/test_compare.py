@@ -6,19 +6,19 @@ import json
 
 import pytest
 
-from aim_cost.budget import KINDS, get_budget, meet
-from aim_cost.compare import Case, compare, free_twin, resolve
-from aim_cost.compare_table import compare_table
-from aim_cost.conventions import CONVENTIONS, EXECUTED, FASTV, LLM_VIEWER
+from aim_cost.case import estimate
+from aim_cost.cli.compare_table import compare_table
+from aim_cost.cli.methods_table import methods_table
+from aim_cost.conventions.convention import CONVENTIONS, EXECUTED, FASTV, LLM_VIEWER
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ScheduleError
-from aim_cost.estimate import estimate
-from aim_cost.hardware import load_hardware
 from aim_cost.methods import METHODS, parse_methods
-from aim_cost.methods_table import methods_table
-from aim_cost.model import load_model_spec
-from aim_cost.report import console
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.workload import Workload
+from aim_cost.render import console
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.studies.budget import KINDS, get_budget, meet
+from aim_cost.studies.compare import Case, compare, free_twin, resolve
 from tests.cost.test_cli import run
 
 ONEVISION = load_model_spec("llava-onevision-qwen2-7b")

@@ -12,14 +12,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aim_cost.errors import ProfileError
-from aim_cost.hardware import (
+from aim_cost.devices.hardware import (
     HardwareProfile,
     Quantity,
     hardware_names,
     load_hardware,
     to_row,
 )
+from aim_cost.errors import ProfileError
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTS = Path(os.environ.get("AIM_SHARED", ROOT.parent / "shared")) / "facts" / "gpus.csv"
@@ -328,7 +328,7 @@ def test_no_text_raises_anything_but_a_profile_error(text: str):
 def test_names_are_listed_without_reading_a_profile():
     code = (
         "import yaml; yaml.load = None\n"
-        "from aim_cost.hardware import hardware_names; print(len(hardware_names()))"
+        "from aim_cost.devices.hardware import hardware_names; print(len(hardware_names()))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

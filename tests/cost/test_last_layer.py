@@ -4,17 +4,17 @@ import dataclasses
 
 import pytest
 
-from aim_cost.candidates import Task
-from aim_cost.conventions import CONVENTIONS
+from aim_cost.case import estimate
+from aim_cost.conventions.convention import CONVENTIONS
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import SpecError
-from aim_cost.estimate import estimate
-from aim_cost.hardware import load_hardware
-from aim_cost.model import load_model_spec
-from aim_cost.prune import Prune
-from aim_cost.schedule import Schedule
-from aim_cost.symbolic import B as BATCH
-from aim_cost.symbolic import closed_form, function, n, text_values
-from aim_cost.workload import Execution, Workload
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.studies.candidates import Task
+from aim_cost.sweeps.closed_forms import B as BATCH
+from aim_cost.sweeps.closed_forms import closed_form, function, n, text_values
 
 LARGE, H100 = load_model_spec("llava-onevision-qwen2-7b"), load_hardware("h100-sxm")
 WORKLOAD = Workload(text_tokens=100, frames=32)

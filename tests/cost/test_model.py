@@ -5,11 +5,11 @@ import json
 import pytest
 
 from aim_cost.errors import SpecError
-from aim_cost.model import ModelSpec, load_model_spec, preset_config, preset_names
-from aim_cost.parameters import model_parameters
-from aim_cost.schedule import Schedule
-from aim_cost.vision_spec import parse_frame_size
-from aim_cost.workload import VisualInput, Workload
+from aim_cost.models.model import ModelSpec, load_model_spec, preset_config, preset_names
+from aim_cost.models.parameters import model_parameters
+from aim_cost.models.vision_spec import parse_frame_size
+from aim_cost.models.workload import VisualInput, Workload
+from aim_cost.schedules.schedule import Schedule
 
 
 def config():

@@ -5,15 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from aim_cost.conventions import LLM_VIEWER
+from aim_cost.case import estimate
+from aim_cost.conventions.convention import LLM_VIEWER
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ProfileError, SpecError
-from aim_cost.estimate import estimate
-from aim_cost.hardware import load_hardware
-from aim_cost.model import load_model_spec
-from aim_cost.phase_time import PhaseTime, combine, time_model
-from aim_cost.schedule import Schedule
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.schedules.schedule import Schedule
 from aim_cost.timing import load_calibration
-from aim_cost.workload import Execution, Workload
+from aim_cost.timing.prefill_time import PhaseTime, combine, time_model
 
 SMALL, LARGE = (load_model_spec(f"llava-onevision-qwen2-{size}") for size in ("0.5b", "7b"))
 H100 = load_hardware("h100-sxm")

@@ -6,17 +6,17 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from aim_cost.accuracy import published_accuracy
-from aim_cost.candidates import Limits, Task, candidates, schedule_of
-from aim_cost.cli import app
+from aim_cost.cli.main import app
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import AimError, InfeasibleError, SpecError
-from aim_cost.evidence import Knobs, expect, known_rows
-from aim_cost.hardware import load_hardware
-from aim_cost.merge import Merge
-from aim_cost.model import load_model_spec
-from aim_cost.plan import plan
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Execution
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.workload import Execution
+from aim_cost.papers.accuracy import published_accuracy
+from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.studies.candidates import Limits, Task, candidates, schedule_of
+from aim_cost.studies.evidence import Knobs, expect, known_rows
+from aim_cost.studies.plan import plan
 from tests.cost.test_cli import run
 
 MODEL = load_model_spec("llava-onevision-qwen2-7b")

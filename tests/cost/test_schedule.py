@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aim_cost.errors import ScheduleError, SpecError
-from aim_cost.merge import Merge
-from aim_cost.model import load_model_spec
-from aim_cost.prune import Prune
-from aim_cost.schedule import Schedule, TokenRule
-from aim_cost.workload import VisualInput, Workload
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.workload import VisualInput, Workload
+from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.schedule import Schedule, TokenRule
 
 MODEL = load_model_spec("llava-onevision-qwen2-7b")
 VIDEO = Workload(text_tokens=100, frames=32)

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aim_cost.accuracy import published_accuracy
 from aim_cost.errors import ScheduleError
-from aim_cost.graph.scores import LAYER_SCORES, VISUAL_SCORES
-from aim_cost.merge import MERGE_KINDS, POSITIONS, Merge
-from aim_cost.prune import DROP_POINTS, Prune
-from aim_cost.schedule import PARTS, Schedule
-from aim_cost.schedule_language import OneOf
-from aim_cost.select import Select
-from aim_cost.vision_merge import ATTENTION_KINDS, VisionMerge
+from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES
+from aim_cost.papers.accuracy import published_accuracy
+from aim_cost.schedules.language import OneOf
+from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
+from aim_cost.schedules.prune import DROP_POINTS, Prune
+from aim_cost.schedules.schedule import PARTS, Schedule
+from aim_cost.schedules.select import Select
+from aim_cost.schedules.vision_merge import ATTENTION_KINDS, VisionMerge
 
 counts = st.integers(1, 10**20)
 shares = st.floats(0, 1, exclude_min=True)

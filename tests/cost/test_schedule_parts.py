@@ -2,16 +2,16 @@
 
 import pytest
 
+from aim_cost.case import estimate
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ScheduleError, SpecError
-from aim_cost.estimate import estimate
-from aim_cost.graph.scores import LAYER_SCORES, VISUAL_SCORES
-from aim_cost.hardware import load_hardware
-from aim_cost.merge import Merge
-from aim_cost.model import load_model_spec
-from aim_cost.prune import Prune
-from aim_cost.schedule import Schedule
-from aim_cost.select import Select
-from aim_cost.workload import Execution, VisualInput, Workload
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.workload import Execution, VisualInput, Workload
+from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES
+from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.schedules.select import Select
 from tests.cost.blocks import block_causal_entries
 
 MODEL = load_model_spec("llava-onevision-qwen2-7b")

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from aim_cost.cli import app
+from aim_cost.cli.main import app
 from aim_cost.errors import ScheduleError
-from aim_cost.schedule import PARTS, Schedule
-from aim_cost.schedule_language import OneOf
+from aim_cost.schedules.language import OneOf
+from aim_cost.schedules.schedule import PARTS, Schedule
 
 TEXT = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S))

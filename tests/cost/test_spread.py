@@ -8,14 +8,14 @@ from types import ModuleType
 import pandas as pd
 import pytest
 
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import SpecError
-from aim_cost.hardware import load_hardware
-from aim_cost.model import load_model_spec
-from aim_cost.spread import spread
-from aim_cost.sweep import Grid, pairs, sweep
-from aim_cost.sweep.chunk import chunk
-from aim_cost.sweep.store import write_sweep
-from aim_cost.workload import Execution
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.workload import Execution
+from aim_cost.sweeps import Grid, pairs, sweep
+from aim_cost.sweeps.chunk import chunk
+from aim_cost.sweeps.spread import spread
+from aim_cost.sweeps.store import write_sweep
 
 
 def small_grid(**axes):

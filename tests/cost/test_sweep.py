@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from aim_cost.case import estimate
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ScheduleError, SpecError
-from aim_cost.estimate import estimate
-from aim_cost.hardware import load_hardware
-from aim_cost.model import load_model_spec
-from aim_cost.schedule import Schedule
-from aim_cost.sweep import Grid, chunk, chunks, pairs, schedule, sweep
-from aim_cost.sweep.benchmark import benchmark
-from aim_cost.sweep.best import best_rows
-from aim_cost.sweep.grid import CHUNK_ROWS
-from aim_cost.sweep.tokens import layer_tokens
-from aim_cost.workload import Execution, VisualInput, Workload
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.workload import Execution, VisualInput, Workload
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.sweeps import Grid, chunk, chunks, pairs, schedule, sweep
+from aim_cost.sweeps.benchmark import benchmark
+from aim_cost.sweeps.best import best_rows
+from aim_cost.sweeps.grid import CHUNK_ROWS
+from aim_cost.sweeps.tokens import layer_tokens
 
 SMALL, LARGE = (load_model_spec(f"llava-onevision-qwen2-{size}") for size in ("0.5b", "7b"))
 H100 = load_hardware("h100-sxm")

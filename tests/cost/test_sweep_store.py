@@ -11,16 +11,16 @@ import time
 import pandas as pd
 import pytest
 
+from aim_cost.cli.sweep import whole_numbers
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import SpecError
-from aim_cost.hardware import load_hardware
-from aim_cost.model import load_model_spec
-from aim_cost.sweep import Grid, store, sweep
-from aim_cost.sweep.store import write_sweep
-from aim_cost.sweep_cli import whole_numbers
-from aim_cost.workload import Execution
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.workload import Execution
+from aim_cost.sweeps import Grid, store, sweep
+from aim_cost.sweeps.store import write_sweep
 
 SMALL = load_model_spec("llava-onevision-qwen2-0.5b")
-COMMAND = [sys.executable, "-m", "aim_cost.cli", "sweep"]
+COMMAND = [sys.executable, "-m", "aim_cost.cli.main", "sweep"]
 
 
 def grid(**axes):
@@ -165,6 +165,6 @@ def test_bad_input_is_one_line(arguments):
 
 
 def test_other_commands_import_neither_sympy_nor_pandas():
-    code = "import sys, aim_cost.cli; print({'sympy', 'pandas'} & set(sys.modules))"
+    code = "import sys, aim_cost.cli.main; print({'sympy', 'pandas'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "set()"

@@ -7,15 +7,15 @@ import sys
 import pytest
 import sympy
 
-from aim_cost import symbolic
-from aim_cost.estimate import estimate
-from aim_cost.graph.formulas import IMPORTANCE_ROWS
-from aim_cost.graph.symbols import B, F, n, t
-from aim_cost.hardware import load_hardware
-from aim_cost.model import load_model_spec
-from aim_cost.schedule import Schedule
-from aim_cost.symbolic import PARTS, D, L, N, T, closed_form, l1, p, r, v, w
-from aim_cost.workload import Workload
+from aim_cost.case import estimate
+from aim_cost.devices.hardware import load_hardware
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.workload import Workload
+from aim_cost.ops.formulas import IMPORTANCE_ROWS
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.sweeps import closed_forms as symbolic
+from aim_cost.sweeps.closed_forms import PARTS, D, L, N, T, closed_form, l1, p, r, v, w
+from aim_cost.sweeps.symbols import B, F, n, t
 
 MODELS = [load_model_spec(f"llava-onevision-qwen2-{size}") for size in ("0.5b", "7b")]
 H100 = load_hardware("h100-sxm")
@@ -127,7 +127,7 @@ def test_every_symbol_is_explained():
 
 
 def run(*arguments, status=0):
-    command = [sys.executable, "-m", "aim_cost.cli", "symbolic", *arguments]
+    command = [sys.executable, "-m", "aim_cost.cli.main", "symbolic", *arguments]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == status, result.stderr
     return result.stderr if status else result.stdout

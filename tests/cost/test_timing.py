@@ -11,12 +11,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ProfileError, SpecError
-from aim_cost.graph.kernels import Kernels
-from aim_cost.graph.op import Op
-from aim_cost.hardware import load_hardware
+from aim_cost.ops.kernels import Kernels
+from aim_cost.ops.op import Op
 from aim_cost.timing import Calibration, OpTimeModel, calibration_names, load_calibration
-from aim_cost.timing.table import load_kernels, load_table
+from aim_cost.timing.fit.table import load_kernels, load_table
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("a100-sxm4-80gb", "h100-sxm", "h200-sxm")

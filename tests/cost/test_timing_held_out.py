@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aim_cost.hardware import load_hardware
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.timing import Calibration, OpTimeModel, load_calibration
-from aim_cost.timing.band import covered
-from aim_cost.timing.calibrate import fit_calibration
-from aim_cost.timing.evaluate import bar_rows, evaluate, held_out, transfer
+from aim_cost.timing.fit.band import covered
+from aim_cost.timing.fit.calibrate import fit_calibration
+from aim_cost.timing.fit.evaluate import bar_rows, evaluate, held_out, transfer
+from aim_cost.timing.fit.prefills import mean_error, published_prefills
+from aim_cost.timing.fit.table import load_kernels
 from aim_cost.timing.form import Ceilings
-from aim_cost.timing.prefill_check import mean_error, published_prefills
-from aim_cost.timing.table import load_kernels
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = Path(os.environ.get("AIM_SHARED", ROOT.parent / "shared")) / "data" / "kernels"

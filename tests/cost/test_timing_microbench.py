@@ -6,20 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from aim_cost.conventions.executed import build_executed
+from aim_cost.devices.hardware import HardwareProfile, Peak, Quantity
 from aim_cost.errors import ProfileError
-from aim_cost.graph.build import build_executed
-from aim_cost.graph.formulas import IMPORTANCE_ROWS
-from aim_cost.graph.kernels import Kernels
-from aim_cost.graph.op import Op
-from aim_cost.hardware import HardwareProfile, Peak, Quantity
-from aim_cost.model import load_model_spec
-from aim_cost.schedule import Schedule
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.ops.formulas import IMPORTANCE_ROWS
+from aim_cost.ops.kernels import Kernels
+from aim_cost.ops.op import Op
+from aim_cost.schedules.schedule import Schedule
 from aim_cost.timing import Calibration, OpTimeModel
-from aim_cost.timing.calibrate import fit_calibration
-from aim_cost.timing.eager import MEASURED_KINDS, default_eager, general_kind, measured_kind
-from aim_cost.timing.eager_fit import fit_eager
-from aim_cost.timing.table import load_dispatch, load_elementwise
-from aim_cost.workload import Execution, Workload
+from aim_cost.timing.elementwise import MEASURED_KINDS, default_eager, general_kind, measured_kind
+from aim_cost.timing.fit.calibrate import fit_calibration
+from aim_cost.timing.fit.elementwise import fit_eager
+from aim_cost.timing.fit.table import load_dispatch, load_elementwise
 
 BYTES_PER_S = 2e10
 FLOPS_PER_S = 4e11

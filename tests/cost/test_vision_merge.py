@@ -2,18 +2,18 @@
 
 import pytest
 
-from aim_cost.accuracy import method_of
-from aim_cost.compare import free_twin
-from aim_cost.conventions import CONVENTIONS, EXECUTED
+from aim_cost.case import estimate
+from aim_cost.conventions.convention import CONVENTIONS, EXECUTED
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ScheduleError
-from aim_cost.estimate import estimate
-from aim_cost.evidence import Knobs
-from aim_cost.hardware import load_hardware
-from aim_cost.lmms_results import lmms_rows
-from aim_cost.model import load_model_spec
-from aim_cost.schedule import Schedule
-from aim_cost.vision_merge import VisionMerge
-from aim_cost.workload import VisualInput, Workload
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.workload import VisualInput, Workload
+from aim_cost.papers.accuracy import method_of
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.schedules.vision_merge import VisionMerge
+from aim_cost.studies.compare import free_twin
+from aim_cost.studies.evidence import Knobs
+from aim_cost.studies.lmms_results import lmms_rows
 
 H100 = load_hardware("h100-sxm")
 SMALL = load_model_spec("llava-onevision-qwen2-0.5b")

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aim_cost.schedule import Schedule
-from aim_cost.trace import TokenTrace
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.schedules.trace import TokenTrace
 from aim_runtime import patched
 from aim_runtime.reference import Reference
 from aim_runtime.trace import RunTrace

@@ -20,8 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from triton.runtime import interpreter
 
-from aim_runtime.importance_triton import _importance, fused_importance
-from aim_runtime.memory import track_peak_bytes
+from aim_runtime.measurement.memory import track_peak_bytes
+from aim_runtime.reduction.importance_triton import _importance, fused_importance
 
 _Builder = interpreter.InterpreterBuilder
 _stock_dot, _stock_cast = _Builder.create_dot, _Builder.cast_impl

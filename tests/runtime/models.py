@@ -16,10 +16,10 @@ from transformers import (
     LlavaNextVideoForConditionalGeneration,
 )
 
-from aim_cost.anyres import image_grid
-from aim_cost.model import ModelSpec
-from aim_cost.trace import TokenTrace
-from aim_cost.workload import VisualInput
+from aim_cost.models.images import image_grid
+from aim_cost.models.model import ModelSpec
+from aim_cost.models.workload import VisualInput
+from aim_cost.schedules.trace import TokenTrace
 from tests.runtime.reference import Embedded, slow_passes
 from tests.runtime.support import IMAGE_TOKEN, VIDEO_TOKEN
 

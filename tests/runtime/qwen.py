@@ -13,7 +13,7 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from aim_cost.workload import VisualInput
+from aim_cost.models.workload import VisualInput
 from tests.runtime.reference import slow_passes
 from tests.runtime.support import IMAGE_TOKEN, VIDEO_TOKEN
 

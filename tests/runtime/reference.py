@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from aim_runtime.merge import random_pairs
+from aim_runtime.reduction.merge import random_pairs
 
 
 def slow_merge(frame: Tensor, places: list[int], remove: int, by: str) -> tuple[Tensor, list[int]]:

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from aim_cost.estimate import estimate
-from aim_cost.hardware import load_hardware
-from aim_cost.model import ModelSpec
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Execution, Workload
-from aim_runtime.accuracy import at_random, exam_schedules, is_random, measure_accuracy
-from aim_runtime.accuracy_cli import _rows
-from aim_runtime.chance import drawing, random_numbers
+from aim_cost.case import estimate
+from aim_cost.devices.hardware import load_hardware
+from aim_cost.models.model import ModelSpec
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.schedules.schedule import Schedule
+from aim_runtime.answers.accuracy import at_random, exam_schedules, is_random, measure_accuracy
+from aim_runtime.cli.accuracy import _rows
 from aim_runtime.errors import MeasurementError
+from aim_runtime.reduction.chance import drawing, random_numbers
 from aim_runtime.tiny.model import tiny_config
 
 MEASURED = Path(__file__).parents[2] / "measurements" / "tiny" / "accuracy.json"

@@ -4,10 +4,14 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from aim_cost.model import load_model_spec
-from aim_runtime import attention_backend as module
-from aim_runtime.attention_backend import AttentionBackend, attention_backend, chosen_backend
+from aim_cost.models.model import load_model_spec
 from aim_runtime.errors import MeasurementError
+from aim_runtime.measurement import attention_backend as module
+from aim_runtime.measurement.attention_backend import (
+    AttentionBackend,
+    attention_backend,
+    chosen_backend,
+)
 
 TEXT = load_model_spec("llava-onevision-qwen2-0.5b").text
 

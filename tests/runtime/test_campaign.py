@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aim_cost.schedule import Schedule
-from aim_runtime import campaign as campaign_module
-from aim_runtime import campaign_runner as module
-from aim_runtime import measure as measure_module
-from aim_runtime.attention_backend import AttentionBackend
-from aim_runtime.campaign import run_campaign
-from aim_runtime.campaign_file import CAMPAIGN, CampaignFile
-from aim_runtime.campaign_runner import DeviceRunner
-from aim_runtime.campaign_step import DecodeStep, KernelStep, PrefillStep
+from aim_cost.schedules.schedule import Schedule
+from aim_runtime.campaigns import campaign as campaign_module
+from aim_runtime.campaigns import runner as module
+from aim_runtime.campaigns.campaign import run_campaign
+from aim_runtime.campaigns.file import CAMPAIGN, CampaignFile
+from aim_runtime.campaigns.runner import DeviceRunner
+from aim_runtime.campaigns.step import DecodeStep, KernelStep, PrefillStep
 from aim_runtime.errors import MeasurementError
-from aim_runtime.row_key import RowKey
+from aim_runtime.measurement import measure as measure_module
+from aim_runtime.measurement.attention_backend import AttentionBackend
+from aim_runtime.measurement.row_key import RowKey
 from tests.runtime.test_validate import tiny_config
 
 PAIR = (Schedule(), Schedule.parse("merge frame:3, prune linear:1:3"))

@@ -7,9 +7,9 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from aim_runtime import campaign as module
-from aim_runtime import stand_in
-from aim_runtime.cli import app
+from aim_runtime.campaigns import campaign as module
+from aim_runtime.campaigns import stand_in
+from aim_runtime.cli.main import app
 from aim_runtime.errors import MeasurementError
 
 
@@ -78,8 +78,8 @@ def test_a_campaign_needs_no_video_decoder(tmp_path):
     """A machine for measurements may lack av, which only reading a video needs."""
     script = (
         "import sys; sys.modules['av'] = None\n"
-        "from aim_runtime.cli import app\n"
-        "import aim_runtime.campaign_runner\n"
+        "from aim_runtime.cli.main import app\n"
+        "import aim_runtime.campaigns.runner\n"
         f"app(['campaign', '--minutes', '1', '--rehearsal', '--out', {str(tmp_path)!r}])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from aim_cost.hardware import load_hardware
-from aim_cost.schedule import Schedule
-from aim_runtime.attention_backend import AttentionBackend
-from aim_runtime.campaign import agenda_of
-from aim_runtime.campaign_cost import Costs, Overheads, Warmth
-from aim_runtime.campaign_plan import Agenda, plan
-from aim_runtime.campaign_setting import Setting
-from aim_runtime.campaign_step import DecodeStep, KernelStep, PrefillStep
-from aim_runtime.campaign_steps import (
+from aim_cost.devices.hardware import load_hardware
+from aim_cost.schedules.schedule import Schedule
+from aim_runtime.campaigns.campaign import agenda_of
+from aim_runtime.campaigns.cost import Costs, Overheads, Warmth
+from aim_runtime.campaigns.plan import Agenda, plan
+from aim_runtime.campaigns.prediction import Prediction
+from aim_runtime.campaigns.setting import Setting
+from aim_runtime.campaigns.step import DecodeStep, KernelStep, PrefillStep
+from aim_runtime.campaigns.steps import (
     MODELS,
     aim_schedule,
     default_steps,
@@ -22,9 +22,9 @@ from aim_runtime.campaign_steps import (
     held_out_schedules,
     repeat_of,
 )
-from aim_runtime.cli import app
+from aim_runtime.cli.main import app
 from aim_runtime.errors import MeasurementError
-from aim_runtime.prediction import Prediction
+from aim_runtime.measurement.attention_backend import AttentionBackend
 
 LARGE, SMALL = MODELS
 MINUTES = (2, 5, 9, 15, 30)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from aim_cost.merge import Merge
-from aim_cost.prune import Prune
-from aim_cost.schedule import Schedule
+from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime import PatchError, patch, patched, unpatch
-from aim_runtime.hooks import Hooks
+from aim_runtime.patching.hooks import Hooks
 from aim_runtime.seams import cache_of
 from aim_runtime.trace import RunTrace
 from tests.runtime.support import tiny_llava, tiny_qwen2, video_inputs

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
-from aim_runtime import decode as module
-from aim_runtime.decode import measure_decode
+from aim_cost.models.workload import Workload
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import MeasurementError
-from aim_runtime.load import load
+from aim_runtime.measurement import decode as module
+from aim_runtime.measurement.clock import ClockRecorder
+from aim_runtime.measurement.decode import measure_decode
+from aim_runtime.models.load import load
 from aim_runtime.seams import cache_of
-from aim_runtime.timer import ClockRecorder
 from tests.runtime.test_validate import tiny_config
 
 

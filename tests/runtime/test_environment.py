@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import torch
 import transformers
 
-from aim_runtime import environment as module
-from aim_runtime.environment import GpuState, environment, gpu_state
+from aim_runtime.measurement import environment as module
+from aim_runtime.measurement.environment import GpuState, environment, gpu_state
 
 
 def test_it_names_versions_device_and_date():

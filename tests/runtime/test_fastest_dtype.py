@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from aim_runtime import fastest_dtype as module
-from aim_runtime.fastest_dtype import fastest_dtype
+from aim_runtime.kernels import fastest_dtype as module
+from aim_runtime.kernels.fastest_dtype import fastest_dtype
 
 CPU = torch.device("cpu")
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from aim_cost.merge import Merge
-from aim_cost.prune import Prune
-from aim_cost.schedule import Schedule
+from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime import PatchError, patched
-from aim_runtime.lookup import TextCandidates
+from aim_runtime.patching.prompt_lookup import TextCandidates
 from aim_runtime.reference import Reference
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.reference import embedded_video

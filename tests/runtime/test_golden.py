@@ -7,12 +7,12 @@ import torch
 from safetensors import safe_open
 from transformers import Qwen2ForCausalLM
 
-from aim_cost.prune import Prune
-from aim_cost.schedule import Schedule
-from aim_cost.workload import VisualInput
+from aim_cost.models.workload import VisualInput
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.reference import Reference
-from aim_runtime.selfcheck import qwen2_config
+from aim_runtime.validation.selfcheck import qwen2_config
 from tests.runtime.support import shared_golden
 
 SCHEDULE = Schedule(prune=Prune(linear=(14, 22)))

@@ -7,17 +7,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from aim_cost.graph import formulas
 from aim_cost.memory import scoring_bytes
-from aim_cost.prune import Prune
-from aim_runtime.importance import (
+from aim_cost.ops import formulas
+from aim_cost.schedules.prune import Prune
+from aim_runtime.measurement.memory import track_peak_bytes
+from aim_runtime.reduction.importance import (
     pagerank_causal_importance,
     pagerank_importance,
     text_attention_importance,
 )
-from aim_runtime.memory import track_peak_bytes
-from aim_runtime.prune import select_tokens, take_tokens
-from aim_runtime.ranking import LAYER_IMPORTANCE, Attended
+from aim_runtime.reduction.scores import LAYER_IMPORTANCE, Attended
+from aim_runtime.reduction.select import select_tokens, take_tokens
 from tests.cost.blocks import block_causal_entries
 from tests.runtime.reference import full_importance
 from tests.runtime.support import shared_golden

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from aim_runtime import importance_kernel as choice
 from aim_runtime.errors import InputError, PatchError
-from aim_runtime.importance import pagerank_importance
-from aim_runtime.prune import select_tokens
-from aim_runtime.ranking import LAYER_IMPORTANCE, Attended
+from aim_runtime.reduction import importance_kernel as choice
+from aim_runtime.reduction.importance import pagerank_importance
+from aim_runtime.reduction.scores import LAYER_IMPORTANCE, Attended
+from aim_runtime.reduction.select import select_tokens
 from tests.runtime.support import shared_golden
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -23,8 +23,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from aim_runtime import importance_triton
-from aim_runtime.importance_triton import fused_importance
+from aim_runtime.reduction import importance_triton
+from aim_runtime.reduction.importance_triton import fused_importance
 
 ROOT = Path(__file__).resolve().parents[2]
 RELATIVE = 1e-4

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
+from aim_cost.models.workload import Workload
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.errors import InputError
-from aim_runtime.inputs import question_inputs, sized_inputs
-from aim_runtime.load import load
-from aim_runtime.video import pixel_values
+from aim_runtime.models.load import load
+from aim_runtime.prompts.inputs import question_inputs, sized_inputs
+from aim_runtime.prompts.video import pixel_values
 from tests.runtime.checkpoint import MEAN, STD, save_checkpoint
 from tests.runtime.support import FRAME_TOKENS, VIDEO_TOKEN, tiny_llava
 

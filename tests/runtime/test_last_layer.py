@@ -7,9 +7,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aim_cost.merge import Merge
-from aim_cost.prune import Prune
-from aim_cost.schedule import Schedule
+from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.errors import PatchError
 from aim_runtime.seams import cache_of, with_cache

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from aim_cost.merge import Merge
-from aim_cost.prune import Prune
-from aim_cost.schedule import Schedule
+from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patch, patched, unpatch
-from aim_runtime.changes import Changes
-from aim_runtime.encoding import Encoded, Encoding
-from aim_runtime.hooks import Hooks
-from aim_runtime.prefill import Prefill
-from aim_runtime.prompt import Prompt
+from aim_runtime.patching.encoding import Encoded, Encoding
+from aim_runtime.patching.hooks import Hooks
+from aim_runtime.patching.prefill import Prefill
+from aim_runtime.patching.undo import Changes
+from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.seams import cache_of, with_cache
 from aim_runtime.trace import RunTrace
 from tests.runtime.support import tiny_llava, tiny_qwen2, video_inputs

@@ -11,12 +11,12 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from aim_cost.errors import AimError, ScheduleError
-from aim_cost.schedule import Schedule
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.errors import InputError
-from aim_runtime.inputs import question_inputs
-from aim_runtime.load import load
-from aim_runtime.video import sample_frames
+from aim_runtime.models.load import load
+from aim_runtime.prompts.inputs import question_inputs
+from aim_runtime.prompts.video import sample_frames
 from benchmarks.make_clip import make_clip
 from tests.runtime.checkpoint import save_checkpoint
 from tests.runtime.support import FRAME_TOKENS

@@ -6,20 +6,20 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from aim_cost.case import estimate
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import AimError, ScheduleError
-from aim_cost.estimate import estimate
-from aim_cost.hardware import load_hardware
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
-from aim_runtime import measure as module
-from aim_runtime import row_file
-from aim_runtime.attention_backend import AttentionBackend, chosen_backend
+from aim_cost.models.workload import Workload
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import InputError, MeasurementError
-from aim_runtime.graph import StaticPrefill
-from aim_runtime.inputs import sized_inputs
-from aim_runtime.load import load
-from aim_runtime.measure import measure
-from aim_runtime.row_file import read_rows, require_same_software
+from aim_runtime.measurement import measure as module
+from aim_runtime.measurement import row_file
+from aim_runtime.measurement.attention_backend import AttentionBackend, chosen_backend
+from aim_runtime.measurement.measure import measure
+from aim_runtime.measurement.row_file import read_rows, require_same_software
+from aim_runtime.models.load import load
+from aim_runtime.patching.cuda_graph import StaticPrefill
+from aim_runtime.prompts.inputs import sized_inputs
 from tests.runtime.support import FRAME_TOKENS, VIDEO_TOKEN, tiny_llava
 
 WORKLOAD = Workload(text_tokens=11, frames=3, batch=2)

@@ -5,13 +5,13 @@ import torch
 from torch.nn import functional
 
 from aim_cost.memory import prefill_memory
-from aim_cost.model import preset_config
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Execution, Workload
+from aim_cost.models.model import preset_config
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
-from aim_runtime.inputs import sized_inputs
-from aim_runtime.load import load
-from aim_runtime.memory import track_peak_bytes
+from aim_runtime.measurement.memory import track_peak_bytes
+from aim_runtime.models.load import load
+from aim_runtime.prompts.inputs import sized_inputs
 
 DEVICES = pytest.mark.parametrize("device", ["cpu", "meta"])
 MODES = pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from aim_cost.errors import ScheduleError
-from aim_cost.merge import MERGE_KINDS
-from aim_runtime.merge import (
+from aim_cost.schedules.merge import MERGE_KINDS
+from aim_runtime.reduction.merge import (
     MERGE_PLANS,
     match_tokens,
     merge_passes,

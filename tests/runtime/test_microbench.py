@@ -7,26 +7,26 @@ import pytest
 import torch
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
-from aim_cost.graph.build import build_executed
-from aim_cost.hardware import load_hardware
-from aim_cost.model import ModelSpec
-from aim_cost.schedule import Schedule
+from aim_cost.conventions.executed import build_executed
+from aim_cost.devices.hardware import load_hardware
+from aim_cost.models.model import ModelSpec
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.schedules.schedule import Schedule
 from aim_cost.timing import OpTimeModel
-from aim_cost.timing.calibrate import fit_calibration
-from aim_cost.timing.eager import measured_kind
-from aim_cost.timing.table import load_dispatch, load_elementwise, load_kernels, table_path
-from aim_cost.workload import Execution, Workload
-from aim_runtime import microbench as module
-from aim_runtime import probe as probe_module
-from aim_runtime.calibrated import cache_folder, present_calibration
+from aim_cost.timing.elementwise import measured_kind
+from aim_cost.timing.fit.calibrate import fit_calibration
+from aim_cost.timing.fit.table import load_dispatch, load_elementwise, load_kernels, table_path
 from aim_runtime.errors import MeasurementError
 from aim_runtime.kernels import dispatch as dispatch_module
+from aim_runtime.kernels import microbench as module
+from aim_runtime.kernels import probe as probe_module
+from aim_runtime.kernels.calibrated import cache_folder, present_calibration
 from aim_runtime.kernels.case import Case, Pool
 from aim_runtime.kernels.elementwise import elementwise_cases
+from aim_runtime.kernels.microbench import Sample, microbench
 from aim_runtime.kernels.products import attention_cases, gemm_cases
+from aim_runtime.kernels.profile_file import profile_yaml
 from aim_runtime.kernels.sizes import Sizes, every_other, spread
-from aim_runtime.microbench import Sample, microbench
-from aim_runtime.profile_file import profile_yaml
 from tests.runtime.models import tiny_llava_15
 from tests.runtime.support import tiny_llava
 
@@ -261,9 +261,9 @@ def test_a_measured_profile_survives_its_file(tmp_path):
 def test_the_calibration_of_this_device_is_made_once(spec, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     speed = [1.2]
-    monkeypatch.setattr("aim_runtime.calibrated.speed_since", lambda *_: speed[0])
+    monkeypatch.setattr("aim_runtime.kernels.calibrated.speed_since", lambda *_: speed[0])
     profile, calibration = present_calibration(spec, WORKLOAD, CPU, "float32", seconds=1)
-    monkeypatch.setattr("aim_runtime.calibrated.microbench", None)
+    monkeypatch.setattr("aim_runtime.kernels.calibrated.microbench", None)
     again = present_calibration(spec, WORKLOAD, CPU, "float32")
     assert again[0] == profile
     assert again[1].to_yaml() == calibration.to_yaml()
@@ -274,6 +274,8 @@ def test_the_calibration_of_this_device_is_made_once(spec, tmp_path, monkeypatch
     assert cache_folder(spec, longer, CPU, "float32") != folder
 
     speed[0] = 3.0  # the device was busy then: what was measured is not believed
-    monkeypatch.setattr("aim_runtime.calibrated.microbench", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr(
+        "aim_runtime.kernels.calibrated.microbench", lambda *_: pytest.fail("again")
+    )
     with pytest.raises(pytest.fail.Exception, match="again"):
         present_calibration(spec, WORKLOAD, CPU, "float32")

@@ -15,10 +15,10 @@ from transformers import (
 )
 
 from aim_cost.errors import AimError, ScheduleError
-from aim_cost.merge import Merge
-from aim_cost.prune import Prune
-from aim_cost.schedule import Schedule
-from aim_cost.select import Select
+from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.schedules.select import Select
 from aim_runtime import PatchError, patch, patched, unpatch
 from aim_runtime.seams import with_cache
 from tests.runtime.support import VIDEO_TOKEN, tiny_llava, tiny_qwen2, video_inputs

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from aim_cost.estimate import estimate
-from aim_cost.hardware import load_hardware
-from aim_cost.model import load_model_spec
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Execution, Workload
-from aim_runtime import probe as module
+from aim_cost.case import estimate
+from aim_cost.devices.hardware import load_hardware
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import MeasurementError
-from aim_runtime.probe import probe, speed_since
-from aim_runtime.timer import ClockRecorder
+from aim_runtime.kernels import probe as module
+from aim_runtime.kernels.probe import probe, speed_since
+from aim_runtime.measurement.clock import ClockRecorder
 
 CPU = torch.device("cpu")
 

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aim_cost.merge import MERGE_KINDS, POSITIONS, Merge
-from aim_cost.prune import DROP_POINTS, Prune
-from aim_cost.schedule import Schedule
-from aim_cost.workload import VisualInput
+from aim_cost.models.workload import VisualInput
+from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
+from aim_cost.schedules.prune import DROP_POINTS, Prune
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
-from aim_runtime.ranking import LAYER_IMPORTANCE
+from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 from aim_runtime.reference import Reference
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.reference import embedded_video

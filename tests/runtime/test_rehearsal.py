@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from aim_cost.hardware import load_hardware
-from aim_runtime import stand_in as module
-from aim_runtime.campaign import run_campaign
-from aim_runtime.campaign_file import CAMPAIGN, CampaignFile
-from aim_runtime.campaign_step import KernelStep, PrefillStep
-from aim_runtime.campaign_steps import default_steps
-from aim_runtime.row_key import RowKey
-from aim_runtime.stand_in import StandIn
+from aim_cost.devices.hardware import load_hardware
+from aim_runtime.campaigns import stand_in as module
+from aim_runtime.campaigns.campaign import run_campaign
+from aim_runtime.campaigns.file import CAMPAIGN, CampaignFile
+from aim_runtime.campaigns.stand_in import StandIn
+from aim_runtime.campaigns.step import KernelStep, PrefillStep
+from aim_runtime.campaigns.steps import default_steps
+from aim_runtime.measurement.row_key import RowKey
 
 HARDWARE = load_hardware("h100-sxm")
 

@@ -6,22 +6,22 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
-from aim_cost.hardware import load_hardware
-from aim_cost.schedule import Schedule
-from aim_runtime import stand_in as module
-from aim_runtime.agreement import errors_of
-from aim_runtime.campaign import run_campaign
-from aim_runtime.campaign_errors import drifts, error_lines, gains
-from aim_runtime.campaign_file import CAMPAIGN
-from aim_runtime.campaign_report import read_report, write_tables
-from aim_runtime.campaign_step import KernelStep
-from aim_runtime.campaign_steps import default_steps, fit_schedules, held_out_schedules
-from aim_runtime.cli import app
-from aim_runtime.environment import GpuState
+from aim_cost.devices.hardware import load_hardware
+from aim_cost.schedules.schedule import Schedule
+from aim_runtime.campaigns import stand_in as module
+from aim_runtime.campaigns.campaign import run_campaign
+from aim_runtime.campaigns.errors import drifts, error_lines, gains
+from aim_runtime.campaigns.file import CAMPAIGN
+from aim_runtime.campaigns.prediction import Way
+from aim_runtime.campaigns.predictions_file import PREDICTIONS, PredictionsFile
+from aim_runtime.campaigns.report import read_report, write_tables
+from aim_runtime.campaigns.stand_in import StandIn
+from aim_runtime.campaigns.step import KernelStep
+from aim_runtime.campaigns.steps import default_steps, fit_schedules, held_out_schedules
+from aim_runtime.cli.main import app
 from aim_runtime.errors import MeasurementError
-from aim_runtime.prediction import Way
-from aim_runtime.predictions_file import PREDICTIONS, PredictionsFile
-from aim_runtime.stand_in import StandIn
+from aim_runtime.measurement.environment import GpuState
+from aim_runtime.validation.agreement import errors_of
 
 SLOWER = 1.1
 
@@ -245,7 +245,7 @@ def test_tables_that_no_calibration_fits_are_named(changed):
 
 
 def test_tables_are_those_that_aim_cost_calibrate_reads(folder, tmp_path):
-    from aim_cost.cli import app as cost
+    from aim_cost.cli.main import app as cost
 
     (tables,) = write_tables(folder, tmp_path)
     assert tables.name == "llava-onevision-qwen2-7b-cudnn"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from aim_runtime.cli import main
+from aim_runtime.cli.main import main
 from tests.runtime.models import tiny_llava_15
 from tests.runtime.support import shared_golden
 from tests.runtime.test_validate import tiny_config
@@ -29,7 +29,7 @@ def run(monkeypatch, capfd):
 
 def test_the_module_runs_as_a_command():
     help_text = subprocess.run(
-        [sys.executable, "-m", "aim_runtime.cli", "--help"], capture_output=True, text=True
+        [sys.executable, "-m", "aim_runtime.cli.main", "--help"], capture_output=True, text=True
     )
     assert help_text.returncode == 0
     assert all(name in help_text.stdout for name in ("measure", "validate", "selfcheck"))
@@ -100,7 +100,9 @@ def test_selfcheck_on_recorded_vectors(run):
 
 @pytest.mark.parametrize("command", [("validate",), ("measure", "--frames", "2")])
 def test_a_workload_is_refused_before_any_weights_are_made(run, monkeypatch, command):
-    monkeypatch.setattr("aim_runtime.load._random_model", lambda *_: pytest.fail("made weights"))
+    monkeypatch.setattr(
+        "aim_runtime.models.load._random_model", lambda *_: pytest.fail("made weights")
+    )
     message = run(*command, "--model", "llava-1.5-7b", status=2)
     assert "expected a model that takes video" in message
     assert "--image-tokens" in message
@@ -131,7 +133,7 @@ def checkpoint(tmp_path_factory):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from aim_runtime.load import load
+    from aim_runtime.models.load import load
 
     folder = tmp_path_factory.mktemp("checkpoint")
     loaded = load(tiny_config(), "cpu", "float32", random_weights=True)

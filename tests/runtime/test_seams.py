@@ -16,11 +16,12 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
-from aim_cost.schedule import Schedule
-from aim_runtime import PatchError, patched, seams, trial
+from aim_cost.schedules.schedule import Schedule
+from aim_runtime import PatchError, patched, seams
 from aim_runtime.models import find_adapter
 from aim_runtime.models.smallest import smallest_model
-from aim_runtime.patch import LANGUAGE_MODELS, SUPPORTED_MODELS
+from aim_runtime.patching import trial
+from aim_runtime.patching.patch import LANGUAGE_MODELS, SUPPORTED_MODELS
 from tests.runtime.support import video_inputs
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from aim_cost.errors import AimError
-from aim_runtime import prune, selfcheck
+from aim_runtime.reduction import select as prune
+from aim_runtime.validation import selfcheck
 from tests.runtime.support import shared_golden
 
 
@@ -56,7 +57,7 @@ def test_notices_a_wrong_selection(monkeypatch):
     def worst_first(visual, count, scores=None):
         return right(visual, count, None if scores is None else -scores)
 
-    monkeypatch.setattr("aim_runtime.prefill.select_tokens", worst_first)
+    monkeypatch.setattr("aim_runtime.patching.prefill.select_tokens", worst_first)
     result = selfcheck()
     assert not result["passed"]
     assert not result["kept_sets_equal"]

@@ -5,11 +5,11 @@ import time
 import pytest
 import torch
 
-from aim_cost.graph.op import PHASES
-from aim_cost.schedule import Schedule
+from aim_cost.ops.op import PHASES
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.errors import MeasurementError
-from aim_runtime.timer import ClockRecorder, CudaRecorder, phase_hooks, recorder_for
+from aim_runtime.measurement.clock import ClockRecorder, CudaRecorder, phase_hooks, recorder_for
 from tests.runtime.models import named_inputs, tiny_llava_15, tiny_next_video
 from tests.runtime.support import video_inputs
 

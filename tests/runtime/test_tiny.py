@@ -8,10 +8,10 @@ import torch
 
 pytest.importorskip("sklearn", reason="the tiny model needs the extra tiny (scikit-learn)")
 
-from aim_cost.schedule import Schedule
-from aim_runtime.chance import drawing
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import LoadError
-from aim_runtime.patch import patched
+from aim_runtime.patching.patch import patched
+from aim_runtime.reduction.chance import drawing
 from aim_runtime.seams import lack_newlines
 from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny, save_checkpoint
 from aim_runtime.tiny.exam import draw_exam, right_answers

@@ -12,16 +12,16 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aim_cost.merge import Merge
-from aim_cost.prune import Prune
-from aim_cost.vision_merge import VisionMerge
+from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.vision_merge import VisionMerge
 
 pytest.importorskip("sklearn", reason="the tiny model needs the extra tiny (scikit-learn)")
 
-from aim_cost.schedule import Schedule
-from aim_runtime.cli import main
+from aim_cost.schedules.schedule import Schedule
+from aim_runtime.cli.main import main
 from aim_runtime.errors import InputError, LoadError
-from aim_runtime.patch import patched
+from aim_runtime.patching.patch import patched
 from aim_runtime.tiny import checkpoint, digits, train, train_answers, train_vision
 from aim_runtime.tiny.checkpoint import load_tiny
 from aim_runtime.tiny.digits import SPLITS

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from aim_cost.merge import Merge
-from aim_cost.prune import Prune
-from aim_cost.schedule import Schedule
-from aim_cost.workload import VisualInput
+from aim_cost.models.workload import VisualInput
+from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
-from aim_runtime.layout import Layout
 from aim_runtime.models import find_adapter
+from aim_runtime.prompts.layout import Layout
 from tests.runtime.support import FRAME_TOKENS, VIDEO_TOKEN, video_inputs
 
 BOTH = Schedule(Merge(passes=(5, 3)), Prune(linear=(1, 4)))

@@ -7,19 +7,19 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from aim_cost.case import estimate
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ScheduleError
-from aim_cost.estimate import estimate
-from aim_cost.hardware import load_hardware
-from aim_cost.model import ModelSpec
-from aim_cost.schedule import Schedule
-from aim_cost.workload import Workload
-from aim_runtime.cli import main
-from aim_runtime.count import count_flops
+from aim_cost.models.model import ModelSpec
+from aim_cost.models.workload import Workload
+from aim_cost.schedules.schedule import Schedule
+from aim_runtime.cli.main import main
 from aim_runtime.errors import PatchError
-from aim_runtime.load import Loaded
-from aim_runtime.masked import masked
-from aim_runtime.merge import match_tokens
-from aim_runtime.patch import patch, patched
+from aim_runtime.measurement.flops import count_flops
+from aim_runtime.models.load import Loaded
+from aim_runtime.patching.masked import masked
+from aim_runtime.patching.patch import patch, patched
+from aim_runtime.reduction.merge import match_tokens
 from tests.runtime.slow_tower import slow_tower
 from tests.runtime.support import IMAGE_TOKEN, tiny_llava, video_inputs
 from tests.runtime.test_patch import mask_of, state

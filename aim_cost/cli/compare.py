@@ -1,0 +1,115 @@
+"""aim-cost methods, aim-cost compare."""
+
+from typing import Annotated
+
+import typer
+from rich.progress import track
+
+from aim_cost.cli.compare_table import compare_table
+from aim_cost.cli.methods_table import method_rows, method_table, methods_table
+from aim_cost.cli.options import (
+    BatchOption,
+    CalibrationOption,
+    DtypeOption,
+    ExecutionOption,
+    FormatOption,
+    FrameSizeOption,
+    FramesOption,
+    HardwareOption,
+    ImageTokensOption,
+    ModelOption,
+    TextTokensOption,
+)
+from aim_cost.conventions.convention import CONVENTIONS, get_convention
+from aim_cost.devices.hardware import load_hardware
+from aim_cost.errors import ScheduleError
+from aim_cost.methods import get_method, parse_methods
+from aim_cost.methods.library import METHODS
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.vision_spec import parse_frame_size
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.render import Format, console, print_object, print_rows
+from aim_cost.studies.budget import KINDS, get_budget, meet
+from aim_cost.studies.compare import Case, compare, resolve
+from aim_cost.timing import load_calibration
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One of them, in full.")] = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """List the published methods: where they act, parameters, what ranks the tokens."""
+    chosen = [get_method(name)] if name else list(METHODS.values())
+    if form is not Format.table:
+        rows = method_rows(chosen)
+        print_object(rows[0], form) if name else print_rows(rows, form)
+        return
+    console().print(method_table(chosen[0]) if name else methods_table(chosen))
+
+
+def compare_methods(
+    methods: Annotated[
+        str,
+        typer.Option(help="Names with commas, fastv:k=3:r=0.75, a schedule file; or all."),
+    ] = "aim,fastv,pyramiddrop,visionzip,uniform",
+    conventions: Annotated[
+        str, typer.Option(help=f"All, or some of {', '.join(CONVENTIONS)}.")
+    ] = "all",
+    equal: Annotated[
+        str | None, typer.Option(help=f"Scale each method to one budget: {', '.join(KINDS)}.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Tokens, 10**12 FLOPs or ms; by default AIM's default schedule's."),
+    ] = None,
+    model: ModelOption = "llava-onevision-qwen2-7b",
+    hardware: HardwareOption = "h100-sxm",
+    frames: FramesOption = None,
+    image_tokens: ImageTokensOption = None,
+    frame_size: FrameSizeOption = None,
+    text_tokens: TextTokensOption = 100,
+    batch: BatchOption = 1,
+    dtype: DtypeOption = "bfloat16",
+    execution: ExecutionOption = "eager",
+    calibration: CalibrationOption = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Set methods beside each other: FLOPs by convention, tokens, memory, time, scoring.
+
+    Without --frames and --image-tokens it is a video of 32 frames.
+    """
+    if frames is None and image_tokens is None:
+        frames = 32
+    if budget is not None and equal is None:
+        raise ScheduleError(
+            "--budget", expected="--equal beside it", got="none", fix="E.g. --equal flops."
+        )
+    requests = parse_methods(methods)
+    names = list(CONVENTIONS) if conventions == "all" else conventions.split(",")
+    counted = [get_convention(name.strip()) for name in names]
+    case = Case(
+        load_model_spec(model),
+        Workload(
+            text_tokens=text_tokens,
+            frames=frames,
+            image_tokens=image_tokens,
+            batch=batch,
+            frame_size=parse_frame_size(frame_size) if frame_size else None,
+        ),
+        load_hardware(hardware),
+        Execution(dtype, mode=execution),
+        load_calibration(calibration) if calibration else None,
+    )
+    limit = get_budget(case, equal, budget) if equal else None
+    shown = console(error=True)
+    entries = (
+        resolve(case, request) if limit is None else meet(case, request, limit)
+        for request in track(
+            *(requests, "methods"), console=shown, transient=True, disable=not shown.is_terminal
+        )
+    )
+    rows = compare(case, entries, counted)
+    if form is not Format.table:
+        print_rows(rows, form)
+        return
+    console().print(compare_table(case, rows, limit))

@@ -1,0 +1,278 @@
+"""aim-cost: predict, plan, plot, methods, compare, sweep, symbolic, models, table and more."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aim_cost.case import estimate
+from aim_cost.cli import compare as compare_cli
+from aim_cost.cli import plan as plan_cli
+from aim_cost.cli import plot as plot_cli
+from aim_cost.cli import sweep as sweep_cli
+from aim_cost.cli.options import (
+    BatchOption,
+    CalibrationOption,
+    DtypeOption,
+    ExecutionOption,
+    FormatOption,
+    FrameSizeOption,
+    FramesOption,
+    HardwareOption,
+    ImageOption,
+    ImageTokensOption,
+    LastLayerOption,
+    MergeOption,
+    ModelOption,
+    PerFrameOption,
+    PruneOption,
+    ScheduleOption,
+    SelectOption,
+    TextTokensOption,
+    VisionMergeOption,
+    new_app,
+    run,
+    schedule_from,
+    workload_from,
+)
+from aim_cost.cli.predict_table import predict_table
+from aim_cost.conventions.convention import CONVENTIONS, get_convention
+from aim_cost.devices.hardware import hardware_names, load_hardware, to_row
+from aim_cost.models.model import load_model_spec, preset_names
+from aim_cost.models.parameters import model_parameters
+from aim_cost.models.vision_spec import DEFAULT_FRAME_SIZE
+from aim_cost.models.workload import Execution
+from aim_cost.papers.efficiency import published_rows
+from aim_cost.render import Format, console, print_object, print_rows, table
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.timing import load_calibration
+from aim_cost.units import show, tera
+
+app = new_app("FLOPs, memory and prefill time of multimodal LLMs under visual-token reduction.")
+app.command()(sweep_cli.sweep)
+app.command()(sweep_cli.symbolic)
+app.command()(plan_cli.plan)
+app.command()(plot_cli.plot)
+app.command()(compare_cli.methods)
+app.command("compare")(compare_cli.compare_methods)
+
+
+@app.command()
+def predict(
+    model: ModelOption = "llava-onevision-qwen2-7b",
+    hardware: HardwareOption = "h100-sxm",
+    frames: FramesOption = None,
+    image_tokens: ImageTokensOption = None,
+    image: ImageOption = None,
+    frame_size: FrameSizeOption = None,
+    text_tokens: TextTokensOption = 100,
+    batch: BatchOption = 1,
+    merge: MergeOption = None,
+    tokens_per_frame: PerFrameOption = None,
+    prune: PruneOption = None,
+    select: SelectOption = None,
+    vision_merge: VisionMergeOption = None,
+    schedule: ScheduleOption = None,
+    convention: Annotated[
+        str, typer.Option(help=f"How FLOPs are counted: {', '.join(CONVENTIONS)}.")
+    ] = "executed",
+    dtype: DtypeOption = "bfloat16",
+    attention: Annotated[str, typer.Option(help="Attention of the LLM: sdpa or eager.")] = "sdpa",
+    scoring: Annotated[
+        str, typer.Option(help="Of AIM's importance: torch, or fused as a GPU with Triton runs it.")
+    ] = "torch",
+    execution: ExecutionOption = "eager",
+    last_layer: LastLayerOption = "all",
+    calibration: CalibrationOption = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Price one prefill: FLOPs, traffic, time with its band, and memory, phase by phase.
+
+    Without --frames, --image-tokens and --image it is a video of 32 frames.
+    """
+    price = partial(
+        estimate,
+        load_model_spec(model),
+        workload_from(text_tokens, batch, frames, image_tokens, image, frame_size, 32),
+        hardware=load_hardware(hardware),
+        execution=Execution(dtype, attention, execution, scoring, last_layer),
+        convention=get_convention(convention),
+        calibration=load_calibration(calibration) if calibration else None,
+    )
+    result = price(
+        schedule_from(
+            schedule,
+            tokens_per_frame,
+            merge=merge,
+            prune=prune,
+            select=select,
+            vision_merge=vision_merge,
+        )
+    )
+    if form is not Format.table:
+        print_object(result.to_row(), form)
+        return
+    console().print(predict_table(result, baseline=price(Schedule())))
+
+
+@app.command()
+def models(form: FormatOption = Format.table) -> None:
+    """List the models that ship as presets."""
+    rows: list[dict[str, Any]] = []
+    for name in preset_names():
+        spec = load_model_spec(name)
+        rows.append(
+            {
+                "name": name,
+                "parameters": model_parameters(spec),
+                "layers": spec.text.num_hidden_layers,
+                "hidden_size": spec.text.hidden_size,
+                "tokens_per_frame": spec.frame_tokens if spec.takes_video else None,
+                "frames_per_group": spec.group_frames,
+                "tokens_per_image": spec.image_tokens,
+                "checkpoint": spec.checkpoint,
+            }
+        )
+    if form is not Format.table:
+        print_rows(rows, form)
+        return
+    columns = ("model", "params", "layers", "hidden", "frame", "image")
+    lines = [
+        (
+            row["name"],
+            show(row["parameters"], "", 1),
+            str(row["layers"]),
+            str(row["hidden_size"]),
+            str(row["tokens_per_frame"] or "-") + " *" * (row["frames_per_group"] > 1),
+            str(row["tokens_per_image"]),
+        )
+        for row in rows
+    ]
+    height, width = DEFAULT_FRAME_SIZE
+    note = (
+        "frame, image: visual tokens of one before any reduction. "
+        f"* Of two frames, and by resolution: here {height} x {width} pixels."
+    )
+    console().print(table("Models", columns, lines, note))
+
+
+@app.command()
+def hardware(form: FormatOption = Format.table) -> None:
+    """List the hardware profiles and their datasheet peaks."""
+    profiles = [load_hardware(name) for name in hardware_names()]
+    rows = [to_row(profile) for profile in profiles]
+    if form is not Format.table:
+        print_rows(rows, form)
+        return
+
+    def figure(row: dict[str, Any], key: str, scale: float, digits: int) -> str:
+        value = row[key]
+        unsure = "?" if any(key.startswith(u.rpartition(".")[2]) for u in row["unsure"]) else ""
+        return "-" if value is None else f"{value / scale:.{digits}f}{unsure}"
+
+    lines = [
+        (
+            row["name"],
+            figure(row, "bfloat16_flops_per_s", 1e12, 1),
+            figure(row, "float16_flops_per_s", 1e12, 1),
+            figure(row, "float32_flops_per_s", 1e12, 1),
+            figure(row, "memory_bandwidth_bytes_per_s", 1e9, 0),
+            figure(row, "memory_bytes", 1e9, 0),
+        )
+        for row in rows
+    ]
+    note = "Dense datasheet peaks in TFLOP/s, bandwidth in GB/s, memory in GB. ?: unsure."
+    columns = ("profile", "bf16", "fp16", "fp32", "bandwidth", "memory")
+    console().print(table("Hardware profiles", columns, lines, note))
+
+
+@app.command()
+def calibrate(
+    kernels: Annotated[Path, typer.Option(help="A folder of kernel tables.")],
+    hardware: Annotated[str, typer.Option(help="The profile of the device they were measured on.")],
+    out: Annotated[Path, typer.Option(help="The calibration to write, a .yaml.")],
+    dtype: DtypeOption = "bfloat16",
+    source: Annotated[str, typer.Option(help="Who measured, where and how.")] = "",
+    form: FormatOption = Format.table,
+) -> None:
+    """Fit a calibration to measured kernels, with errors on shapes that the fit never saw."""
+    from aim_cost.cli.evaluate_table import calibration_table
+    from aim_cost.timing.fit.calibrate import fit_calibration
+
+    with console(error=True).status("fitting"):
+        fitted = fit_calibration(kernels, hardware, dtype, source=source)
+    fitted.save(out)
+    if form is not Format.table:
+        kernels_of = fitted.kernels.items()
+        print_rows([{"op": op, "rows": k.rows, **k.held_out} for op, k in kernels_of], form)
+        return
+    note = f"Percent, on shapes left out of the fit. Wrote {out}."
+    console().print(calibration_table(fitted, note))
+
+
+@app.command()
+def evaluate(
+    kernels: Annotated[Path, typer.Option(help="A folder of kernel tables of several GPUs.")],
+    form: FormatOption = Format.table,
+) -> None:
+    """Errors of the time models on shapes they never saw, beside the roofline; five folds.
+
+    Then whole prefills measured by others, priced with the shipped A100 calibration.
+    """
+    from aim_cost.cli.evaluate_table import held_out_table, prefill_table
+    from aim_cost.timing.fit.evaluate import evaluate as run_evaluation
+    from aim_cost.timing.fit.prefills import published_prefills
+
+    with console(error=True).status("fitting five folds of each table"):
+        result = run_evaluation(kernels)
+    prefills = published_prefills(load_calibration("a100-sxm4-80gb"))
+    if form is Format.json:
+        rows = [{**vars(row), "error": row.error} for row in prefills]
+        print(json.dumps({**result, "prefills": rows}, indent=2))
+        return
+    flat = [
+        {"model": model, "gpu": gpu, "op": op, **errors}
+        for model, gpus in result.items()
+        for gpu, ops in gpus.items()
+        for op, errors in ops.items()
+    ]
+    if form is Format.csv:
+        print_rows(flat, form)
+        return
+    console().print(held_out_table(result), prefill_table(prefills))
+
+
+@app.command("table")
+def published_table(form: FormatOption = Format.table) -> None:
+    """Set AIM's published efficiency table beside what the formulas give."""
+    rows = [published.to_row() for published in published_rows()]
+    if form is not Format.table:
+        print_rows(rows, form)
+        return
+    lines = [
+        (
+            row["label"] + ("" if row["agrees"] else " *"),
+            row["published.tflops"],
+            row["computed.tflops"],
+            row["published.prefill_ms"],
+            row["computed.prefill_ms"],
+            f"{tera(row['executed.llm.flops']):.2f}",
+        )
+        for row in rows
+    ]
+    agreeing = sum(row["agrees"] for row in rows)
+    note = (
+        f"{agreeing} of {len(rows)} rows agree in every printed digit. * The others are printed "
+        "with (14, 22) but follow a slope of 0.0125 a layer, linear:14:94, which gives their "
+        "figures. TFLOPs and ms: convention llm-viewer, A100-40GB peaks, no clock. executed: LLM "
+        f"TFLOPs that aim_runtime runs. Source: {rows[0]['source']}."
+    )
+    columns = ("schedule", "TFLOPs", "ours", "ms", "ours", "executed")
+    console().print(table("AIM's published table and ours", columns, lines, note))
+
+
+def main() -> None:
+    """Entry point of ``aim-cost``."""
+    run(app)

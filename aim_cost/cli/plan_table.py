@@ -1,0 +1,101 @@
+"""What ``aim-cost plan`` prints for people."""
+
+from typing import Any
+
+import pandas as pd
+from rich.console import Group, RenderableType
+
+from aim_cost.papers.accuracy import benchmark_title, sampling_note
+from aim_cost.render import table
+from aim_cost.studies.plan import LIMIT_FLAGS, Plan, show_limit
+from aim_cost.units import show, show_time
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """The schedule, what it costs beside its limits, and what its accuracy rests on."""
+    result, task = plan.result, plan.task
+    title = (
+        f"{result.schedule.label()}, {result.workload.frames} frames\n"
+        f"{task.model.name} on {task.hardware.name}, {task.text_tokens} text tokens, "
+        f"batch {task.batch}, {result.execution.dtype}, {result.mode}"
+    )
+    note = (
+        f"Against no reduction of {result.workload.frames} frames: LLM FLOPs "
+        f"{100 * plan.llm_share:.0f} %, TTFT {plan.baseline.ttft_s / result.ttft_s:.2f}x faster. "
+        f"Times: {result.ttft.source}."
+    )
+    text = [_accuracy(plan), *_rows(plan), _binding(plan), _least(plan), _search(plan)]
+    figures = table(title, ("", "expected", "90 % band", "limit"), _figures(plan), note)
+    return Group(figures, "", *filter(None, text))
+
+
+def _figures(plan: Plan) -> list[tuple[str, str, str, str]]:
+    result, limits = plan.result, plan.limits
+    ttft = result.ttft
+    high = show_time(ttft.high_s) if ttft.high_s is not None else "open"
+    uses = {
+        "ttft_s": ("TTFT", result.ttft_s, f"{show_time(ttft.low_s)} - {high}"),
+        "flops": ("FLOPs, all phases", result.flops, ""),
+        "memory_bytes": ("peak memory", result.memory.peak_bytes, ""),
+    }
+    lines = []
+    for name, (label, value, band) in uses.items():
+        limit = limits.given().get(name)
+        shown = "-" if limit is None else show_limit(name, limit)
+        lines.append((label, show_limit(name, value), band, shown))
+    lines.append(("KV cache", show(result.memory.kv_cache_bytes, "B"), "", "-"))
+    return lines
+
+
+def _accuracy(plan: Plan) -> str:
+    name = benchmark_title(plan.benchmark)
+    if plan.difference is None:
+        return (
+            f"{name}: no evidence for this schedule of this model. It is the one within the limits "
+            "that reduces least; aim-runtime accuracy or lmms-eval measures it (--accuracy)."
+        )
+    how = "a score of this very schedule"
+    if plan.basis == "interpolated":
+        how = "interpolated between two rows, linear in LLM FLOPs"
+    kind, source = plan.rows[0]["evidence"], plan.rows[0]["source"]
+    return (
+        f"{name}: expected difference to no reduction {plan.difference:+.1f} points; {how}. "
+        f"Evidence: {kind}, {source}. {sampling_note(plan.benchmark)}"
+    )
+
+
+def _rows(plan: Plan) -> list[str]:
+    return [f"  {_row(row)}" for row in plan.rows]
+
+
+def _row(row: dict[str, Any]) -> str:
+    frames = "" if pd.isna(row["frames"]) else f"{row['frames']} frames, "
+    return (
+        f"{frames}{row['schedule']}: {row['accuracy']:.1f} against {row['baseline']:.1f} "
+        f"({row['difference']:+.1f})"
+    )
+
+
+def _binding(plan: Plan) -> str:
+    if not plan.binding:
+        return "No limit binds: no candidate is expected to do better."
+    names = ", ".join(LIMIT_FLAGS[name] for name in plan.binding)
+    return f"Binding: {names}; candidates expected to do better break it."
+
+
+def _least(plan: Plan) -> str:
+    least = plan.least_reduction
+    if plan.difference is None or least.schedule == plan.result.schedule:
+        return ""
+    return (
+        f"Least reduction within the limits, whatever the evidence: {least.schedule.label()}, "
+        f"{least.workload.frames} frames, {show_time(least.ttft_s)}."
+    )
+
+
+def _search(plan: Plan) -> str:
+    text = f"{plan.feasible:,} of {plan.candidates:,} candidates keep the limits on time and FLOPs."
+    high_s, limit_s = plan.result.ttft.high_s, plan.limits.ttft_s
+    if limit_s is not None and (high_s is None or high_s > limit_s):
+        text += " The band reaches over the limit on TTFT: leave a margin, or measure."
+    return text

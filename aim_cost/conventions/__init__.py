@@ -1,0 +1,1 @@
+"""How FLOPs are counted, one module for each op graph."""

@@ -1,0 +1,74 @@
+"""The graph of one prefill as aim_runtime executes it."""
+
+from aim_cost.models import decoder, vision
+from aim_cost.models.encoder import image_ops
+from aim_cost.models.model import ModelSpec
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.ops import reduction
+from aim_cost.ops.kernels import Kernels
+from aim_cost.ops.op import Op, OpGraph
+from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES, LayerSize, VisualSize
+from aim_cost.schedules.trace import TokenTrace
+
+
+def build_executed(
+    model: ModelSpec, workload: Workload, trace: TokenTrace, execution: Execution
+) -> OpGraph:
+    """All ops from pixels to the logits of the last position, in the order they run.
+
+    ``trace`` says what the last layer computes: see ``TokenTrace.last_needed``.
+    """
+    width, text = execution.element_bytes, model.text
+    batch, groups = trace.batch, trace.batch * trace.groups
+    model = workload.sized(model)
+    tower = trace.tower_tokens
+    if workload.images is not None:
+        ops = image_ops(model, workload, width, tokens=tower, attention=trace.tower_attention)
+    else:
+        ops = vision.feature_ops(
+            *(model, groups, width),
+            video=workload.frames is not None,
+            tokens=tower,
+            attention=trace.tower_attention,
+        )
+    for number, counts in trace.merges:
+        ops += reduction.merge_ops(
+            batch * number, counts, text.hidden_size, width, by=trace.merged_by
+        )
+    if trace.selected_tokens is not None:
+        ops += _select_ops(model, workload, trace, trace.selected_tokens, width)
+    ops += decoder.embedding_ops(batch, trace.prompt_tokens, text.hidden_size, width)
+    before, last = trace.prompt_tokens, len(trace.attention_tokens) - 1
+    for layer, (tokens, mlp_tokens) in enumerate(
+        zip(trace.attention_tokens, trace.mlp_tokens, strict=True)
+    ):
+        if tokens < before:
+            ops += reduction.drop_ops(layer, batch, tokens, text.hidden_size, text.head_dim, width)
+        before = mlp_tokens
+        score = LAYER_SCORES[trace.importance] if layer in trace.scored_layers else None
+        attention = execution.attention if score is None or score.flash else "eager"
+        queries = trace.last_queries if layer == last else None
+        ops += decoder.layer_ops(text, batch, tokens, mlp_tokens, attention, width, layer, queries)
+        if score is not None:
+            fused = execution.scoring == "fused"
+            ops += score.ops(LayerSize(layer, batch, tokens, text, width, fused))
+    ops += decoder.head_ops(text, batch, trace.mlp_tokens[-1], width)
+    return OpGraph(tuple(ops))
+
+
+def _select_ops(
+    model: ModelSpec, workload: Workload, trace: TokenTrace, kept: int, width: int
+) -> list[Op]:
+    size = VisualSize(
+        batch=trace.batch,
+        groups=trace.batch * sum(number for _, number in workload.views(model)),
+        patches=model.vision.tokens,
+        tokens=trace.merged_tokens,
+        kept=kept,
+        vision=model.vision,
+        hidden=model.text.hidden_size,
+        width=width,
+    )
+    gathered = trace.batch * kept * model.text.hidden_size
+    gather = Kernels("merge", width).elementwise("gather", gathered, gathered)
+    return [*VISUAL_SCORES[trace.selected_by].ops(size), gather]

@@ -1,0 +1,1 @@
+"""Devices: datasheet peaks and the roofline."""

@@ -1,0 +1,1 @@
+"""Models and workloads: dimensions, images, towers, decoders and their ops."""

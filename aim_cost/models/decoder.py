@@ -1,0 +1,93 @@
+"""Ops of the LLM's decoder layers and of its head, as transformers runs them."""
+
+from typing import Any
+
+from aim_cost.ops.kernels import Kernels
+from aim_cost.ops.op import Count, Op
+
+
+def embedding_ops(batch: Count, tokens: Count, hidden: Count, width: int) -> list[Op]:
+    """Token embeddings, and the visual tokens scattered among them."""
+    make = Kernels("llm.layers", width)
+    size = batch * tokens * hidden
+    return [
+        make.elementwise("embed_tokens", size, size),
+        make.elementwise("scatter_visual", 2 * size, size),
+    ]
+
+
+def layer_ops(
+    text: Any,
+    batch: Count,
+    attention_tokens: Count,
+    mlp_tokens: Count,
+    attention: str,
+    width: int,
+    layer: int | None = None,
+    queries: Count | None = None,
+) -> list[Op]:
+    """Ops of one decoder layer. ``text``: a TextSpec, or symbols.
+
+    With fewer ``mlp_tokens`` the others leave after the attention: the output projection and all
+    that follows runs on those that stay. With ``queries``, they alone ask: ``mlp_tokens`` too are
+    these, the last ones.
+    Source: Qwen2 and Llama in transformers; biases on q, k, v are read for Qwen2.
+    """
+    make = Kernels("llm.layers", width, layer)
+    hidden, inner = text.hidden_size, text.intermediate_size
+    query, key = text.query_dim, text.key_value_dim
+    rows, mlp_rows = batch * attention_tokens, batch * mlp_tokens
+    query_rows = rows if queries is None else batch * queries
+    leave = query + hidden + 2 * text.head_dim  # attention output, residual, cos and sin
+    if queries is not None:
+        leave = 2 * hidden  # residual, and its norm for the queries
+    bias = text.has_qkv_bias
+    return [
+        make.elementwise("input_norm", rows * hidden, rows * hidden),
+        make.linear("q_proj", query_rows, hidden, query, bias),
+        make.linear("k_proj", rows, hidden, key, bias),
+        make.linear("v_proj", rows, hidden, key, bias),
+        make.elementwise(
+            "rotary",
+            query_rows * query + rows * key + 2 * attention_tokens * text.head_dim,
+            query_rows * query + rows * key,
+        ),
+        make.elementwise("cache_append", 2 * rows * key, 2 * rows * key),
+        *make.attention(
+            attention,
+            batch,
+            attention_tokens,
+            text.num_attention_heads,
+            text.num_key_value_heads,
+            text.head_dim,
+            queries,
+        ),
+        *_leave_ops(make, attention_tokens, mlp_tokens, batch, leave),
+        make.linear("o_proj", mlp_rows, query, hidden),
+        make.elementwise("attention_add", 2 * mlp_rows * hidden, mlp_rows * hidden),
+        make.elementwise("post_attention_norm", mlp_rows * hidden, mlp_rows * hidden),
+        make.linear("gate_proj", mlp_rows, hidden, inner),
+        make.linear("up_proj", mlp_rows, hidden, inner),
+        make.elementwise("silu", mlp_rows * inner, mlp_rows * inner),
+        make.elementwise("gate_mul", 2 * mlp_rows * inner, mlp_rows * inner),
+        make.linear("down_proj", mlp_rows, inner, hidden),
+        make.elementwise("mlp_add", 2 * mlp_rows * hidden, mlp_rows * hidden),
+    ]
+
+
+def _leave_ops(make: Kernels, tokens: Count, stay: Count, batch: Count, width: Count) -> list[Op]:
+    """Gather of the tokens that stay, ``width`` elements each."""
+    if tokens == stay:
+        return []
+    return [make.elementwise("gather", batch * stay * width, batch * stay * width)]
+
+
+def head_ops(text: Any, batch: Count, tokens: Count, width: int) -> list[Op]:
+    """The final norm over all ``tokens`` and the logits of the last position."""
+    make = Kernels("llm.head", width)
+    hidden = text.hidden_size
+    size = batch * tokens * hidden
+    return [
+        Kernels("llm.layers", width).elementwise("final_norm", size, size),
+        make.linear("lm_head", batch, hidden, text.vocab_size),
+    ]

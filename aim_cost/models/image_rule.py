@@ -1,0 +1,94 @@
+"""How a model's processor cuts or resizes an image: read from the config, else class defaults."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from aim_cost.checks import sequence, whole
+from aim_cost.errors import SpecError
+from aim_cost.models.config import Section
+from aim_cost.models.vision_spec import FrameSize
+
+_ONEVISION_SIDES = range(384, 2304 + 1, 384)
+_ONEVISION_PINPOINTS = tuple((h, w) for h in _ONEVISION_SIDES for w in _ONEVISION_SIDES)
+_NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
+
+
+@dataclass(frozen=True)
+class Anyres:
+    """LLaVA's images of any resolution: a base view, and the image cut into a grid of crops.
+
+    Args:
+        pinpoints: height and width in pixels of the grids to choose from.
+        max_crops: a grid of more tokens than 1.1**2 times this many crops have is shrunk; None
+            where none is (LLaVA-NeXT).
+        alone: only a prompt's single image is cut; several are a base view and a newline each.
+    Source: transformers 5.23, defaults of LlavaOnevisionConfig and LlavaNextVideoConfig.
+    """
+
+    pinpoints: tuple[FrameSize, ...]
+    max_crops: int | None = None
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class PixelLimits:
+    """Qwen's images keep their shape and are resized to a number of pixels within limits.
+
+    Source: transformers 5.23, Qwen2VLImageProcessor, which Qwen2.5-VL uses too: 56 x 56 to
+    28 x 28 x 1280. A checkpoint's preprocessor_config.json may say other limits.
+    """
+
+    least: int = 56 * 56
+    most: int = 28 * 28 * 1280
+
+    def __post_init__(self) -> None:
+        if self.least > self.most:
+            raise SpecError(
+                "aim_cost.image_pixels",
+                expected="the least, then the most",
+                got=f"{self.least}, {self.most}",
+                fix="Swap them.",
+            )
+
+
+ImageRule: TypeAlias = Anyres | PixelLimits
+"""Without any, an image is one square view (LLaVA-1.5)."""
+
+
+def read_image_rule(root: Section, own: Mapping[str, Any]) -> ImageRule | None:
+    """The rule of a whole config; ``own``: its aim_cost section. Raises: SpecError."""
+    kind = root.get("model_type")
+    if kind == "llava_onevision":
+        ratio = root.values.get("vision_aspect_ratio", "anyres_max_9")
+        found = re.fullmatch(r"anyres_max_([1-9]\d*)", str(ratio))
+        if found is None:
+            raise SpecError(
+                "vision_aspect_ratio",
+                expected="anyres_max_N, N crops",
+                got=ratio,
+                fix="Correct the config, e.g. anyres_max_9.",
+            )
+        return Anyres(_pinpoints(root, _ONEVISION_PINPOINTS), int(found[1]), alone=True)
+    if kind == "llava_next_video":
+        return Anyres(_pinpoints(root, _NEXT_PINPOINTS))
+    if kind in ("qwen2_vl", "qwen2_5_vl"):
+        limits = own.get("image_pixels")
+        return PixelLimits(*_pair(limits, "aim_cost.image_pixels")) if limits else PixelLimits()
+    return None
+
+
+def _pinpoints(root: Section, default: tuple[FrameSize, ...]) -> tuple[FrameSize, ...]:
+    name = "image_grid_pinpoints"
+    given = root.values.get(name)
+    if given is None:
+        return default
+    return tuple(_pair(pair, name) for pair in sequence(given, name, SpecError))
+
+
+def _pair(given: object, where: str) -> tuple[int, int]:
+    pair = sequence(given, where, SpecError)
+    if len(pair) != 2:
+        raise SpecError(where, expected="two whole numbers", got=given, fix=f"Correct {where}.")
+    return whole(pair[0], where, SpecError), whole(pair[1], where, SpecError)

@@ -1,0 +1,108 @@
+"""Ops of the towers of Qwen2-VL and Qwen2.5-VL, their mergers included.
+
+Source: transformers 5.23, qwen2_vl and qwen2_5_vl, with sdpa.
+"""
+
+from collections.abc import Sequence
+
+from aim_cost.models.vision_spec import QwenVisionSpec
+from aim_cost.ops.kernels import Kernels
+from aim_cost.ops.op import Op
+
+_FLOAT32_BYTES = 4
+
+
+Views = Sequence[tuple[QwenVisionSpec, int]]
+"""The tower at each resolution, and the number of temporal patches there."""
+
+
+def tower_ops(views: Views, width: int) -> list[Op]:
+    """Ops of the temporal patches of all ``views``, one tower's, all in one sequence.
+
+    transformers starts one sdpa kernel for each segment that attends to itself alone: a temporal
+    patch, or a window of one (Qwen2.5-VL, all blocks but four). So does this list: an op each,
+    without padding. FLOPs are those of the segments, not of the whole sequence.
+    Not counted: the lengths of the segments, which the host reads back from the device before
+    every attention; the angles of the positions, which are computed once.
+    """
+    vision = views[0][0]
+    hidden, rows = vision.hidden_size, _patches(views)
+    pixels = vision.num_channels * vision.temporal_patch_size * vision.patch_size**2
+    top = Kernels("vision.tower", width)
+    ops = [top.linear("patch_embedding", rows, pixels, hidden)]
+    if vision.window_size is not None:
+        ops.append(top.elementwise("gather", rows * hidden, rows * hidden))
+    for block in range(vision.num_hidden_layers):
+        ops += _block_ops(views, width, block)
+    return ops + _merger_ops(vision, rows, width)
+
+
+def _patches(views: Views) -> int:
+    return sum(groups * view.patches for view, groups in views)
+
+
+def _block_ops(views: Views, width: int, block: int) -> list[Op]:
+    make, vision = Kernels("vision.tower", width, block), views[0][0]
+    hidden, heads = vision.hidden_size, vision.num_attention_heads
+    rows, head_dim = _patches(views), hidden // heads
+    size = rows * hidden
+    # cos and sin stay in float32
+    angles = 2 * rows * head_dim * _FLOAT32_BYTES // width
+    ops = [
+        make.elementwise(_norms(vision)[0], size, size),
+        make.linear("qkv", rows, hidden, 3 * hidden, bias=True),
+        make.elementwise("rotary", 2 * size + angles, 2 * size),
+    ]
+    for view, groups in views:
+        for patches, times in view.segments(block).items():
+            ops += make.attention("sdpa", 1, patches, heads, heads, head_dim) * (groups * times)
+    return [
+        *ops,
+        make.elementwise("join_segments", size, size),
+        make.linear("proj", rows, hidden, hidden, bias=True),
+        make.elementwise("attention_add", 2 * size, size),
+        make.elementwise(_norms(vision)[1], size, size),
+        *_mlp_ops(vision, make, rows),
+        make.elementwise("mlp_add", 2 * size, size),
+    ]
+
+
+def _mlp_ops(vision: QwenVisionSpec, make: Kernels, rows: int) -> list[Op]:
+    hidden, inner = vision.hidden_size, vision.intermediate_size
+    size = rows * inner
+    if not vision.is_gated:
+        return [
+            make.linear("fc1", rows, hidden, inner, bias=True),
+            make.elementwise("activation", size, size),
+            make.linear("fc2", rows, inner, hidden, bias=True),
+        ]
+    return [
+        make.linear("gate_proj", rows, hidden, inner, bias=True),
+        make.elementwise("silu", size, size),
+        make.linear("up_proj", rows, hidden, inner, bias=True),
+        make.elementwise("gate_mul", 2 * size, size),
+        make.linear("down_proj", rows, inner, hidden, bias=True),
+    ]
+
+
+def _merger_ops(vision: QwenVisionSpec, patches: int, width: int) -> list[Op]:
+    """The norm of each patch, then two layers over squares of patches laid side by side."""
+    make = Kernels("vision.projector", width)
+    size, tokens = patches * vision.hidden_size, patches // vision.spatial_merge_size**2
+    inputs, outputs = vision.hidden_size * vision.spatial_merge_size**2, vision.output_size
+    ops = [
+        make.elementwise(_norms(vision)[2], size, size),
+        make.linear("linear_1", tokens, inputs, inputs, bias=True),
+        make.elementwise("gelu", tokens * inputs, tokens * inputs),
+        make.linear("linear_2", tokens, inputs, outputs, bias=True),
+    ]
+    if vision.window_size is not None:  # back from the order of the windows
+        ops.append(make.elementwise("gather", tokens * outputs, tokens * outputs))
+    return ops
+
+
+def _norms(vision: QwenVisionSpec) -> tuple[str, str, str]:
+    """Names of the norms before the attention, the MLP and the merger: RMS or layer norms."""
+    if vision.is_gated:
+        return "input_norm", "post_attention_norm", "final_norm"
+    return "layer_norm1", "layer_norm2", "post_layernorm"

@@ -1,0 +1,1 @@
+"""Ops: FLOPs and bytes of each kernel, of token reduction and of scores."""

@@ -1,0 +1,1 @@
+"""Questions asked of many estimates: compare, plan, equal budgets, evidence of accuracy."""

@@ -1,0 +1,55 @@
+"""benchmark(): how many schedules a second a sweep prices on this machine."""
+
+import time
+from statistics import median
+from typing import Any
+
+from aim_cost.sweeps.chunk import chunk
+from aim_cost.sweeps.grid import CHUNK_ROWS, Grid, Setting, pairs
+
+_CHUNKS = 4
+
+
+def benchmark(setting: Setting, repeats: int = 9) -> dict[str, Any]:
+    """Schedules per second, each rate the median of ``repeats`` runs over the same chunks.
+
+    Timed are whole chunks, from the grid to the DataFrame, after a warm-up that fills the tables;
+    ``tables_s`` is what those took. Clock: perf_counter. One core: numpy's elementwise functions
+    start no threads.
+    """
+    layers = setting.model.text.num_hidden_layers
+    grid = Grid(
+        models=(setting.model,),
+        hardware=(setting.hardware,),
+        executions=(setting.execution,),
+        frames=tuple(range(1, 193)),
+        text_tokens=(20, 100, 500),
+        retentions=(1.0, 0.5, 0.25, 0.125),
+        prunes=pairs((None, *range(layers)), tuple(range(1, layers + 1))),
+    )
+    start = time.perf_counter()
+    chunk(grid, 0)
+    tables_s = time.perf_counter() - start
+    return {
+        "flops_schedules_per_s": _rate(grid, repeats, times=False),
+        "time_schedules_per_s": _rate(grid, repeats, times=True),
+        "rows_per_run": _CHUNKS * CHUNK_ROWS,
+        "repeats": repeats,
+        "statistic": "median",
+        "cores": 1,
+        "tables_s": tables_s,
+        "model": setting.model.name,
+        "hardware": setting.hardware.name,
+        "execution": setting.execution.mode,
+    }
+
+
+def _rate(grid: Grid, repeats: int, *, times: bool) -> float:
+    def run_s() -> float:
+        start = time.perf_counter()
+        for index in range(_CHUNKS):
+            chunk(grid, index, times=times)
+        return time.perf_counter() - start
+
+    run_s()
+    return _CHUNKS * CHUNK_ROWS / median(run_s() for _ in range(repeats))

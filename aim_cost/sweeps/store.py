@@ -1,0 +1,100 @@
+"""write_sweep(): a sweep as one CSV or Parquet file, chunk by chunk, so that it can be resumed."""
+
+import hashlib
+import io
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from aim_cost.checks import one_of
+from aim_cost.errors import SpecError
+from aim_cost.files import write_atomically
+from aim_cost.sweeps.chunk import chunk
+from aim_cost.sweeps.grid import Grid
+from aim_cost.sweeps.spread import spread
+
+SUFFIXES = (".csv", ".parquet")
+
+
+def write_sweep(grid: Grid, path: str | Path, address: str | None = None) -> Iterator[int]:
+    """Write all rows to ``path``; yields how many chunks are finished, after each one.
+
+    Args: address, of a Ray cluster whose workers price the chunks, as in ``spread``; they are
+    written here.
+
+    Finished chunks lie in a folder beside it, ``<name>.parts``. When all are there they are joined
+    into the file, which then appears whole, and the folder goes. So an interrupted sweep keeps its
+    finished chunks, and the same call goes on with the next one.
+    Raises: SpecError for another suffix, a missing pyarrow, or the parts of another sweep.
+    """
+    target = Path(path)
+    one_of(target.suffix, SUFFIXES, f"suffix of {target}", SpecError)
+    if target.suffix == ".parquet":
+        _require_pyarrow()
+    folder = target.with_name(f"{target.name}.parts")
+    _claim(folder, grid)
+    parts = [folder / f"{index:08d}" for index in range(grid.chunks)]
+    todo = [index for index, part in enumerate(parts) if not part.exists()]
+    finished = len(parts) - len(todo)
+    if finished:
+        yield finished
+    for index, frame in spread(partial(chunk, grid), todo, address):
+        write_atomically(parts[index], _encode(frame, target.suffix, header=index == 0))
+        finished += 1
+        yield finished
+    joined = folder / "joined"
+    _join(parts, joined, target.suffix)
+    joined.replace(target)
+    shutil.rmtree(folder)
+
+
+def _claim(folder: Path, grid: Grid) -> None:
+    """Write what the parts belong to; raise where others are there: no finished work is lost."""
+    first_rows = chunk(grid, 0).head(100).to_csv()  # a calibration may have changed since
+    mark = hashlib.sha256(f"{grid!r}\n{first_rows}".encode()).hexdigest()
+    claim = folder / "sweep.sha256"
+    if not claim.exists():
+        write_atomically(claim, mark.encode())
+    elif claim.read_text(encoding="ascii") != mark:
+        raise SpecError(
+            str(folder),
+            expected="the finished parts of this sweep",
+            got="those of another one",
+            fix="Repeat that command to finish it, remove the folder, or write another file.",
+        )
+
+
+def _encode(frame: pd.DataFrame, suffix: str, *, header: bool) -> bytes:
+    if suffix == ".csv":
+        return frame.to_csv(index=False, header=header).encode()
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _join(parts: Sequence[Path], joined: Path, suffix: str) -> None:
+    if suffix == ".csv":
+        with joined.open("wb") as whole:
+            for part in parts:
+                whole.write(part.read_bytes())
+        return
+    from pyarrow import parquet
+
+    with parquet.ParquetWriter(joined, parquet.read_schema(parts[0])) as whole:
+        for part in parts:
+            whole.write_table(parquet.read_table(part))
+
+
+def _require_pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise SpecError(
+            "a .parquet file",
+            expected="pyarrow",
+            got="none installed",
+            fix='Run pip install "aim-efficiency[parquet]", or write a .csv.',
+        ) from error

@@ -1,0 +1,211 @@
+"""What a setting's rows look up: counts, FLOPs and times by the places on the axes of a grid."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aim_cost.errors import SpecError
+from aim_cost.models import decoder, vision
+from aim_cost.models.model import ModelSpec
+from aim_cost.models.vision_spec import VisionSpec
+from aim_cost.ops import reduction
+from aim_cost.ops.op import Op, OpGraph
+from aim_cost.schedules.prune import Prune
+from aim_cost.sweeps import closed_forms as symbolic
+from aim_cost.sweeps.grid import Counts, Grid, Setting
+from aim_cost.sweeps.queue import OpPrices, Segment
+from aim_cost.sweeps.symbols import B, F, n, t
+from aim_cost.timing.form import Array
+from aim_cost.timing.prefill_time import time_model
+
+LONGEST_PROMPT = 1_000_000
+
+
+@dataclass(frozen=True)
+class CountTables:
+    """Counts of one model.
+
+    Args:
+        visual: tokens entering the LLM, [frames, retentions], newline included.
+        longest: tokens of the longest prompt.
+        ratios: retention ratio after each layer, [layers, prunes].
+        vision_flops: [frames]; merge_flops: [frames, retentions].
+        layer_flops, last_layer_flops, importance_flops, kv_layer_bytes: of the tokens entering
+            a layer; counts in, counts out, ints or arrays.
+        head_flops: a count.
+    """
+
+    visual: Counts
+    longest: int
+    ratios: Array
+    vision_flops: Counts
+    merge_flops: Counts
+    layer_flops: Callable[[Any], Any]
+    last_layer_flops: Callable[[Any], Any]
+    importance_flops: Callable[[Any], Any]
+    kv_layer_bytes: Callable[[Any], Any]
+    head_flops: int
+
+
+@dataclass(frozen=True)
+class TimeTables:
+    """Times of one setting.
+
+    Args:
+        vision_s: [frames]; merge_s: [frames, retentions]; seconds.
+        embedding, gather, layer, last_layer, importance, head: by the tokens of a prompt.
+        source: as in PhaseTime.
+    """
+
+    vision_s: Array
+    merge_s: Array
+    embedding: Segment
+    gather: Segment
+    layer: Segment
+    last_layer: Segment
+    importance: Segment
+    head: Segment
+    source: str
+
+
+@lru_cache(maxsize=4)
+def count_tables(grid: Grid, model: ModelSpec, width: int, last_layer: str) -> CountTables:
+    """The counts of one model of a grid, elements of ``width`` bytes.
+
+    Raises: SpecError where a count may pass 64 bits.
+    """
+    values = symbolic.text_values(model) | {B: grid.batch, symbolic.w: width}
+    make = partial(symbolic.function, values=values)
+    layer_flops, importance_flops, kv_layer_bytes = (
+        make(piece, (n,))
+        for piece in (symbolic.LAYER_FLOPS, symbolic.IMPORTANCE_FLOPS, symbolic.KV_LAYER_BYTES)
+    )
+    merge_pass = make(symbolic.MERGE_PASS_FLOPS, (F, t))
+    merges = [grid.merge_tokens(model, retention) for retention in grid.retentions]
+    groups, layers = _groups(grid, model)[:, None], model.text.num_hidden_layers
+    newline = grid.visual_input(model, grid.frames[0]).newline_tokens
+    visual = groups * np.array([counts[-1] for counts in merges]) + newline
+    longest = int(visual.max()) + max(grid.text_tokens)
+    vision_flops = _vision_flops(grid, model, width)
+    # Python's ints know no limit, so they tell where int64 would wrap around
+    llm_flops = layers * (layer_flops(longest) + importance_flops(longest))
+    if 2 * (vision_flops.max() + llm_flops) >= 2**63:
+        raise SpecError(
+            "sweep",
+            expected="less than 2**62 FLOPs a prefill",
+            got=f"prompts of {longest} tokens, batch {grid.batch}",
+            fix="Use fewer frames or a smaller batch.",
+        )
+    return CountTables(
+        visual=visual,
+        longest=longest,
+        ratios=np.stack([_ratios(prune, layers) for prune in grid.prunes], axis=1),
+        vision_flops=vision_flops.astype(np.int64),
+        merge_flops=np.hstack(
+            [
+                sum((merge_pass(groups, tokens) for tokens, _ in pairwise(m)), 0 * groups)
+                for m in merges
+            ]
+        ),
+        layer_flops=layer_flops,
+        last_layer_flops=make(symbolic.LAST_LAYER_FLOPS, (n,))
+        if last_layer == "needed"
+        else layer_flops,
+        importance_flops=importance_flops,
+        kv_layer_bytes=kv_layer_bytes,
+        head_flops=int(make(symbolic.HEAD_FLOPS, ())()),
+    )
+
+
+def _ratios(prune: tuple[int, int] | None, layers: int) -> Array:
+    return np.array(
+        Prune(linear=prune).ratio_after_layer(layers) if prune is not None else (1.0,) * layers
+    )
+
+
+@lru_cache(maxsize=4)
+def time_tables(grid: Grid, index: int) -> TimeTables:
+    """The times of one setting of a grid.
+
+    Raises: ProfileError, as ``time_model`` does; SpecError for prompts above LONGEST_PROMPT.
+    """
+    setting = grid.setting(index)
+    model, text = setting.model, setting.model.text
+    prices = OpPrices.of(time_model(setting.hardware, setting.execution))
+    width, batch = setting.execution.element_bytes, grid.batch
+    attention = setting.execution.attention
+    most = count_tables(grid, model, width, setting.execution.last_layer).longest
+    if most > LONGEST_PROMPT:
+        raise SpecError(
+            "sweep",
+            expected=f"prompts of at most {LONGEST_PROMPT} tokens, each length priced beforehand",
+            got=f"{most} tokens",
+            fix="Use fewer frames.",
+        )
+    by_count = partial(Segment.by_count, symbol=n, most=most, prices=prices)
+    heads, hidden = text.num_attention_heads, text.hidden_size
+    vision_s, merge_s = _before_the_llm(grid, setting, prices)
+    layer_ops = partial(decoder.layer_ops, text, batch, n)
+    layer = last_layer = by_count(layer_ops(n, attention, width))
+    left = n  # of which the head sees the last
+    if setting.execution.last_layer == "needed":
+        left = 1
+        last_layer = by_count(layer_ops(left, attention, width, queries=left))
+    return TimeTables(
+        vision_s=vision_s,
+        merge_s=merge_s,
+        embedding=by_count(decoder.embedding_ops(batch, n, hidden, width)),
+        gather=by_count(reduction.drop_ops(0, batch, n, hidden, text.head_dim, width)),
+        layer=layer,
+        last_layer=last_layer,
+        importance=by_count(reduction.importance_ops(None, batch, n, heads, text.head_dim, width)),
+        head=by_count(decoder.head_ops(text, batch, left, width)),
+        source=prices.source,
+    )
+
+
+def _before_the_llm(grid: Grid, setting: Setting, prices: OpPrices) -> tuple[Array, Array]:
+    """Seconds of the vision tower, [frames], and of merging, [frames, retentions]."""
+    model, width = setting.model, setting.execution.element_bytes
+    groups, hidden = _groups(grid, model), model.text.hidden_size
+    towers = [Segment.of(ops, F, sizes, prices) for ops, sizes in _vision_ops(grid, model, width)]
+    vision_s = np.concatenate([np.maximum(part.busy_s, part.wake_s) for part in towers])
+    host_s = np.concatenate([part.host_s for part in towers])
+
+    @cache
+    def end_s(tokens: tuple[int, ...]) -> Array:
+        merge = reduction.merge_ops(grid.batch * F, tokens, hidden, width)
+        segment = Segment.of(merge, F, groups, prices)
+        return np.maximum(vision_s + segment.busy_s, host_s + segment.wake_s)
+
+    ends_s = [end_s(grid.merge_tokens(model, retention)) for retention in grid.retentions]
+    return vision_s, np.stack(ends_s, axis=1) - vision_s[:, None]
+
+
+def _groups(grid: Grid, model: ModelSpec) -> Counts:
+    """Groups of frames that are merged one by one, [frames]."""
+    return np.array([grid.visual_input(model, frames).groups for frames in grid.frames], np.int64)
+
+
+def _vision_flops(grid: Grid, model: ModelSpec, width: int) -> NDArray[np.object_]:
+    """FLOPs from pixels to visual tokens, [frames], in Python's ints."""
+    parts = []
+    for ops, sizes in _vision_ops(grid, model, width):
+        flops = symbolic.function(OpGraph(tuple(ops)).flops, (F,), {})
+        parts.append(flops(sizes.astype(object)) + 0 * sizes.astype(object))
+    return np.concatenate(parts)
+
+
+def _vision_ops(grid: Grid, model: ModelSpec, width: int) -> Iterator[tuple[list[Op], Counts]]:
+    """Ops from pixels to visual tokens, and the values of F, in order, that they are for."""
+    groups = _groups(grid, model)
+    if isinstance(model.vision, VisionSpec):
+        yield vision.feature_ops(model, grid.batch * F, width, video=True), groups
+        return
+    for count in groups.tolist():  # Qwen's towers run an op a segment: their number varies
+        yield vision.feature_ops(model, grid.batch * count, width, video=True), np.array([count])

@@ -1,0 +1,1 @@
+"""Quality of answers under a schedule: accuracy and fidelity."""

@@ -1,0 +1,40 @@
+"""One question about one video, answered under a schedule."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from aim_cost.schedules.schedule import Schedule
+from aim_runtime.models.load import Loaded
+from aim_runtime.patching.patch import patched
+from aim_runtime.prompts.inputs import question_inputs
+from aim_runtime.prompts.video import sample_frames
+
+
+def answer(
+    loaded: Loaded,
+    video: Path,
+    question: str,
+    frames: int,
+    schedule: Schedule,
+    max_new_tokens: int,
+) -> dict[str, Any]:
+    """Generate greedily.
+
+    Returns: a row with ``text``, the tokens entering each layer, and ``generate_s``, one run of
+    the host's clock without warm-up (``measure`` gives times to compare).
+    """
+    inputs, tokenizer = question_inputs(loaded, sample_frames(video, frames), question)
+    start = time.perf_counter()
+    with patched(loaded.model, schedule) as trace:
+        output = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    new = output[0, inputs["input_ids"].shape[1] :]
+    return {
+        "model": loaded.spec.name,
+        "schedule": schedule.label(),
+        "frames": frames,
+        "text": tokenizer.decode(new, skip_special_tokens=True).strip(),
+        "new_tokens": len(new),
+        "generate_s": time.perf_counter() - start,
+        "tokens_per_layer": list(trace.tokens.attention_tokens),
+    }

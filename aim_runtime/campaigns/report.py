@@ -1,0 +1,226 @@
+"""A campaign's rows beside several predictions, those a fit may see apart from those held out.
+
+No prefill that was measured goes into any prediction: the own calibration is fitted to the kernel
+tables of the campaign alone.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aim_cost.devices.hardware import HardwareProfile, load_hardware
+from aim_cost.errors import ProfileError
+from aim_cost.files import write_atomically
+from aim_cost.models.model import load_model_spec
+from aim_cost.timing.calibration import Calibration
+from aim_cost.timing.fit.calibrate import fit_calibration
+from aim_runtime.campaigns.file import FAILED, CampaignFile
+from aim_runtime.campaigns.prediction import PRICED, Prediction, Span, Way, predict, priced_by
+from aim_runtime.campaigns.predictions_file import PREDICTIONS, PredictionsFile, utc_now
+from aim_runtime.campaigns.steps import held_out_schedules
+from aim_runtime.errors import MeasurementError
+from aim_runtime.kernels.microbench import PROFILE_FILE
+from aim_runtime.measurement.row_key import Row, RowKey
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A prediction beside the clock: TTFT, or the LLM's time where the way knows no other."""
+
+    span: Span
+    measured_s: float
+
+    @property
+    def error(self) -> float:
+        """Relative to the clock; negative where the prediction is too fast."""
+        return self.span.time_s / self.measured_s - 1
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A measured prefill and what was predicted for it.
+
+    Args:
+        key: of its row.
+        held_out: whether no fit may see its schedule.
+        beforehand: whether its prediction is older than its step; None where the model prices no
+            such execution.
+        throttled: whether the GPU held its clock down before or after the step.
+        flops, peak_memory_bytes: predicted; None without a prediction.
+    """
+
+    row: Row
+    key: RowKey
+    held_out: bool
+    beforehand: bool | None
+    throttled: bool
+    compared: Mapping[Way, Compared]
+    flops: int | None = None
+    peak_memory_bytes: int | None = None
+
+    @property
+    def best(self) -> Compared | None:
+        """The last of the ways, the nearest to the device; None where nothing predicts."""
+        return next((self.compared[way] for way in reversed(Way) if way in self.compared), None)
+
+    @property
+    def ttft_s(self) -> float:
+        return float(self.row["ttft_s"])
+
+    def to_row(self) -> Row:
+        predictions = {
+            way.value: {**vars(found.span), "measured_s": found.measured_s, "error": found.error}
+            for way, found in self.compared.items()
+        }
+        facts = {name: getattr(self, name) for name in ("held_out", "beforehand", "throttled")}
+        predicted = {"flops": self.flops, "peak_memory_bytes": self.peak_memory_bytes}
+        return {**self.row, **facts, "predictions": predictions, "predicted": predicted}
+
+
+@dataclass(frozen=True)
+class CampaignReport:
+    """What a folder holds.
+
+    Args:
+        rows: timed prefills, with their predictions.
+        decode: rows of decoding.
+        failed: what failed: the label of a step or a row, and its error in a line.
+        untimed: rows that an interrupt left before their first timed run.
+        refused: rows without a prediction from before they were timed.
+        unfitted: kernel tables that no calibration could be fitted to, and why.
+    """
+
+    rows: list[Joined]
+    decode: list[Row]
+    failed: list[tuple[str, str]]
+    untimed: int
+    refused: int
+    unfitted: list[str]
+
+
+Tables = Mapping[tuple[str, str], tuple[HardwareProfile, Calibration]]
+"""Own calibrations by model and attention backend."""
+
+
+def read_report(folder: Path, *, afterwards: bool = False) -> CampaignReport:
+    """Read a campaign and hold its rows against the predictions of its folder.
+
+    A row is compared only with predictions that were written before its step began: others are
+    counted as ``refused``. Own kernels predict the rows of their own model and backend.
+
+    Args: afterwards, predict now what was not predicted beforehand; such rows say so.
+    Raises: MeasurementError without rows.
+    """
+    file, predictions = CampaignFile(folder), PredictionsFile(folder / PREDICTIONS)
+    failed = [
+        (_place(step["step"]), step["error"].splitlines()[0])
+        for step in file.steps
+        if step["status"] == FAILED
+    ]
+    failed += [
+        (f"{_place(row)}, {row['schedule']}", row["error"]) for row in file.rows if row["error"]
+    ]
+    good = [row for row in file.rows if not row["error"]]
+    timed = [row for row in good if row.get("ttft_s") is not None]
+    decode = [row for row in good if row.get("tpot_s") is not None]
+    if not timed and not decode:
+        raise MeasurementError(
+            str(file.path),
+            expected="rows that were timed",
+            got=f"{len(failed)} that failed, {len(good)} that were not timed yet",
+            fix="Run aim-runtime campaign --minutes M --out DIR.",
+        )
+    tables, unfitted = _own_calibrations(file)
+    rows = [_joined(row, file, predictions, tables, afterwards) for row in timed]
+    refused = sum(row.beforehand is False for row in rows)
+    untimed = len(good) - len(timed) - len(decode)
+    return CampaignReport(rows, decode, failed, untimed, refused, unfitted)
+
+
+def _joined(
+    row: Row, file: CampaignFile, predictions: PredictionsFile, tables: Tables, afterwards: bool
+) -> Joined:
+    key, step = RowKey.of(row), file.steps[row["step_number"]]
+    schedule = key.run.parsed_schedule()
+    joined = Joined(
+        row,
+        key,
+        held_out=schedule in held_out_schedules(key.run.layers),
+        beforehand=None,
+        throttled=file.throttled(row["step_number"]),
+        compared={},
+    )
+    if key.run.execution not in PRICED:
+        return joined
+    found = predictions.get(key.run)
+    beforehand = found is not None and found.predicted_at <= row["begun_at"]
+    if not beforehand:
+        found = _predict_now(key, step["profile"]) if afterwards else None
+    if found is None:
+        return replace(joined, beforehand=False)
+    compared = {}
+    for way in Way:
+        own = tables.get((key.run.model, key.attention_backend or ""))
+        span = _own_span(key, own) if way is Way.own else found.span(way)
+        clock = row["llm.time_s"] if way.of_llm else row["ttft_s"]
+        if span is not None and clock is not None:
+            compared[way] = Compared(span, clock)
+    return replace(
+        joined,
+        beforehand=beforehand,
+        compared=compared,
+        flops=found.figures["total.flops"],
+        peak_memory_bytes=found.figures["peak_memory_bytes"],
+    )
+
+
+def _predict_now(key: RowKey, profile: str) -> Prediction:
+    spec, hardware = load_model_spec(key.run.model), load_hardware(profile)
+    return predict(spec, key.run, hardware, predicted_at=utc_now(), commit=None)
+
+
+def _own_span(key: RowKey, own: tuple[HardwareProfile, Calibration] | None) -> Span | None:
+    if own is None:
+        return None
+    hardware, calibration = own
+    found = priced_by(calibration, load_model_spec(key.run.model), key.run, hardware)
+    return Span(found["ttft_s"], found["ttft_low_s"], found["ttft_high_s"])
+
+
+def _own_calibrations(file: CampaignFile) -> tuple[Tables, list[str]]:
+    """A calibration of each kernel table, and why the others have none."""
+    found, unfitted = {}, []
+    for kernels in file.kernels:
+        dtype = file.steps[kernels["step_number"]]["dtype"]
+        with tempfile.TemporaryDirectory() as name:
+            _write_files(kernels, Path(name))
+            try:
+                hardware = load_hardware(Path(name) / PROFILE_FILE)
+                calibration = fit_calibration(name, hardware, dtype, source="the campaign's tables")
+            except (ProfileError, ValueError) as error:  # too few sizes for a fit
+                unfitted.append(f"{kernels['model']}: {' '.join(str(error).split())}")
+                continue
+        found[kernels["model"], kernels["attention_backend"]] = hardware, calibration
+    return found, unfitted
+
+
+def write_tables(folder: Path, out: Path) -> list[Path]:
+    """Write the kernel tables of a campaign, with their profile, a folder each below ``out``.
+
+    Returns: the folders, named after model and attention backend.
+    """
+    folders = []
+    for kernels in CampaignFile(folder).kernels:
+        folders.append(out / f"{kernels['model']}-{kernels['attention_backend']}")
+        _write_files(kernels, folders[-1])
+    return folders
+
+
+def _write_files(kernels: Row, folder: Path) -> None:
+    for name, text in kernels["files"].items():
+        write_atomically(folder / Path(name).name, text.encode())
+
+
+def _place(facts: Row) -> str:
+    return f"{facts['model']}, {facts['frames']} frames, {facts['execution']}"

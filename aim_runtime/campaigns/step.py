@@ -1,0 +1,129 @@
+"""What a campaign does: steps of prefills, of decoding and of kernels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from aim_cost.models.model import ModelSpec, load_model_spec
+from aim_cost.models.workload import Workload
+from aim_cost.schedules.schedule import Schedule
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PrefillStep:
+    """Schedules of one model and workload, timed interleaved: one warm-up and ``rounds`` rounds.
+
+    Args:
+        model: a preset, or the path of a config.json.
+        execution: as in ``measure``.
+        visit: 1, or how often this was measured before, plus one.
+    """
+
+    model: str
+    frames: int
+    text_tokens: int
+    schedules: tuple[Schedule, ...]
+    rounds: int
+    execution: str = "eager"
+    visit: int = 1
+
+    @property
+    def spec(self) -> ModelSpec:
+        return load_model_spec(self.model)
+
+    @property
+    def workload(self) -> Workload:
+        return Workload(text_tokens=self.text_tokens, frames=self.frames)
+
+    @property
+    def row_count(self) -> int:
+        return len(self.schedules)
+
+    @property
+    def label(self) -> str:
+        again = ", again" if self.visit > 1 else ""
+        return f"{_place(self)}, {self.execution}{again}"
+
+    def to_row(self) -> Row:
+        return _row(self, execution=self.execution, rounds=self.rounds, visit=self.visit)
+
+
+@dataclass(frozen=True)
+class DecodeStep:
+    """Greedy decoding of ``new_tokens`` after the prefill of each schedule."""
+
+    model: str
+    frames: int
+    text_tokens: int
+    schedules: tuple[Schedule, ...]
+    rounds: int
+    new_tokens: int = 32
+
+    @property
+    def spec(self) -> ModelSpec:
+        return load_model_spec(self.model)
+
+    @property
+    def workload(self) -> Workload:
+        return Workload(text_tokens=self.text_tokens, frames=self.frames)
+
+    @property
+    def row_count(self) -> int:
+        return len(self.schedules)
+
+    @property
+    def label(self) -> str:
+        return f"{_place(self)}, decode"
+
+    def to_row(self) -> Row:
+        return _row(self, execution="decode", rounds=self.rounds, new_tokens=self.new_tokens)
+
+
+@dataclass(frozen=True)
+class KernelStep:
+    """Tables of the kernels of a model's prefills, up to the prompt of ``frames`` frames.
+
+    Args: seconds, how long the clock runs, plans and captures not included.
+    """
+
+    model: str
+    frames: int
+    seconds: float
+
+    @property
+    def spec(self) -> ModelSpec:
+        return load_model_spec(self.model)
+
+    @property
+    def workload(self) -> Workload:
+        return Workload(text_tokens=100, frames=self.frames)
+
+    @property
+    def row_count(self) -> int:
+        return 0
+
+    @property
+    def label(self) -> str:
+        return f"{self.spec.name}, kernels up to {self.frames} frames"
+
+    def to_row(self) -> Row:
+        return {
+            **{"model": self.spec.name, "frames": self.frames, "text_tokens": None},
+            **{"execution": "kernels", "schedules": [], "seconds_of_rounds": self.seconds},
+        }
+
+
+Step = PrefillStep | DecodeStep | KernelStep
+
+
+def _place(step: PrefillStep | DecodeStep) -> str:
+    return f"{step.spec.name}, {step.frames} frames + {step.text_tokens} text tokens"
+
+
+def _row(step: PrefillStep | DecodeStep, **more: object) -> Row:
+    return {
+        **{"model": step.spec.name, "frames": step.frames, "text_tokens": step.text_tokens},
+        **more,
+        "schedules": [schedule.label() for schedule in step.schedules],
+    }

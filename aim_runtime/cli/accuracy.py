@@ -1,0 +1,124 @@
+"""aim-runtime accuracy: what a schedule costs in right answers."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aim_cost.cli.options import (
+    FormatOption,
+    MergeOption,
+    PruneOption,
+    SchedulesOption,
+    VisionMergeOption,
+)
+from aim_cost.files import write_atomically
+from aim_cost.render import Format, console, print_rows, table, to_csv
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.units import mega
+from aim_runtime.cli.options import chosen_schedules
+
+
+def accuracy(
+    model: Annotated[
+        str, typer.Option(help="tiny, or a folder of aim-runtime tiny train.")
+    ] = "tiny",
+    merge: MergeOption = None,
+    prune: PruneOption = None,
+    vision_merge: VisionMergeOption = None,
+    schedule: SchedulesOption = None,
+    questions: Annotated[int, typer.Option(help="About as many clips, the kinds in turn.")] = 1000,
+    frames: Annotated[int, typer.Option(help="Of each clip.")] = 8,
+    split: Annotated[str, typer.Option(help="test or validation digits.")] = "test",
+    seed: Annotated[int, typer.Option(help="Of the exam.")] = 0,
+    draws: Annotated[int, typer.Option(help="Of each random baseline.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Write rows to this .json or .csv.")] = None,
+    resume: Annotated[bool, typer.Option(help="Keep the rows of --out (.json).")] = False,
+    form: FormatOption = Format.table,
+) -> None:
+    """Answer questions under schedules: 45 of them when none is named. Tokens really leave."""
+    from aim_cost.models.model import ModelSpec
+    from aim_cost.models.workload import Workload
+    from aim_runtime.answers.accuracy import exam_schedules, measure_accuracy
+    from aim_runtime.patching.patch import patched
+    from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny
+    from aim_runtime.tiny.exam import draw_exam, encoded_by, right_answers
+
+    tiny = load_tiny(SHIPPED if model == "tiny" else Path(model))
+    exam = draw_exam(tiny, split, questions, frames=frames, seed=seed)
+    chosen = chosen_schedules(
+        exam_schedules(), schedule, merge=merge, prune=prune, vision_merge=vision_merge
+    )
+    facts = {"model": model, "split": split, "frames": frames, "seed": seed}
+
+    def answers(schedule: Schedule) -> Any:
+        merge = schedule.vision_merge
+        seen = exam if merge is None else encoded_by(tiny, exam, merge)
+        with patched(tiny, schedule):
+            return right_answers(tiny, seen)
+
+    def keep(rows: Any) -> None:
+        if out is not None:
+            _write(out, [{**facts, **row} for row in rows])
+
+    text = exam.input_ids.shape[1] - exam.visual_tokens
+    rows = measure_accuracy(
+        answers,
+        exam.kinds,
+        chosen,
+        ModelSpec.from_hf_config(tiny.config.to_dict(), name="tiny"),
+        Workload(text_tokens=text, frames=frames),
+        draws=draws,
+        done=_rows(out, facts) if out is not None and resume else (),
+        keep=keep,
+    )
+    rows = [{**facts, **row} for row in rows]
+    if form is not Format.table:
+        print_rows(rows, form)
+        return
+    console().print(_table(rows, questions))
+
+
+def _table(rows: list[dict[str, Any]], questions: int) -> Any:
+    lines = [
+        (
+            row["schedule"],
+            f"{mega(row['llm_flops']):.0f}",
+            f"{100 * row['accuracy']:.1f}",
+            f"{100 * row['ci_low']:.0f} - {100 * row['ci_high']:.0f}",
+            _points(row, "difference"),
+            _points(row, "random_difference"),
+        )
+        for row in rows
+        if row["kind"] == "all"
+    ]
+    columns = ("schedule", "MFLOPs", "right", "95 %", "to none", "to random")
+    note = (
+        f"{questions} questions; percent, and points of difference on the same questions. "
+        "MFLOPs of the LLM with scoring, one prompt. * the 95 % interval leaves 0 out."
+    )
+    return table("Accuracy under schedules", columns, lines, note)
+
+
+def _points(row: dict[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "-"
+    clear = row[f"{name}_low"] > 0 or row[f"{name}_high"] < 0
+    return f"{100 * row[name]:+.1f}{'*' if clear else ' '}"
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = to_csv(rows) if path.suffix == ".csv" else json.dumps({"rows": rows}, indent=1)
+    write_atomically(path, (text + "\n").encode())
+
+
+def _rows(path: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an earlier run of the same exam, without what they share."""
+    if not path.exists():
+        return []
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    for row in rows:  # labels as they are written today: rows are told apart by them
+        row["schedule"] = Schedule.read(row["schedule"]).label()
+    same = [row for row in rows if all(row[key] == value for key, value in facts.items())]
+    return [{key: value for key, value in row.items() if key not in facts} for row in same]

@@ -1,0 +1,159 @@
+"""aim-runtime campaign: rows of a GPU against the model, within a budget of minutes."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aim_cost.cli.options import DtypeOption, FormatOption
+from aim_cost.render import Format, console, print_rows, table
+from aim_runtime.cli.options import AttentionOption, DeviceOption, chosen_attention
+
+if TYPE_CHECKING:
+    from aim_runtime.campaigns.plan import Planned
+    from aim_runtime.campaigns.runner import Runner
+    from aim_runtime.measurement.attention_backend import AttentionBackend
+
+_INTERRUPTED = 130  # the exit status of a command that Ctrl-C has ended
+
+
+def campaign(
+    minutes: Annotated[float, typer.Option(min=0.1, help="When to end, at the latest.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A folder: campaign.json and predictions.json. What is there is kept."),
+    ] = None,
+    hardware: Annotated[
+        str | None,
+        typer.Option(help="A profile instead of that of the GPU here; what a --dry-run is for."),
+    ] = None,
+    attention: AttentionOption = None,
+    dtype: DtypeOption = "bfloat16",
+    device: DeviceOption = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the steps, write the predictions, time nothing."),
+    ] = False,
+    rehearsal: Annotated[
+        bool,
+        typer.Option(
+            "--rehearsal", help="No GPU: the clock is the model of --hardware with noise."
+        ),
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try what failed once more.")] = False,
+    form: FormatOption = Format.table,
+) -> None:
+    """Time LLaVA-OneVision 7B and 0.5B on this GPU: prefills, CUDA graphs, kernels, decoding.
+
+    What matters most runs first; a step begins only if its predicted time fits what is left of the
+    minutes. Run the same command again to go on. Ctrl-C loses nothing that was measured.
+    """
+    begun = time.monotonic()  # the imports belong to the minutes
+    from aim_runtime.campaigns.campaign import run_campaign
+    from aim_runtime.campaigns.steps import default_steps
+    from aim_runtime.errors import MeasurementError
+
+    backend = chosen_attention(attention)
+    if dry_run:
+        planned = _planned(minutes, out, hardware, backend, dtype, device, retry)
+        _print_plan(planned, minutes, form)
+        return
+    if out is None:
+        raise MeasurementError(
+            "--out", expected="a folder for the campaign", got="nothing", fix="Add --out DIR."
+        )
+    runner = _runner(hardware, backend, dtype, device, rehearsal)
+    steps = default_steps()
+    try:
+        start = None if rehearsal else begun
+        file = run_campaign(steps, out, runner, minutes=minutes, begun=start, retry=retry)
+    except KeyboardInterrupt:
+        print(
+            f"interrupted: {out} holds what was measured; the same command goes on", file=sys.stderr
+        )
+        sys.exit(_INTERRUPTED)
+    if form is not Format.table:
+        print_rows([_record(record) for record in file.steps], form)
+        return
+    failed = sum(record["status"] == "failed" for record in file.steps)
+    failed_rows = sum(bool(row["error"]) for row in file.rows)
+    print(
+        f"{file.path}: {len(file.rows)} rows, {failed_rows} of them failed; {failed} failed steps"
+    )
+
+
+def _runner(
+    hardware: str | None,
+    attention: "AttentionBackend | None",
+    dtype: str,
+    device: str | None,
+    rehearsal: bool,
+) -> "Runner":
+    if not rehearsal:
+        from aim_runtime.campaigns.runner import DeviceRunner
+
+        return DeviceRunner(device, dtype, hardware=hardware, attention=attention)
+    from aim_cost.devices.hardware import load_hardware
+    from aim_runtime.campaigns.stand_in import StandIn
+
+    return StandIn(load_hardware(hardware or "h100-sxm"), dtype, attention)
+
+
+def _planned(
+    minutes: float,
+    out: Path | None,
+    hardware: str | None,
+    attention: "AttentionBackend | None",
+    dtype: str,
+    device: str | None,
+    retry: bool,
+) -> "list[Planned]":
+    """The steps; with ``out`` those that are left there, and their predictions are written."""
+    from aim_cost.devices.hardware import load_hardware
+    from aim_runtime.campaigns.campaign import agenda_of
+    from aim_runtime.campaigns.file import CampaignFile
+    from aim_runtime.campaigns.plan import plan
+    from aim_runtime.campaigns.predictions_file import PREDICTIONS, PredictionsFile
+    from aim_runtime.campaigns.setting import Setting
+    from aim_runtime.campaigns.steps import default_steps
+    from aim_runtime.measurement.environment import environment
+
+    file = CampaignFile(out) if out else None
+    if hardware:
+        profile = load_hardware(hardware)
+        setting = Setting.presumed(profile, dtype, attention, file.device_name if file else None)
+    else:
+        from aim_runtime.campaigns.runner import DeviceRunner
+
+        setting = DeviceRunner(device, dtype, attention=attention).setting
+    steps = default_steps()
+    if out:
+        path = out / PREDICTIONS
+        added = PredictionsFile(path).add(steps, setting, environment()["commit"])
+        print(f"{path}: {added} predictions added; commit the file before a run", file=sys.stderr)
+    else:
+        print("no predictions were written: give --out DIR", file=sys.stderr)
+    return plan(agenda_of(steps, file, setting, retry=retry), 60 * minutes)
+
+
+def _print_plan(planned: "list[Planned]", minutes: float, form: Format) -> None:
+    rows = [one.to_row() for one in planned]
+    if form is not Format.table:
+        print_rows(rows, form)
+        return
+    lines, total = [], 0.0
+    for row in rows:
+        total += row["seconds"]
+        rows_of = str(row["rows"]) if row["rows"] else "tables"
+        label = row["step"].removeprefix("llava-onevision-qwen2-")
+        lines.append((label, rows_of, f"{row['seconds']:.0f}", f"{total:.0f}"))
+    note = f"Expected, of {60 * minutes:.0f} s: prefills by the model with a reserve, plans of "
+    note += "attention, loading and captures by figures that others report."
+    console().print(table("What a campaign runs", ("step", "rows", "s", "sum"), lines, note))
+
+
+def _record(record: dict[str, Any]) -> dict[str, Any]:
+    names = ("status", "seconds", "predicted_seconds", "error", "attention_backend", "begun_at")
+    return {**record["step"], **{name: record[name] for name in names}}

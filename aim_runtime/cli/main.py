@@ -1,0 +1,239 @@
+"""aim-runtime: campaign, measure, validate, report and the other commands of this package.
+
+torch and transformers take seconds to import, so each command imports what it needs.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aim_cost.cli.options import (
+    DtypeOption,
+    FormatOption,
+    FrameSizeOption,
+    FramesOption,
+    ImageOption,
+    ImageTokensOption,
+    LastLayerOption,
+    MergeOption,
+    ModelOption,
+    PerFrameOption,
+    PruneOption,
+    ScheduleOption,
+    SchedulesOption,
+    TextTokensOption,
+    VisionMergeOption,
+    new_app,
+    run,
+    schedule_from,
+    workload_from,
+)
+from aim_cost.render import Format, console, print_rows, table, to_csv
+from aim_cost.timing import load_calibration
+from aim_runtime.cli.accuracy import accuracy
+from aim_runtime.cli.campaign import campaign
+from aim_runtime.cli.fidelity import fidelity
+from aim_runtime.cli.measure import measure
+from aim_runtime.cli.options import (
+    DeviceOption,
+    FastestDtypeOption,
+    LayersOption,
+    RepeatsOption,
+    VisionLayersOption,
+    WeightsOption,
+    chosen_schedules,
+    load_model,
+)
+from aim_runtime.cli.report import report
+from aim_runtime.tiny import cli as tiny
+
+app = new_app("Run models under a token-reduction schedule, and hold predictions to it.")
+app.add_typer(tiny.app, name="tiny")
+app.command()(measure)
+app.command()(campaign)
+app.command()(accuracy)
+app.command()(fidelity)
+app.command()(report)
+
+
+@app.command()
+def validate(
+    model: ModelOption = "llava-onevision-qwen2-0.5b",
+    layers: LayersOption = None,
+    vision_layers: VisionLayersOption = None,
+    frames: FramesOption = None,
+    image_tokens: ImageTokensOption = None,
+    image: ImageOption = None,
+    frame_size: FrameSizeOption = None,
+    text_tokens: TextTokensOption = 50,
+    merge: MergeOption = None,
+    tokens_per_frame: PerFrameOption = None,
+    prune: PruneOption = None,
+    vision_merge: VisionMergeOption = None,
+    schedule: SchedulesOption = None,
+    last_layer: LastLayerOption = "all",
+    hardware: Annotated[
+        str | None,
+        typer.Option(help="A profile instead of this device's, which is measured where unknown."),
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="A calibration of --hardware (aim-cost calibrate).")
+    ] = None,
+    dtype: FastestDtypeOption = None,
+    device: DeviceOption = None,
+    random_weights: WeightsOption = True,
+    repeats: RepeatsOption = 5,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture to this .png.")] = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Predict and run: traces and FLOPs must be equal (else exit status 1), times are compared.
+
+    Without --frames, --image-tokens and --image it is a video of 4 frames.
+    """
+    from aim_runtime.cli.validate import validation_plot, validation_table
+    from aim_runtime.validation.suite import validation_schedules
+    from aim_runtime.validation.validate import validate as run_validate
+
+    workload = workload_from(
+        text_tokens, 1, frames, image_tokens, image, frame_size, default_frames=4
+    )
+    asked = chosen_schedules(
+        schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
+    )
+    loaded = load_model(
+        model, device, dtype, random_weights, layers, vision_layers, workload, asked
+    )
+    result = run_validate(
+        loaded,
+        workload,
+        asked or validation_schedules(loaded.spec, workload),
+        hardware=hardware,
+        calibration=load_calibration(calibration) if calibration else None,
+        repeats=repeats,
+        last_layer=last_layer,
+    )
+    if plot is not None:
+        validation_plot(result.rows, plot, result.title)
+    if form is Format.table:
+        console().print(validation_table(result))
+    elif form is Format.csv:
+        print(to_csv(result.rows))
+    else:
+        print(json.dumps(result.to_dict(), indent=2))
+    sys.exit(0 if result.summary["passed"] else 1)
+
+
+@app.command()
+def microbench(
+    out: Annotated[Path, typer.Option(help="Write the tables and hardware.yaml to this folder.")],
+    model: ModelOption = "llava-onevision-qwen2-0.5b",
+    frames: FramesOption = None,
+    image_tokens: ImageTokensOption = None,
+    image: ImageOption = None,
+    text_tokens: TextTokensOption = 100,
+    dtype: DtypeOption = "bfloat16",
+    device: DeviceOption = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="How long; by default 80 on a CPU, 60 on a GPU.", show_default=False),
+    ] = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Time the kernels of a model's prefills on this device, as tables for aim-cost calibrate.
+
+    Without --frames, --image-tokens and --image up to those of a video of 8 frames.
+    """
+    import torch
+
+    from aim_cost.models.model import load_model_spec
+    from aim_runtime.kernels.microbench import microbench as run_microbench
+    from aim_runtime.models.load import default_device
+
+    workload = workload_from(text_tokens, 1, frames, image_tokens, image, None, default_frames=8)
+    place = torch.device(device or default_device())
+    paths = run_microbench(load_model_spec(model), workload, out, place, dtype, seconds)
+    if form is not Format.table:
+        print_rows([{"file": str(path)} for path in paths], form)
+        return
+    print("\n".join(map(str, paths)))
+
+
+@app.command()
+def generate(
+    video: Annotated[Path, typer.Option(help="A video file.")],
+    prompt: Annotated[str, typer.Option(help="The question about the video.")],
+    model: ModelOption = "llava-onevision-qwen2-0.5b",
+    frames: FramesOption = 32,
+    merge: MergeOption = None,
+    tokens_per_frame: PerFrameOption = None,
+    prune: PruneOption = None,
+    vision_merge: VisionMergeOption = None,
+    schedule: ScheduleOption = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer at most.")] = 64,
+    dtype: DtypeOption = "bfloat16",
+    device: DeviceOption = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Answer a question about a video with a checkpoint, under a schedule."""
+    from aim_runtime.answers.answer import answer
+
+    chosen = schedule_from(
+        schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
+    )
+    loaded = load_model(model, device, dtype, False)
+    row = answer(loaded, video, prompt, frames, chosen, max_new_tokens)
+    if form is not Format.table:
+        print_rows([row], form)
+        return
+    print(row["text"])
+
+
+@app.command()
+def selfcheck(
+    vectors: Annotated[
+        Path | None,
+        typer.Option(help="Recorded outputs, in the format of prefill_prune_*.safetensors."),
+    ] = None,
+    device: DeviceOption = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Does the physical drop equal the mask-based reference on this machine's versions?"""
+    from aim_runtime.models.load import default_device
+    from aim_runtime.validation.selfcheck import selfcheck as run_selfcheck
+
+    result = run_selfcheck(vectors, device=device or default_device())
+    if form is Format.json:
+        print(json.dumps(result, indent=2))
+    elif form is Format.csv:
+        print(to_csv([result]))
+    else:
+        console().print(_selfcheck_table(result))
+    sys.exit(0 if result["passed"] else 1)
+
+
+def _selfcheck_table(result: dict[str, Any]) -> Any:
+    lines = [
+        (
+            name,
+            "equal" if check["kept_sets_equal"] else "DIFFER",
+            f"{check['max_logit_difference']:.1e}"
+            if check["max_logit_difference"] is not None
+            else "not finite",
+            "equal" if check["greedy_tokens_equal"] else "DIFFER",
+        )
+        for name, check in result["checks"].items()
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    note = f"{'Passed' if result['passed'] else 'FAILED'}; logits may differ by " + (
+        f"{result['logit_tolerance']:.0e}. {versions}."
+    )
+    columns = ("check", "kept sets", "largest logit difference", "greedy tokens")
+    return table("Physical drop against the mask-based reference", columns, lines, note)
+
+
+def main() -> None:
+    """Entry point of ``aim-runtime``."""
+    run(app)

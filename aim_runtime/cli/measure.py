@@ -1,0 +1,125 @@
+"""aim-runtime measure: the clock alone, for a few schedules."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aim_cost.cli.options import (
+    BatchOption,
+    FormatOption,
+    FrameSizeOption,
+    FramesOption,
+    ImageOption,
+    ImageTokensOption,
+    LastLayerOption,
+    MergeOption,
+    ModelOption,
+    PerFrameOption,
+    PruneOption,
+    SchedulesOption,
+    TextTokensOption,
+    VisionMergeOption,
+    workload_from,
+)
+from aim_cost.render import Format, console, print_rows, table
+from aim_cost.units import milli
+from aim_runtime.cli.options import (
+    AttentionOption,
+    DeviceOption,
+    FastestDtypeOption,
+    LayersOption,
+    RepeatsOption,
+    VisionLayersOption,
+    WeightsOption,
+    chosen_attention,
+    chosen_schedules,
+    load_model,
+)
+
+
+def measure(
+    model: ModelOption = "llava-onevision-qwen2-0.5b",
+    layers: LayersOption = None,
+    vision_layers: VisionLayersOption = None,
+    frames: FramesOption = None,
+    image_tokens: ImageTokensOption = None,
+    image: ImageOption = None,
+    frame_size: FrameSizeOption = None,
+    text_tokens: TextTokensOption = 100,
+    batch: BatchOption = 1,
+    merge: MergeOption = None,
+    tokens_per_frame: PerFrameOption = None,
+    prune: PruneOption = None,
+    vision_merge: VisionMergeOption = None,
+    schedule: SchedulesOption = None,
+    last_layer: LastLayerOption = "all",
+    dtype: FastestDtypeOption = None,
+    device: DeviceOption = None,
+    random_weights: WeightsOption = True,
+    repeats: RepeatsOption = 10,
+    warmup: Annotated[int, typer.Option(help="Runs of each schedule before the clock.")] = 2,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write rows to this .json or .csv, each as soon as it is measured."),
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Keep the good rows of --out, do the rest.")] = False,
+    attention: AttentionOption = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Time a prefill, phase by phase, with and without reduction, interleaved.
+
+    Medians; CUDA events on a GPU, the monotonic clock on a CPU; random inputs. Without --frames,
+    --image-tokens and --image it is a video of 8 frames.
+    """
+    from aim_runtime.measurement.measure import measure as run_measure
+    from aim_runtime.validation.suite import default_schedules
+
+    backend = chosen_attention(attention)
+    workload = workload_from(
+        text_tokens, batch, frames, image_tokens, image, frame_size, default_frames=8
+    )
+    asked = chosen_schedules(
+        schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
+    )
+    loaded = load_model(
+        model, device, dtype, random_weights, layers, vision_layers, workload, asked
+    )
+    schedules = asked or default_schedules(loaded.spec, workload)
+    rows = run_measure(
+        *(loaded, workload, schedules),
+        repeats=repeats,
+        warmup=warmup,
+        out=out,
+        resume=resume,
+        last_layer=last_layer,
+        attention=backend,
+    )
+    if form is not Format.table:
+        print_rows(rows, form)
+        return
+    phases = ("vision.tower", "vision.projector", "merge", "llm", "importance")
+    lines = [
+        (
+            row["schedule"],
+            *(_milliseconds(row.get(f"{name}.time_s")) for name in phases),
+            _milliseconds(row.get("ttft_s")) if not row.get("error") else "failed",
+        )
+        for row in rows
+    ]
+    columns = ("schedule", "tower", "proj.", "merge", "llm", "score", "TTFT")
+    where = f"{rows[0]['hardware']}, {loaded.dtype}, {workload.label()}, "
+    where += f"attention by {rows[0]['attention_backend']}"
+    note = f"Milliseconds, medians of {repeats}. {where}."
+    console().print(table(loaded.spec.name, columns, lines, note))
+    for row in rows:
+        if row.get("error"):
+            print(f"failed: {row['schedule']}: {row['error']}", file=sys.stderr)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    value = milli(seconds)
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"

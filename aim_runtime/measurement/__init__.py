@@ -1,0 +1,1 @@
+"""Measuring prefills: clock, FLOPs, memory, environment."""

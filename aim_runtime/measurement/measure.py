@@ -1,0 +1,182 @@
+"""Timed prefills: every schedule in turn, over and over, so that drift hits all of them alike."""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from aim_cost.checks import one_of, whole
+from aim_cost.errors import AimError
+from aim_cost.models.workload import LAST_LAYERS, Workload
+from aim_cost.schedules.schedule import Schedule
+from aim_runtime.errors import MeasurementError
+from aim_runtime.measurement.attention_backend import (
+    AttentionBackend,
+    attention_backend,
+    chosen_backend,
+)
+from aim_runtime.measurement.clock import ClockRecorder, phase_hooks, recorder_for
+from aim_runtime.measurement.rounds import Rounds
+from aim_runtime.measurement.row_file import Nowhere, RowFile, RowStore
+from aim_runtime.measurement.row_key import Row, RowKey, RunKey
+from aim_runtime.measurement.timed_run import WHOLE, TimedRun
+from aim_runtime.models.load import Loaded
+from aim_runtime.patching.cuda_graph import GraphedPrefill
+from aim_runtime.patching.masked import masked
+from aim_runtime.patching.patch import patched
+from aim_runtime.prompts.inputs import Inputs, sized_inputs
+from aim_runtime.reduction.importance_kernel import scoring
+
+EXECUTIONS = ("eager", "cuda-graph", "masked")
+"""How a schedule can be run: tokens dropped, the same captured and replayed, or only masked."""
+
+
+def measure(
+    loaded: Loaded,
+    workload: Workload,
+    schedules: Sequence[Schedule],
+    *,
+    repeats: int = 10,
+    warmup: int = 2,
+    video: np.ndarray | None = None,
+    out: Path | RowStore | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    execution: str = "eager",
+    last_layer: str = "all",
+    attention: AttentionBackend | None = None,
+    visit: int = 1,
+    refuse: bool = True,
+) -> list[Row]:
+    """Time the prefill of each schedule, phase by phase.
+
+    Clock: CUDA events on a GPU, the monotonic clock on a CPU. ``warmup`` untimed rounds, then
+    ``repeats`` rounds; each runs every schedule once, in an order shuffled anew. Statistic: the
+    median; ``ttft_low_s`` and ``ttft_high_s`` are the quartiles. The unreduced model runs through
+    the same patch as the others. Inputs are random, or ``video`` (uint8 [frames, H, W, 3]).
+
+    Args:
+        execution: a name of EXECUTIONS; models other than LLaVA-OneVision take eager alone, and no
+            ``video``. The time of a CUDA graph includes its launch by the host.
+        last_layer: of all schedules, as for ``patch``.
+        attention: the backend of all attentions; by default the one that torch chooses. Each row
+            names it: ``attention_backend``.
+        visit: part of a row's key; a second measurement of the same thing has another one.
+        refuse: an AimError, which asks for something impossible, ends the measurement; False makes
+            it a row, like any other failure.
+        out: the rows so far are there after every round; with ``resume`` those that are complete in
+            a file are kept.
+
+    A schedule that fails becomes a row with its ``error``; the others go on. ``driver_allocations``
+    of a row counts how often the timed runs asked the driver for memory (cudaMalloc), which takes
+    time; None on a CPU. Ctrl-C returns what there is.
+    Returns: rows in the order of ``schedules``, with the keys of estimates.
+    Raises: MeasurementError for a file that cannot be continued; SpecError.
+    """
+    whole(repeats, "repeats", MeasurementError)
+    whole(warmup, "warmup", MeasurementError, at_least=0)
+    one_of(execution, EXECUTIONS, "execution", MeasurementError)
+    one_of(last_layer, LAST_LAYERS, "last_layer", MeasurementError)
+    if execution == "masked" and last_layer != "all":
+        raise MeasurementError(
+            "last_layer",
+            expected="all with the execution masked, whose layers compute every token",
+            got=last_layer,
+            fix="Use the execution eager or cuda-graph, or last_layer all.",
+        )
+    inputs = sized_inputs(loaded, workload, video=video, seed=seed)
+    backend = attention or chosen_backend(loaded.spec.text, loaded.device, loaded.dtype)
+    runs = []
+    for schedule in schedules:
+        run = RunKey.to_run(
+            *(loaded.spec, workload, schedule),
+            dtype=loaded.dtype,
+            execution=execution,
+            scoring=scoring(loaded.device),
+            last_layer=last_layer,
+        )
+        key = RowKey(run, device_name(loaded.device), backend.value, visit)
+        raises = (AimError,) if refuse else ()
+        runs.append(_Prefill(key, raises, loaded, schedule, inputs, attention))
+    store = RowFile(out, resume=resume) if isinstance(out, Path) else out or Nowhere()
+    rounds = Rounds(runs, store, repeats=repeats, warmup=warmup, seed=seed)
+    try:
+        rounds.run()
+    except KeyboardInterrupt:
+        print("interrupted: rows hold the rounds that were finished", file=sys.stderr)
+    return rounds.rows()
+
+
+class _Prefill(TimedRun):
+    """One schedule of one model, on the model's device."""
+
+    def __init__(
+        self,
+        key: RowKey,
+        raises: tuple[type[Exception], ...],
+        loaded: Loaded,
+        schedule: Schedule,
+        inputs: Inputs,
+        attention: AttentionBackend | None,
+    ) -> None:
+        super().__init__(key, raises)
+        self._loaded, self._schedule, self._inputs = loaded, schedule, inputs
+        self._attention = attention
+        self._graph: GraphedPrefill | None = None
+
+    def _sample(self) -> dict[str, float]:
+        with attention_backend(self._attention):
+            graphed = self.key.run.execution == "cuda-graph"
+            return self._replay() if graphed else self._forward()
+
+    def _free(self) -> None:
+        self._graph = None
+        if self._loaded.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _driver_allocations(self) -> int | None:
+        device = self._loaded.device
+        if device.type != "cuda":
+            return None
+        return int(torch.cuda.memory_stats(device)["num_device_alloc"])
+
+    def _forward(self) -> dict[str, float]:
+        model, device = self._loaded.model, self._loaded.device
+        run, cuda, recorder = self.key.run, device.type == "cuda", recorder_for(device)
+        whole = run.execution == "masked"
+        under = masked if whole else partial(patched, last_layer=run.last_layer)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+        with (
+            torch.inference_mode(),
+            under(model, self._schedule, recorder=recorder) as trace,
+            phase_hooks(model, recorder),
+            recorder.span("other"),
+        ):
+            logits = model(**self._inputs, use_cache=True, logits_to_keep=1).logits
+            logits[:, -1].argmax(dim=-1)
+        seconds = recorder.seconds()
+        self._tokens = list(trace.tokens.attention_tokens)
+        if cuda:
+            self._peak_bytes = torch.cuda.max_memory_allocated(device)
+        return seconds
+
+    def _replay(self) -> dict[str, float]:
+        """One launch of the captured prefill; its phases cannot be told apart."""
+        recorder: ClockRecorder = recorder_for(self._loaded.device)
+        if self._graph is None:
+            self._graph = GraphedPrefill(
+                self._loaded, self._schedule, self._inputs, last_layer=self.key.run.last_layer
+            )
+        with recorder.span(WHOLE):
+            self._graph.replay().logits[:, -1].argmax(dim=-1)
+        self._tokens = list(self._graph.trace.tokens.attention_tokens)
+        return recorder.seconds()
+
+
+def device_name(device: torch.device) -> str:
+    """What the driver calls a GPU; ``cpu`` for a CPU, which the environment describes."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

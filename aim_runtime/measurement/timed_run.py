@@ -1,0 +1,105 @@
+"""TimedRun: one schedule of a measurement, its samples so far, or how it failed."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from statistics import median, quantiles
+
+from aim_runtime.measurement.row_key import Row, RowKey
+
+WHOLE = "prefill"
+"""The span of a run whose phases cannot be told apart."""
+
+_VISION = ("vision.tower", "vision.projector", "vision.pooling")
+_LAYERS = ("llm.layers", "llm.rotary")
+# what each figure of a row sums up, by the names that the recorders give to spans
+_FIGURES = {name: (name,) for name in (*_VISION, "merge", "llm.head", "importance", "other")} | {
+    "vision": _VISION,
+    "llm.layers": _LAYERS,
+    "llm": (*_LAYERS, "llm.head"),
+}
+
+
+class TimedRun(ABC):
+    """Call it to run once. Subclasses say how.
+
+    Args:
+        key: of its row.
+        raises: exceptions that leave the call; any other one becomes the ``error`` of the row,
+            and later calls do nothing.
+    """
+
+    def __init__(self, key: RowKey, raises: tuple[type[Exception], ...] = ()) -> None:
+        self.key = key
+        self._raises = raises
+        self._samples: list[dict[str, float]] = []
+        self._error: str | None = None
+        self._tokens: list[int] | None = None
+        self._peak_bytes: int | None = None
+        self._allocations: int | None = None
+
+    @abstractmethod
+    def _sample(self) -> dict[str, float]:
+        """Run once. Returns: seconds of each span, or of WHOLE alone."""
+
+    def _free(self) -> None:  # noqa: B027
+        """Give memory back after a failure; there may be none to give."""
+
+    def _driver_allocations(self) -> int | None:
+        """How often the driver was asked for memory so far; None where nobody counts."""
+        return None
+
+    def __call__(self, *, timed: bool) -> None:
+        if self._error:
+            return
+        before = self._driver_allocations()
+        try:
+            sample = self._sample()
+        except self._raises:
+            raise
+        except Exception as error:  # whatever torch or transformers raise, memory above all
+            self._error = error_line(error)
+        else:
+            after = self._driver_allocations()
+            if timed:
+                self._samples.append(sample)
+                if before is not None and after is not None:
+                    self._allocations = (self._allocations or 0) + after - before
+        if self._error:  # only now: until here the traceback held the tensors of the run
+            self._free()
+
+    def row(self) -> Row:
+        """The row as of now; times are None before the first timed run and after a failure."""
+        samples = [] if self._error else self._samples
+        ttft = [sum(sample.values()) for sample in samples]
+
+        def middle(*names: str) -> float | None:
+            if not samples or WHOLE in samples[0]:
+                return None
+            return median(sum(s.get(n, 0.0) for n in names) for s in samples)
+
+        low, high = quartiles(ttft)
+        return {
+            "kind": "measurement",
+            **self.key.to_row(),
+            **{f"{name}.time_s": middle(*spans) for name, spans in _FIGURES.items()},
+            "ttft_s": median(ttft) if ttft else None,
+            "ttft_low_s": low,
+            "ttft_high_s": high,
+            "peak_memory_bytes": self._peak_bytes,
+            "driver_allocations": self._allocations,
+            "tokens_per_layer": self._tokens,
+            "repeats": len(samples),
+            "error": self._error,
+        }
+
+
+def error_line(error: BaseException) -> str:
+    """An exception in one line of at most 300 characters and its class."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def quartiles(values: Sequence[float]) -> tuple[float | None, float | None]:
+    if len(values) < 2:
+        return (values[0], values[0]) if values else (None, None)
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return low, high

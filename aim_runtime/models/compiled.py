@@ -1,0 +1,78 @@
+"""torch.compile around a patched model: the decoder runs as written, the rest may be compiled.
+
+Compiled code looks, before it runs, whether a module's ``forward`` is still the one it has seen,
+but not whether the module has got hooks (``torch._dynamo.config.skip_nnmodule_hook_guards``). So a
+patch gives the decoder a forward that is never compiled, and its layers must not be compiled alone.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch._dynamo import OptimizedModule
+
+from aim_runtime.errors import PatchError
+
+Forward = Callable[..., Any]
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside the wrapper that ``torch.compile(module)`` returns; others themselves."""
+    return module._orig_mod if isinstance(module, OptimizedModule) else module
+
+
+def uncompiled(function: Forward, *, recursive: bool = True) -> Forward:
+    """``function``, never compiled by whatever compiles its callers.
+
+    Args: recursive, nor is anything that it calls.
+    """
+    reason = "aim_runtime.patching.patch reduces tokens here: compile without fullgraph=True"
+    return torch.compiler.disable(function, recursive=recursive, reason=reason)
+
+
+def require_uncompiled(decoder: nn.Module) -> None:
+    """Raises: PatchError when the decoder, or a part in which tokens leave, is itself compiled."""
+    instead = "Compile the whole model or its vision tower instead, or use GraphedPrefill."
+    _require("decoder", decoder, decoder.layers, ("o_proj",), instead)
+
+
+def require_uncompiled_tower(tower: nn.Module, layers: Iterable[nn.Module]) -> None:
+    """The same for a vision tower that merges. Raises: PatchError."""
+    _require("vision tower", tower, layers, ("k_proj",), "Compile the whole model instead.")
+
+
+def _require(
+    name: str, module: nn.Module, layers: Iterable[nn.Module], projections: Iterable[str], fix: str
+) -> None:
+    for where, part in _hooked_parts(name, module, layers, projections):
+        if _is_compiled(part):
+            raise PatchError(
+                where,
+                expected=f"a {name} that runs as written: tokens leave between and in its layers",
+                got="torch.compile on it",
+                fix=fix,
+            )
+
+
+def _hooked_parts(
+    name: str, module: nn.Module, layers: Iterable[nn.Module], projections: Iterable[str]
+) -> Iterator[tuple[str, nn.Module]]:
+    yield name, module
+    for index, layer in enumerate(layers):
+        where, attention = f"{name}.layers.{index}", layer.self_attn
+        yield where, layer
+        yield f"{where}.self_attn", attention
+        for projection in projections:
+            yield f"{where}.self_attn.{projection}", getattr(attention, projection)
+        yield f"{where}.mlp", layer.mlp
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    forward = module.forward
+    by_function = hasattr(forward, "_torchdynamo_orig_callable")  # also of torch.compiler.disable
+    return (
+        isinstance(module, OptimizedModule)
+        or module._compiled_call_impl is not None
+        or (by_function and not getattr(forward, "_torchdynamo_disable", False))
+    )

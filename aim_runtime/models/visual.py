@@ -1,0 +1,77 @@
+"""VisualItem: one image or video as its tokens stand in a prompt, and what merging leaves of it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from aim_cost.models.workload import VisualInput
+from aim_cost.schedules.merge import Merge
+
+MODALITIES = ("image", "video")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Groups of one size: frames, crops, temporal patches, each merged by itself.
+
+    Args:
+        groups, tokens: how many there are, and the tokens of each.
+        places: where their tokens stand in the item, group after group; a range is one of step 1.
+    """
+
+    groups: int
+    tokens: int
+    places: Sequence[int]
+
+
+@dataclass(frozen=True)
+class VisualItem:
+    """One image or video of a prompt.
+
+    Args:
+        tokens: placeholders, before merging.
+        blocks: what is merged; tokens in none of them, newlines, stay.
+        in_order: what is left stands in the order of its places, as the grid of an image needs;
+            else block after block as merging leaves it, then the tokens in no block.
+    """
+
+    tokens: int
+    blocks: tuple[Block, ...]
+    in_order: bool = False
+
+    def merged_tokens(self, merge: Merge | None) -> int:
+        """Tokens that merging leaves. Raises: ScheduleError."""
+        if merge is None:
+            return self.tokens
+        lost = (b.groups * (b.tokens - group_counts(merge, b.tokens)[-1]) for b in self.blocks)
+        return self.tokens - sum(lost)
+
+    @cached_property
+    def unmerged_places(self) -> list[int]:
+        """Places of the tokens in no block."""
+        merged = {place for block in self.blocks for place in block.places}
+        return [place for place in range(self.tokens) if place not in merged]
+
+
+@lru_cache
+def equal_groups(groups: int, tokens: int, newline_tokens: int = 0) -> VisualItem:
+    """Frames or crops of ``tokens`` in a row, and newlines behind the last."""
+    block = Block(groups, tokens, range(groups * tokens))
+    return VisualItem(groups * tokens + newline_tokens, (block,))
+
+
+def group_counts(merge: Merge, tokens: int) -> tuple[int, ...]:
+    """Tokens of a group of ``tokens`` before merging and after each pass. Raises: ScheduleError."""
+    return merge.token_counts(tokens) if merge.passes else merge.other_counts(tokens)
+
+
+def visual_input(items: Sequence[VisualItem]) -> VisualInput:
+    """The items of one prompt together, for ``Schedule.resolve_visual``."""
+    groups: Counter[int] = Counter()
+    for block in (block for item in items for block in item.blocks):
+        groups[block.tokens] += block.groups
+    merged = sum(tokens * number for tokens, number in groups.items())
+    newlines = sum(item.tokens for item in items) - merged
+    largest, *others = sorted(groups.items(), reverse=True) or [(0, 0)]
+    return VisualInput(largest[1], largest[0], newlines, tuple((n, t) for t, n in others))

@@ -1,0 +1,1 @@
+"""Attaching a schedule to a model of transformers."""

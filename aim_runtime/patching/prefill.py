@@ -1,0 +1,209 @@
+"""One prefill in progress: what is still there, what leaves next, and what was seen."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aim_cost.schedules.trace import TokenTrace
+from aim_runtime.errors import PatchError
+from aim_runtime.prompts.prompt import Prompt
+from aim_runtime.recorder import Recorder
+from aim_runtime.reduction.scores import LAYER_IMPORTANCE, Attended
+from aim_runtime.reduction.select import select_tokens, take_tokens
+from aim_runtime.reduction.uneven import select_rows
+from aim_runtime.trace import RunTrace
+
+
+class Prefill:
+    """Drops tokens as ``plans`` say, and records the counts that really occur.
+
+    Args:
+        plans: of each row, the resolved schedule. It says how many tokens stay and by which score;
+            no count of it is copied into the record.
+        prompt: what enters the decoder.
+        merge_tokens: of each size of groups, its tokens before merging and after each pass, as they
+            occurred.
+        device: of the decoder's first layer.
+    Where all rows hold visual tokens alike, padding is text that stays. Other rows are padded anew
+    in each layer, up to the longest.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[TokenTrace],
+        prompt: Prompt,
+        merge_tokens: Mapping[int, tuple[int, ...]],
+        *,
+        device: torch.device,
+        recorder: Recorder,
+    ) -> None:
+        self.prompt, self.plan = prompt, plans[0]
+        self._plans, self._merge_tokens, self._recorder = plans, merge_tokens, recorder
+        self._candidates = tuple(prompt.visual_mask.sum(dim=1).tolist())
+        self._padded = (0,) * len(plans)  # tokens of each row that are neither text nor visual
+        if prompt.padding is not None and not prompt.is_even:
+            self._padded = tuple(prompt.padding.tolist())
+        # non-blocking: the vision tower may still be running
+        self.visual = prompt.visual_mask.to(device, non_blocking=True)
+        padding = prompt.padding
+        self._padding = None if padding is None else padding.to(device, non_blocking=True)
+        everything = torch.arange(prompt.tokens, device=device)
+        self._left = everything.expand(self.visual.shape[0], -1)
+        self._next: Tensor | None = None  # which of those left stay, once a layer has decided
+        self._positions: dict[str, Any] | None = {}  # of those left; None where out of date
+        self._kept: list[Tensor] = []
+        self._attention_tokens: list[tuple[int, ...]] = []  # of each layer, in each row
+        self._mlp_tokens: list[tuple[int, ...]] = []
+        self._scored_layers: list[tuple[int, ...]] = [() for _ in plans]  # of each row
+        self.layer_padding: list[Tensor] = []  # [B] of each layer, where rows differ
+        self._last_queries: int | None = None
+
+    def enter_layer(
+        self, hidden_states: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Drop what the layer before decided, from the hidden states and from the positions.
+
+        ``kwargs`` are the decoder layer's own: its position ids and embeddings are those of the
+        whole prompt in every layer.
+        """
+        hidden_states = self.leave(hidden_states)
+        if self._positions is None:
+            cos, sin = (take_tokens(x, self._left) for x in kwargs["position_embeddings"])
+            self._positions = {"position_embeddings": (cos, sin)}
+            if kwargs.get("position_ids") is not None:
+                self._positions["position_ids"] = take_tokens(kwargs["position_ids"], self._left)
+            if not self.prompt.is_even:
+                self._positions["aim_padding"] = self._padding
+        if not self.prompt.is_even:
+            none = torch.zeros(len(self._left), dtype=torch.int64, device=self._left.device)
+            self.layer_padding.append(none if self._padding is None else self._padding)
+        self._kept.append(self._left)
+        return hidden_states, kwargs | self._positions | {"aim_prefill": self}
+
+    def observe_attention(self, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Record a layer's attention; where the plan drops tokens next, choose those that stay.
+
+        Shapes: query[B, heads, n, d], key[B, kv_heads, n, d], both after the rotary embedding. A
+        query of the last token alone lets that token stay.
+        """
+        layer, now = len(self._attention_tokens), key.shape[2]
+        self._attention_tokens.append(self._real_tokens(now))
+        if query.shape[2] < now:
+            self._last_queries = query.shape[2]
+            self._next = torch.full_like(self._left[:, -1:], now - 1)
+            self._next_padding, self._next_padded = 0 * self._next[:, 0], (0,) * len(self._plans)
+            return
+        stay = tuple(
+            min(count, visual)
+            for count, visual in zip(self._candidates, self._targets(layer), strict=True)
+        )
+        if stay == self._candidates:
+            return
+        with self._recorder.span("importance"):
+            scores = None
+            pairs = zip(stay, self._candidates, strict=True)
+            ranked = [row for row, (count, now) in enumerate(pairs) if 0 < count < now]
+            if ranked:
+                at = self._attended(query, key, scaling, stay)
+                # of a row that chooses: those of text alone have the plan of no schedule
+                scores = LAYER_IMPORTANCE[self._plans[ranked[0]].importance](at)
+            for row in ranked:
+                self._scored_layers[row] += (layer,)
+            self._choose(stay, scores)
+
+    def _targets(self, layer: int) -> list[int]:
+        """Visual tokens of each row that the plan leaves behind ``layer``."""
+        return [
+            min((plan.mlp_tokens[layer], *plan.attention_tokens[layer + 1 : layer + 2]))
+            - plan.text_tokens
+            for plan in self._plans
+        ]
+
+    def _attended(
+        self, query: Tensor, key: Tensor, scaling: float, stay: tuple[int, ...]
+    ) -> Attended:
+        counts: tuple[int | Tensor, ...] = (self._candidates[0], stay[0])
+        if not self.prompt.is_even:
+            counts = (torch.tensor(self._candidates)[:, None], torch.tensor(stay)[:, None])
+        return Attended(query, key, scaling, self.visual, *counts, self._padding)
+
+    def _choose(self, stay: tuple[int, ...], scores: Tensor | None) -> None:
+        """Decide which tokens go on: ``stay`` visual ones of each row."""
+        text = self.prompt.text_tokens
+        count = max(map(sum, zip(text, stay, strict=True)))
+        self._candidates = stay
+        if self.prompt.is_even:
+            self._next = select_tokens(self.visual, count, scores)
+            return
+        before = self._padded
+        self._next_padded = tuple(count - t - s for t, s in zip(text, stay, strict=True))
+        host = torch.tensor([before, stay, self._next_padded])
+        padding, staying, self._next_padding = host.to(self.visual.device, non_blocking=True)
+        self._next = select_rows(self.visual, padding, staying, count, scores)
+
+    def _real_tokens(self, tokens: int) -> tuple[int, ...]:
+        """Of each row that has ``tokens``, those that do not only even it out."""
+        return tuple(tokens - padded for padded in self._padded)
+
+    def stay(self, x: Tensor) -> Tensor:
+        """Of x[B, n, ...], the tokens that the layer has decided to keep."""
+        return x if self._next is None else take_tokens(x, self._next)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """``stay``, and from now on the others are gone."""
+        if self._next is None:
+            return x
+        x = self.stay(x)
+        self.visual, self._left = self.stay(self.visual), self.stay(self._left)
+        if not self.prompt.is_even:
+            self._padding, self._padded = self._next_padding, self._next_padded
+            # padding repeats a token that may be visual
+            place = torch.arange(x.shape[1], device=x.device)
+            self.visual = self.visual & (place >= self._padding[:, None])
+        self._next = self._positions = None
+        return x
+
+    def observe_mlp(self, x: Tensor) -> None:
+        """Record a layer's MLP from its input x[B, n, hidden]."""
+        self._mlp_tokens.append(self._real_tokens(x.shape[1]))
+
+    def finish(self, trace: RunTrace, cache_tokens: tuple[int, ...]) -> None:
+        """Write the record. Raises: PatchError when a layer ran without being observed."""
+        layers = len(self.plan.attention_tokens)
+        if len(self._attention_tokens) != layers:
+            raise PatchError(
+                "attention implementation",
+                expected=f"{layers} layers under the patch",
+                got=len(self._attention_tokens),
+                fix="Do not change the model's attention implementation while it is patched.",
+            )
+        rows = [self._row(number) for number in range(len(self._plans))]
+        trace.record(rows, [*self._kept, self._left], cache_tokens)
+
+    def _row(self, number: int) -> TokenTrace:
+        """The counts of one row, as they occurred."""
+        plan, visual = self._plans[number], self.prompt.visual[number]
+        text = self.prompt.text_tokens[number]
+
+        def merged(tokens: int) -> tuple[int, ...]:
+            return self._merge_tokens.get(tokens, (tokens,))
+
+        others = tuple((groups, merged(tokens)) for groups, tokens in visual.others)
+        sizes = ((visual.groups, merged(visual.group_tokens)), *others)
+        entered = self._attention_tokens[0][number] - text
+        return TokenTrace(
+            batch=1,
+            groups=visual.groups,
+            merge_tokens=sizes[0][1],
+            newline_tokens=entered - sum(groups * counts[-1] for groups, counts in sizes),
+            text_tokens=text,
+            attention_tokens=tuple(layer[number] for layer in self._attention_tokens),
+            mlp_tokens=tuple(layer[number] for layer in self._mlp_tokens),
+            scored_layers=self._scored_layers[number],
+            merged_by=plan.merged_by,
+            importance=plan.importance,
+            last_queries=self._last_queries,
+            others=others,
+        )

@@ -1,0 +1,1 @@
+"""Prompts: video frames, pixels, placeholders and positions."""

@@ -1,0 +1,164 @@
+"""Prompt: which tokens of a batch of prompts are visual, as the LLM will see them."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from aim_cost.models.workload import VisualInput
+from aim_runtime.errors import PatchError
+from aim_runtime.models.visual import VisualItem, visual_input
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An image or a video in a row of a prompt.
+
+    Args:
+        number: among all of its modality in the batch, in the order of rows.
+        start: the place of its first token in the row.
+        tokens: that stand there, after merging.
+    """
+
+    item: VisualItem
+    modality: str
+    number: int
+    start: int
+    tokens: int
+
+    @property
+    def lost(self) -> int:
+        """Tokens that merging takes away."""
+        return self.item.tokens - self.tokens
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The prompts of a batch.
+
+    Args:
+        visual_mask: bool [B, n] on the host, True at visual tokens.
+        visual: of each row, how its visual tokens come about, for ``Schedule.resolve_visual``.
+        placed: of each row, its images and videos in order; () where embeddings were given.
+        padding: int64 [B] on the host, tokens of padding at the start of each row; None without
+            any.
+    """
+
+    visual_mask: Tensor
+    visual: tuple[VisualInput, ...]
+    placed: tuple[tuple[Placed, ...], ...] = ()
+    padding: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        return self.visual_mask.shape[1]
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all rows hold visual tokens alike."""
+        return len(set(self.visual)) == 1
+
+    @property
+    def text_tokens(self) -> tuple[int, ...]:
+        """Of each row: all tokens but visual ones and, in rows that are not alike, padding.
+
+        Where rows are alike, padding counts as text: no layer drops it.
+        """
+        text = self.tokens - self.visual_mask.sum(dim=1)
+        if self.padding is not None and not self.is_even:
+            text = text - self.padding
+        return tuple(text.tolist())
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """Of each row, tokens that merging takes away."""
+        return tuple(sum(placed.lost for placed in row) for row in self.placed)
+
+    def numbers(self, modality: str) -> list[int]:
+        """Of each image or video in the order of rows, its number in the batch."""
+        rows = ((p.number for p in row if p.modality == modality) for row in self.placed)
+        return [number for row in rows for number in sorted(row)]
+
+    def expand(self, batch: int) -> "Prompt":
+        """Repeat each row as ``generate`` does for beams and several sequences a prompt."""
+        copies = max(1, batch // len(self.visual_mask))
+        return replace(
+            self,
+            visual_mask=self.visual_mask.repeat_interleave(copies, dim=0),
+            visual=tuple(row for row in self.visual for _ in range(copies)),
+            placed=tuple(row for row in self.placed for _ in range(copies)),
+        )
+
+    def padded(self, attention_mask: Tensor | None) -> "Prompt":
+        """With the padding of a decoder's ``attention_mask`` [B, n].
+
+        Raises: PatchError unless zeros stand at the start of a row, before its visual tokens.
+        """
+        return replace(self, padding=left_padding(attention_mask, self.visual_mask))
+
+
+def text_prompt(batch: int, tokens: int) -> Prompt:
+    """A prompt without visual tokens."""
+    return Prompt(torch.zeros(batch, tokens, dtype=torch.bool), (visual_input(()),) * batch)
+
+
+def embedded_prompt(visual_mask: Tensor) -> Prompt:
+    """A prompt given as embeddings: its visual tokens are one group that is not merged.
+
+    Raises: PatchError, as ``check_visual_mask``.
+    """
+    check_visual_mask(visual_mask, "visual_mask")
+    mask = visual_mask.cpu()
+    counts = mask.sum(dim=1).tolist()
+    return Prompt(mask, tuple(VisualInput(min(count, 1), count, 0) for count in counts))
+
+
+def left_padding(attention_mask: Tensor | None, visual_mask: Tensor) -> Tensor | None:
+    """Tokens of padding [B] on the host, None without any; see ``Prompt.padded``."""
+
+    def refuse(got: str, fix: str) -> PatchError:
+        form = "None, or 0 at padding [batch, tokens] on the left and 1 elsewhere"
+        return PatchError("attention_mask", expected=form, got=got, fix=fix)
+
+    if attention_mask is None:
+        return None
+    if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
+        raise refuse("another kind of mask", "Leave attention_mask out.")
+    real = attention_mask.cpu().bool()
+    if real.shape != visual_mask.shape:
+        raise refuse(f"the shape {list(real.shape)}", f"Give one of {list(visual_mask.shape)}.")
+    if bool(real.all()):
+        return None
+    if not bool(real[:, -1].all()):
+        raise refuse("padding at the end", "Use the tokenizer's padding_side='left'.")
+    padding = (~real).sum(dim=1)
+    if bool(real.cummax(dim=1).values.ne(real).any()):
+        raise refuse("zeros between tokens", "Pad at the start alone.")
+    if bool((visual_mask & ~real).any()):
+        raise refuse("0 at visual tokens", "Visual tokens leave by the schedule alone.")
+    return padding
+
+
+def check_visual_mask(mask: Tensor, where: str) -> None:
+    """Raises: PatchError for no mask, no visual tokens in any prompt, or no text at the end."""
+
+    def refuse(expected: str, got: object, fix: str) -> PatchError:
+        return PatchError(where, expected=expected, got=got, fix=fix)
+
+    form = "a bool tensor [batch, prompt tokens] with values, True at visual tokens"
+    if not isinstance(mask, Tensor) or mask.is_meta or mask.dtype != torch.bool or mask.dim() != 2:
+        got = f"{type(mask).__name__} {getattr(mask, 'dtype', '')} {getattr(mask, 'shape', '')}"
+        raise refuse(form, got, "Make the mask on the CPU or the device of the model.")
+    if not bool(mask.any()):
+        raise refuse(
+            "visual tokens",
+            "none",
+            "A schedule reduces visual tokens: give a prompt with images or videos, or use the "
+            "unpatched model.",
+        )
+    if bool(mask[:, -1].any()):
+        raise refuse(
+            "a text token at the end of the prompt, which predicts the first new token",
+            "a visual token",
+            "Put the question after the image or video.",
+        )

@@ -1,0 +1,1 @@
+"""Merging, scoring and selecting tokens, as tensor functions."""

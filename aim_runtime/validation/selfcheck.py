@@ -1,0 +1,182 @@
+"""Does the physical drop equal its reference with the versions installed here?"""
+
+import json
+import math
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from aim_cost.errors import SpecError
+from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.schedule import Schedule
+from aim_runtime.patching.patch import patched
+from aim_runtime.reference import Reference
+from aim_runtime.trace import RunTrace
+
+LOGIT_TOLERANCE = 1e-4
+"""Largest accepted difference of fp32 logits at text positions."""
+
+_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "rope_theta",
+)
+_SMALL = dict(zip(_FIELDS, (256, 64, 128, 8, 4, 2, 512, 1e-6, False, 1e4), strict=True))
+
+Result = dict[str, Any]
+
+
+@torch.no_grad()
+def selfcheck(vectors: Path | None = None, *, device: str = "cpu") -> Result:
+    """Run a small random Qwen2 by dropping and by masking, fp32, and compare; so for ``vectors``.
+
+    Args:
+        vectors: a safetensors file with a recorded run: metadata ``config`` and ``boundaries``;
+            ``weights.*``, ``inputs_embeds``, ``patched.kept_into_layer.NN``, ``patched.logits``,
+            ``fixed.greedy_tokens``, under pruning linear:14:22.
+    Returns: ``passed``; over all checks ``kept_sets_equal``, ``max_logit_difference`` (at text
+        positions; None if not finite) and ``greedy_tokens_equal``; the same of each in
+        ``checks``; ``logit_tolerance`` and ``versions``.
+    Raises: SpecError for a file that cannot be read or lacks a part.
+    """
+    checks = {"reference": _against_reference(device)}
+    if vectors is not None:
+        checks["vectors"] = _against_vectors(Path(vectors), device)
+    differences = [check["max_logit_difference"] for check in checks.values()]
+    summary: Result = {
+        "kept_sets_equal": all(check["kept_sets_equal"] for check in checks.values()),
+        "max_logit_difference": None if None in differences else max(differences),
+        "greedy_tokens_equal": all(check["greedy_tokens_equal"] for check in checks.values()),
+    }
+    largest = summary["max_logit_difference"]
+    passed = largest is not None and largest <= LOGIT_TOLERANCE
+    return {
+        "passed": passed and summary["kept_sets_equal"] and summary["greedy_tokens_equal"],
+        **summary,
+        "logit_tolerance": LOGIT_TOLERANCE,
+        "checks": checks,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def qwen2_config(fields: dict[str, Any]) -> Qwen2Config:
+    """A Qwen2 config from the names of any transformers version. Raises: SpecError."""
+    missing = [name for name in _FIELDS if name not in fields]
+    if missing:
+        raise SpecError(
+            "config",
+            expected=f"the fields {', '.join(_FIELDS)}",
+            got=f"no {', '.join(missing)}",
+            fix="Record the whole config.",
+        )
+    wanted = {name: fields[name] for name in _FIELDS if name != "rope_theta"}
+    # since transformers 5 the base of the rotary embedding lives in rope_parameters
+    rope = {"rope_type": "default", "rope_theta": fields["rope_theta"]}
+    # no token ends a generation, so that lengths can be compared
+    ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    return Qwen2Config(**wanted, **ends, rope_parameters=rope)
+
+
+def _against_reference(device: str) -> Result:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = qwen2_config(_SMALL)
+        config.initializer_range = 0.15
+        model = Qwen2ForCausalLM(config).eval().to(device)
+        embeds = torch.randn(1, 48, config.hidden_size).to(device)
+    visual = torch.zeros(1, embeds.shape[1], dtype=torch.bool)
+    visual[:, 6:38] = True
+    run = _Run(model, embeds, visual, Schedule(prune=Prune(linear=(2, 6))), new_tokens=6)
+    reference = Reference(model.model, model.lm_head)
+    kept = reference.kept(embeds[0], visual[0].to(device), run.trace.tokens)
+    return run.compare(
+        [mask.nonzero()[:, 0] for mask in kept],
+        reference.logits(embeds[0], kept),
+        reference.generate(embeds[0], kept, 6),
+    )
+
+
+def _against_vectors(path: Path, device: str) -> Result:
+    def refuse(expected: str, got: object) -> SpecError:
+        fix = "Record it like shared/golden/prefill_prune_std0.1.safetensors."
+        return SpecError(str(path), expected=expected, got=got, fix=fix)
+
+    try:
+        with safe_open(path, "pt", device=device) as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config = qwen2_config(json.loads(metadata["config"]))
+        ((start, end, tokens),) = json.loads(metadata["boundaries"])
+        names = [f"patched.kept_into_layer.{i:02d}" for i in range(1, config.num_hidden_layers + 1)]
+        kept = [torch.arange(tokens, device=device), *(tensors[name].long() for name in names)]
+        embeds, logits = tensors["inputs_embeds"], tensors["patched.logits"][0]
+        greedy = [int(token) for token in tensors["fixed.greedy_tokens"][0]]
+        model = Qwen2ForCausalLM(config).eval().to(device)
+        prefix = "weights."
+        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        model.load_state_dict(weights)
+        visual = torch.zeros(embeds.shape[:2], dtype=torch.bool)
+        visual[:, start:end] = True
+        if embeds.shape != (1, tokens, config.hidden_size):
+            raise refuse(f"inputs_embeds of one prompt of {tokens} tokens", list(embeds.shape))
+        if logits.shape != (tokens, config.vocab_size):
+            raise refuse(f"patched.logits of {tokens} tokens", list(logits.shape))
+    except (OSError, SafetensorError) as error:
+        raise refuse("a readable safetensors file", str(error)) from error
+    except KeyError as error:
+        raise refuse("a complete recording", f"no {error.args[0]!r}") from error
+    except (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:
+        raise refuse("a consistent recording", " ".join(str(error).split())[:200]) from error
+    schedule = Schedule(prune=Prune(linear=(14, 22)))
+    return _Run(model, embeds, visual, schedule, new_tokens=len(greedy)).compare(
+        kept, logits, greedy
+    )
+
+
+class _Run:
+    """One prompt by the physical drop: embeds[1, n, H], visual[1, n]."""
+
+    trace: RunTrace
+
+    def __init__(
+        self,
+        model: Qwen2ForCausalLM,
+        embeds: Tensor,
+        visual: Tensor,
+        schedule: Schedule,
+        new_tokens: int,
+    ) -> None:
+        with patched(model, schedule, visual_mask=visual) as self.trace:
+            new = model.generate(inputs_embeds=embeds, max_new_tokens=new_tokens, do_sample=False)
+            self._logits = model(inputs_embeds=embeds).logits[0]
+        self._text = ~visual[0].to(embeds.device)
+        self._greedy = new[0].tolist()
+
+    def compare(self, kept: list[Tensor], logits: Tensor, greedy: list[int]) -> Result:
+        """With the kept positions of every layer, logits[n, V] and greedy tokens of another run."""
+        left = self.trace.kept[-1][0]
+        here, there = self._logits[self._text[left]], logits[self._text]
+        difference = float((here - there).abs().max())
+        same = (torch.equal(a[0], b) for a, b in zip(self.trace.kept, kept, strict=True))
+        return {
+            "kept_sets_equal": all(same),
+            "max_logit_difference": difference if math.isfinite(difference) else None,
+            "greedy_tokens_equal": self._greedy == greedy,
+        }
