@@ -1,22 +1,84 @@
-"""estimate(): FLOPs, traffic, time and memory of one prefill under one schedule."""
+"""Case: one prefill on one device. Estimate: its FLOPs, traffic, time and memory, one schedule."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from aim_cost.conventions.convention import EXECUTED, Convention
-from aim_cost.devices.hardware import HardwareProfile
+from rich.console import RenderableType
+
+from aim_cost.conventions.convention import EXECUTED, Convention, get_convention
+from aim_cost.devices.hardware import HardwareProfile, load_hardware
+from aim_cost.estimate_table import estimate_table
 from aim_cost.memory import Memory, prefill_memory
-from aim_cost.models.model import ModelSpec
+from aim_cost.models.model import ModelSpec, load_model_spec
 from aim_cost.models.workload import Execution, Workload
-from aim_cost.ops.op import PHASES, OpGraph, in_phase
+from aim_cost.ops.op import GROUPS, PHASES, OpGraph, in_phase
+from aim_cost.render import Report
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.trace import TokenTrace
-from aim_cost.timing import Calibration
+from aim_cost.timing import Calibration, load_calibration
 from aim_cost.timing.prefill_time import PhaseTime, TimeModel, combine, time_model
 
-GROUPS = ("vision", "merge", "llm", "importance")
-"""What a prefill is made of; each phase of the graph belongs to one of them."""
+_NO_REDUCTION = Schedule()
+
+
+@dataclass(frozen=True, init=False)
+class Case:
+    """One prefill on one device: all that its price depends on, except the schedule.
+
+    Args:
+        model: a spec, the name of a preset, or the path of a ``config.json``.
+        workload: the prompts.
+        device: a profile, the name of a shipped one, or the path of a YAML file.
+        execution: how the model is run; bfloat16, sdpa and eager by default.
+        calibration: what times on ``device`` come from: a calibration, the name of a device that
+            ships with one, or the path of a YAML file. By default the shipped one that is nearest.
+    Names and paths are read once, when the case is made: the fields hold what they name.
+    Raises: SpecError or ProfileError for an unknown name or a malformed file.
+    """
+
+    model: ModelSpec
+    workload: Workload
+    device: HardwareProfile
+    execution: Execution
+    calibration: Calibration | None
+
+    def __init__(
+        self,
+        model: ModelSpec | str | Path,
+        workload: Workload,
+        device: HardwareProfile | str | Path,
+        execution: Execution | None = None,
+        calibration: Calibration | str | Path | None = None,
+    ) -> None:
+        if not isinstance(model, ModelSpec):
+            model = load_model_spec(model)
+        if not isinstance(device, HardwareProfile):
+            device = load_hardware(device)
+        if isinstance(calibration, str | Path):
+            calibration = load_calibration(calibration)
+        values = (model, workload, device, execution or Execution(), calibration)
+        for name, value in zip(self.__dataclass_fields__, values, strict=True):
+            object.__setattr__(self, name, value)
+
+    def price(
+        self, schedule: Schedule = _NO_REDUCTION, convention: Convention | str = EXECUTED
+    ) -> "Estimate":
+        """Resolve the schedule, build the graph of ops, and sum it up.
+
+        Args:
+            schedule: no reduction by default.
+            convention: how FLOPs are counted, by its name or itself.
+        Raises: SpecError, ScheduleError or ProfileError where the inputs do not fit together.
+        """
+        if isinstance(convention, str):
+            convention = get_convention(convention)
+        trace = convention.trace(schedule, self.model, self.workload, self.execution)
+        graph = convention.build(self.model, self.workload, trace, self.execution)
+        ideal = convention.ideal_time
+        times = time_model(self.device, self.execution, self.calibration, ideal=ideal)
+        return Estimate(self, schedule, convention, trace, graph, times)
 
 
 @dataclass(frozen=True)
@@ -35,18 +97,42 @@ class PhaseEstimate:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """The answer of ``estimate``: its inputs, the token trace, the op graph, and sums over it."""
+class Estimate(Report):
+    """What ``Case.price`` returns: the token trace, the graph of ops, and sums over it.
 
-    model: ModelSpec
-    workload: Workload
+    ``print`` and notebooks show it as the table of ``aim-cost predict``.
+    """
+
+    case: Case
     schedule: Schedule
-    hardware: HardwareProfile
-    execution: Execution
     convention: Convention
     trace: TokenTrace
-    graph: OpGraph
-    time_model: TimeModel
+    graph: OpGraph = field(repr=False)
+    time_model: TimeModel = field(repr=False)
+
+    @property
+    def model(self) -> ModelSpec:
+        return self.case.model
+
+    @property
+    def workload(self) -> Workload:
+        return self.case.workload
+
+    @property
+    def device(self) -> HardwareProfile:
+        return self.case.device
+
+    @property
+    def execution(self) -> Execution:
+        return self.case.execution
+
+    @cached_property
+    def baseline(self) -> "Estimate":
+        """The same case under the same convention, without reduction."""
+        return self.case.price(convention=self.convention)
+
+    def __rich__(self) -> RenderableType:
+        return estimate_table(self)
 
     @cached_property
     def _times(self) -> dict[str, PhaseTime]:
@@ -113,7 +199,7 @@ class Estimate:
             "model": self.model.name,
             "layers": self.model.text.num_hidden_layers,
             "vision_layers": self.model.vision.num_hidden_layers,
-            "hardware": self.hardware.name,
+            "hardware": self.device.name,
             "dtype": self.execution.dtype,
             "attention": self.execution.attention,
             "scoring": self.execution.scoring,
@@ -151,24 +237,17 @@ class Estimate:
 
 
 def estimate(
-    model: ModelSpec,
+    model: ModelSpec | str | Path,
     workload: Workload,
     schedule: Schedule,
-    hardware: HardwareProfile,
+    device: HardwareProfile | str | Path,
     execution: Execution | None = None,
-    convention: Convention = EXECUTED,
-    calibration: Calibration | None = None,
+    convention: Convention | str = EXECUTED,
+    calibration: Calibration | str | Path | None = None,
 ) -> Estimate:
-    """Price one prefill: resolve the schedule, build the graph, sum it up.
+    """Price one prefill in one call: ``Case(...).price(schedule, convention)``.
 
-    Args:
-        execution: bfloat16, sdpa and eager by default.
-        convention: how FLOPs are counted.
-        calibration: of ``hardware``; by default the shipped one that is nearest.
-    Raises: SpecError, ScheduleError or ProfileError where the inputs do not fit together.
+    Args and Raises: as of ``Case`` and ``Case.price``.
     """
-    execution = execution or Execution()
-    trace = convention.trace(schedule, model, workload, execution)
-    graph = convention.build(model, workload, trace, execution)
-    times = time_model(hardware, execution, calibration, ideal=convention.ideal_time)
-    return Estimate(model, workload, schedule, hardware, execution, convention, trace, graph, times)
+    case = Case(model, workload, device, execution, calibration)
+    return case.price(schedule, convention)

@@ -1,6 +1,7 @@
 """Rows to text: tables for people, JSON and CSV in SI units for programs."""
 
 import csv
+import html
 import io
 import json
 import sys
@@ -9,13 +10,15 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 Row = dict[str, Any]
+
+_COLUMNS = 80  # of text for no terminal
 
 
 class Format(StrEnum):
@@ -33,11 +36,45 @@ def console(*, error: bool = False) -> Console:
     # a notebook claims to be a terminal with colours, and has rich look for widgets
     return Console(
         file=stream,
-        width=None if terminal else 80,
+        width=None if terminal else _COLUMNS,
         highlight=False,
         force_terminal=terminal,
         force_jupyter=False,
     )
+
+
+class Report:
+    """A result that shows itself as tables: to ``print``, to a notebook, and to rich."""
+
+    def __rich__(self) -> RenderableType:
+        """The tables that the command line prints for this result."""
+        raise NotImplementedError
+
+    def report(self) -> str:
+        """The tables as text of 80 columns."""
+        text = io.StringIO()
+        page = Console(
+            file=text,
+            width=_COLUMNS,
+            highlight=False,
+            force_terminal=False,
+            force_jupyter=False,
+        )
+        page.print(self)
+        return text.getvalue()
+
+    def __str__(self) -> str:
+        return self.report().rstrip("\n")
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        """What a notebook shows: the text, which no browser may wrap."""
+        del kwargs  # include and exclude are hints
+        text = str(self)
+        style = "white-space: pre; line-height: normal; font-family: monospace"
+        return {
+            "text/plain": text,
+            "text/html": f'<pre style="{style}">{html.escape(text)}</pre>',
+        }
 
 
 def counted_progress() -> "Progress":

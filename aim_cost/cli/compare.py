@@ -3,9 +3,8 @@
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
-from aim_cost.cli.compare_table import compare_table
+from aim_cost.case import Case
 from aim_cost.cli.methods_table import method_rows, method_table, methods_table
 from aim_cost.cli.options import (
     BatchOption,
@@ -20,18 +19,14 @@ from aim_cost.cli.options import (
     ModelOption,
     TextTokensOption,
 )
-from aim_cost.conventions.convention import CONVENTIONS, get_convention
-from aim_cost.devices.hardware import load_hardware
-from aim_cost.errors import ScheduleError
-from aim_cost.methods import get_method, parse_methods
+from aim_cost.conventions.convention import CONVENTIONS
+from aim_cost.methods import get_method
 from aim_cost.methods.library import METHODS
-from aim_cost.models.model import load_model_spec
 from aim_cost.models.vision_spec import parse_frame_size
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.render import Format, console, print_object, print_rows
-from aim_cost.studies.budget import KINDS, get_budget, meet
-from aim_cost.studies.compare import Case, compare, resolve
-from aim_cost.timing import load_calibration
+from aim_cost.studies.budget import KINDS
+from aim_cost.studies.compare import compare
 
 
 def methods(
@@ -80,15 +75,8 @@ def compare_methods(
     """
     if frames is None and image_tokens is None:
         frames = 32
-    if budget is not None and equal is None:
-        raise ScheduleError(
-            "--budget", expected="--equal beside it", got="none", fix="E.g. --equal flops."
-        )
-    requests = parse_methods(methods)
-    names = list(CONVENTIONS) if conventions == "all" else conventions.split(",")
-    counted = [get_convention(name.strip()) for name in names]
     case = Case(
-        load_model_spec(model),
+        model,
         Workload(
             text_tokens=text_tokens,
             frames=frames,
@@ -96,20 +84,12 @@ def compare_methods(
             batch=batch,
             frame_size=parse_frame_size(frame_size) if frame_size else None,
         ),
-        load_hardware(hardware),
+        hardware,
         Execution(dtype, mode=execution),
-        load_calibration(calibration) if calibration else None,
+        calibration,
     )
-    limit = get_budget(case, equal, budget) if equal else None
-    shown = console(error=True)
-    entries = (
-        resolve(case, request) if limit is None else meet(case, request, limit)
-        for request in track(
-            *(requests, "methods"), console=shown, transient=True, disable=not shown.is_terminal
-        )
-    )
-    rows = compare(case, entries, counted)
+    found = compare(case, methods, conventions, equal=equal, budget=budget)
     if form is not Format.table:
-        print_rows(rows, form)
+        print_rows(found.to_rows(), form)
         return
-    console().print(compare_table(case, rows, limit))
+    console().print(found)

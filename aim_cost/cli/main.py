@@ -1,13 +1,12 @@
 """aim-cost: predict, plan, plot, methods, compare, sweep, symbolic, models, table and more."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from aim_cost.case import estimate
+from aim_cost.case import Case
 from aim_cost.cli import compare as compare_cli
 from aim_cost.cli import plan as plan_cli
 from aim_cost.cli import plot as plot_cli
@@ -37,8 +36,7 @@ from aim_cost.cli.options import (
     schedule_from,
     workload_from,
 )
-from aim_cost.cli.predict_table import predict_table
-from aim_cost.conventions.convention import CONVENTIONS, get_convention
+from aim_cost.conventions.convention import CONVENTIONS
 from aim_cost.devices.hardware import hardware_names, load_hardware, to_row
 from aim_cost.models.model import load_model_spec, preset_names
 from aim_cost.models.parameters import model_parameters
@@ -46,7 +44,6 @@ from aim_cost.models.vision_spec import DEFAULT_FRAME_SIZE
 from aim_cost.models.workload import Execution
 from aim_cost.papers.efficiency import published_rows
 from aim_cost.render import Format, console, print_object, print_rows, table
-from aim_cost.schedules.schedule import Schedule
 from aim_cost.timing import load_calibration
 from aim_cost.units import show, tera
 
@@ -92,29 +89,26 @@ def predict(
 
     Without --frames, --image-tokens and --image it is a video of 32 frames.
     """
-    price = partial(
-        estimate,
-        load_model_spec(model),
+    case = Case(
+        model,
         workload_from(text_tokens, batch, frames, image_tokens, image, frame_size, 32),
-        hardware=load_hardware(hardware),
-        execution=Execution(dtype, attention, execution, scoring, last_layer),
-        convention=get_convention(convention),
-        calibration=load_calibration(calibration) if calibration else None,
+        hardware,
+        Execution(dtype, attention, execution, scoring, last_layer),
+        calibration,
     )
-    result = price(
-        schedule_from(
-            schedule,
-            tokens_per_frame,
-            merge=merge,
-            prune=prune,
-            select=select,
-            vision_merge=vision_merge,
-        )
+    chosen = schedule_from(
+        schedule,
+        tokens_per_frame,
+        merge=merge,
+        prune=prune,
+        select=select,
+        vision_merge=vision_merge,
     )
+    result = case.price(chosen, convention)
     if form is not Format.table:
         print_object(result.to_row(), form)
         return
-    console().print(predict_table(result, baseline=price(Schedule())))
+    console().print(result)
 
 
 @app.command()

@@ -1,11 +1,12 @@
 """aim-cost plan."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from aim_cost.checks import integral, numbers, one_of
+from aim_cost.case import Case
+from aim_cost.checks import integral, numbers
 from aim_cost.cli.options import (
     BatchOption,
     DtypeOption,
@@ -15,17 +16,15 @@ from aim_cost.cli.options import (
     ModelOption,
     TextTokensOption,
 )
-from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import SpecError
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Execution
+from aim_cost.models.workload import Execution, Workload
 from aim_cost.render import Format, console, print_object
 from aim_cost.units import si
 
-if TYPE_CHECKING:  # pandas and sympy are slow to import, and other commands need neither
-    import pandas as pd
-
 _Limit = float | None
+
+_REFERENCE_FRAMES = 32
+"""Frames of AIM's tables, and of a plan that is free to choose them but knows no other data."""
 
 
 def plan(
@@ -54,56 +53,30 @@ def plan(
 
     Accuracy comes from data: a score of the schedule, or one between two that differ in one stage.
     """
-    from aim_cost.cli.plan_table import plan_table
-    from aim_cost.papers.accuracy import published_accuracy
-    from aim_cost.studies.candidates import Limits, Task
-    from aim_cost.studies.own_accuracy import load_accuracy
-    from aim_cost.studies.plan import plan
+    from aim_cost.studies.plan import plan  # pandas and sympy are slow to import
 
-    limits = Limits(
-        _positive(ttft_ms, "m", "--ttft-ms"),
-        _positive(flops_tera, "T", "--flops-tera"),
-        _positive(memory_gb, "G", "--memory-gb"),
+    choose_frames = frames == "auto"
+    count = _REFERENCE_FRAMES if choose_frames else _whole(frames)
+    workload = Workload(text_tokens, frames=count, batch=batch)
+    answer = plan(
+        Case(model, workload, hardware, Execution(dtype, mode=execution)),
+        ttft_s=_si(ttft_ms, "m"),
+        flops=_si(flops_tera, "T"),
+        memory_bytes=_si(memory_gb, "G"),
+        choose_frames=choose_frames,
+        accuracy=accuracy,
+        benchmark=benchmark,
     )
-    table = load_accuracy(accuracy) if accuracy else published_accuracy()
-    task = Task(
-        load_model_spec(model),
-        load_hardware(hardware),
-        Execution(dtype, mode=execution),
-        text_tokens,
-        None if frames == "auto" else _whole(frames),
-        batch,
-    )
-    answer = plan(task, limits, table, _benchmark(benchmark, table))
     if form is not Format.table:
         print_object(answer.to_row(), form)
         return
-    console().print(plan_table(answer))
+    console().print(answer)
 
 
-def _positive(value: _Limit, prefix: str, where: str) -> _Limit:
-    if value is None:
-        return None
-    if not 0 < value < float("inf"):
-        raise SpecError(where, expected="a number above 0", got=value, fix="Correct it.")
-    return si(value, prefix)
+def _si(value: _Limit, prefix: str) -> _Limit:
+    return None if value is None else si(value, prefix)
 
 
 def _whole(frames: str) -> int:
     (number,) = numbers(frames, "--frames", "a number or auto", SpecError)[:1]
     return integral(number, "--frames", SpecError)
-
-
-def _benchmark(given: str | None, table: "pd.DataFrame") -> str:
-    known = list(dict.fromkeys(table["benchmark"]))
-    if given is not None:
-        return one_of(given, known, "--benchmark", SpecError)
-    default = [name for name in ("videomme", "all") if name in known]
-    if default or len(known) == 1:
-        return (default or known)[0]
-    raise SpecError(
-        "--benchmark",
-        expected="one of the benchmarks of --accuracy",
-        got="none chosen",
-        fix=f"Known: {', '.join(known)}.",
-    )

@@ -1,12 +1,11 @@
 """aim-cost plot."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aim_cost.case import Estimate, estimate
+from aim_cost.case import Case, Estimate
 from aim_cost.checks import one_of
 from aim_cost.cli.options import (
     BatchOption,
@@ -22,9 +21,7 @@ from aim_cost.cli.options import (
     VisionMergeOption,
     schedules_from,
 )
-from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ScheduleError, SpecError
-from aim_cost.models.model import load_model_spec
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.render import console
 from aim_cost.schedules.schedule import Schedule
@@ -83,14 +80,10 @@ def plot(
         select=select,
         vision_merge=vision_merge,
     ) or [_AIM]
-    spec, workload = load_model_spec(model), Workload(text_tokens, frames=frames, batch=batch)
-    mode = Execution(dtype, mode=execution)
-
-    def price(chosen: Schedule, name: str = names[0]) -> Estimate:
-        return estimate(spec, workload, chosen, load_hardware(name), mode)
-
+    workload = Workload(text_tokens, frames=frames, batch=batch)
+    cases = [Case(model, workload, name, Execution(dtype, mode=execution)) for name in names]
     with console(error=True).status("drawing"):
-        figure = _draw(kind, chosen, names, price, accuracy, benchmark)
+        figure = _draw(kind, chosen, cases, accuracy, benchmark)
     plots.save(figure, out)
     print(f"wrote {out}")
 
@@ -98,19 +91,18 @@ def plot(
 def _draw(
     kind: str,
     chosen: list[Schedule],
-    devices: list[str],
-    price: Callable[..., Estimate],
+    cases: list[Case],
     accuracy: list[Path] | None,
     benchmark: str,
 ) -> "Figure":
     from aim_cost import plots
 
     if kind == "pareto":
-        return _pareto(accuracy, benchmark, price(Schedule()))
+        return _pareto(accuracy, benchmark, cases[0].price())
     if kind == "roofline":
-        return plots.roofline(price(_one(kind, chosen)))
+        return plots.roofline(cases[0].price(_one(kind, chosen)))
     if kind == "break-even":
-        return plots.break_even(plots.payoff(price(_one(kind, chosen))))
+        return plots.break_even(plots.payoff(cases[0].price(_one(kind, chosen))))
     lines = list(dict.fromkeys([Schedule(), *chosen]))
     if kind == "tokens":
         if len(lines) > _MOST_LINES:
@@ -120,8 +112,8 @@ def _draw(
                 got=len(lines),
                 fix="Drop some.",
             )
-        return plots.tokens([price(line) for line in lines])
-    return plots.ttft([price(line, name) for name in devices for line in lines])
+        return plots.tokens([cases[0].price(line) for line in lines])
+    return plots.ttft([case.price(line) for case in cases for line in lines])
 
 
 def _pareto(accuracy: list[Path] | None, benchmark: str, baseline: Estimate) -> "Figure":

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from aim_cost.case import Case
 from aim_cost.checks import integral, numbers
 from aim_cost.cli.options import BatchOption, DtypeOption, FormatOption, LastLayerOption
 from aim_cost.devices.hardware import HardwareProfile, load_hardware
 from aim_cost.errors import SpecError
 from aim_cost.models.model import ModelSpec, load_model_spec
-from aim_cost.models.workload import Execution
+from aim_cost.models.workload import Execution, Workload
 from aim_cost.render import Format, console, print_object, print_rows, table
 from aim_cost.units import show
 
@@ -137,10 +138,9 @@ def _print_benchmark(
     model: ModelSpec, hardware: HardwareProfile, execution: Execution, form: Format
 ) -> None:
     from aim_cost.sweeps.benchmark import benchmark
-    from aim_cost.sweeps.grid import Setting
 
     with console(error=True).status("measuring"):
-        result = benchmark(Setting(model, hardware, execution))
+        result = benchmark(Case(model, Workload(100, frames=32), hardware, execution))
     if form is not Format.table:
         print_object(result, form)
         return

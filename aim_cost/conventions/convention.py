@@ -124,3 +124,9 @@ CONVENTIONS = {
 def get_convention(name: str) -> Convention:
     """The convention of that name. Raises SpecError that lists them."""
     return CONVENTIONS[one_of(name, CONVENTIONS, "convention", SpecError)]
+
+
+def parse_conventions(text: str) -> list[Convention]:
+    """Read ``executed,fastv``, or ``all``. Raises SpecError that lists the names."""
+    names = list(CONVENTIONS) if text == "all" else text.split(",")
+    return [get_convention(name.strip()) for name in names]

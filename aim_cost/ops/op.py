@@ -18,6 +18,9 @@ PHASES = (
 )
 """In the order of a forward pass; ``vision`` and ``llm`` are the sums of their parts."""
 
+GROUPS = ("vision", "merge", "llm", "importance")
+"""What a prefill is made of: each of PHASES belongs to one of them."""
+
 
 @dataclass(frozen=True)
 class Op:

@@ -6,10 +6,7 @@ from typing import Any
 
 import yaml
 
-from aim_cost.case import Estimate, estimate
-from aim_cost.conventions.convention import EXECUTED, get_convention
-from aim_cost.devices.hardware import load_hardware
-from aim_cost.models.model import load_model_spec
+from aim_cost.case import Case, Estimate
 from aim_cost.models.workload import Workload
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
@@ -37,20 +34,13 @@ class PublishedRow:
 
     def computed(self, schedule: Schedule | None = None) -> Estimate:
         """The row under its own convention, for the stated or another schedule."""
-        return estimate(
-            load_model_spec(self.model),
-            self.workload,
-            schedule or self.schedule,
-            load_hardware(self.hardware),
-            convention=get_convention(self.convention),
-        )
+        case = Case(self.model, self.workload, self.hardware)
+        return case.price(schedule or self.schedule, self.convention)
 
     def to_row(self) -> dict[str, Any]:
         """Published and computed figures, in the units of the paper, and the executed FLOPs."""
         computed = self.computed()
-        executed = estimate(
-            computed.model, self.workload, self.schedule, computed.hardware, convention=EXECUTED
-        )
+        executed = computed.case.price(self.schedule)
         tflops, milliseconds = _printed(computed)
         row: dict[str, Any] = {
             "label": self.label,

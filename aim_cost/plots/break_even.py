@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from aim_cost.case import Estimate
 from aim_cost.models.workload import Workload
 from aim_cost.plots.style import PAGE, TIME_SOURCES, device, finish, new_figure
-from aim_cost.schedules.schedule import Schedule
 
 FRAMES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 TEXT_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -48,18 +47,11 @@ def payoff(
     for row, text in enumerate(text_tokens):
         for column, count in enumerate(frames):
             workload = Workload(text, frames=count, batch=result.workload.batch)
-            reduced = _priced(result, result.schedule, workload)
-            whole = _priced(result, Schedule(), workload)
-            speedup[row, column] = whole.ttft_s / reduced.ttft_s
+            case = replace(result.case, workload=workload)
+            reduced = case.price(result.schedule, result.convention)
+            speedup[row, column] = reduced.baseline.ttft_s / reduced.ttft_s
             host_bound[row, column] = reduced.time("llm").bound == "host"
     return Payoff(result, frames, text_tokens, speedup, host_bound)
-
-
-def _priced(result: Estimate, schedule: Schedule, workload: Workload) -> Estimate:
-    """``estimate`` with the time model of ``result``, whose calibration is read once."""
-    trace = result.convention.trace(schedule, result.model, workload, result.execution)
-    graph = result.convention.build(result.model, workload, trace, result.execution)
-    return replace(result, schedule=schedule, workload=workload, trace=trace, graph=graph)
 
 
 def break_even(data: Payoff) -> Figure:

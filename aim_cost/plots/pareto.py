@@ -1,5 +1,6 @@
 """Accuracy over FLOPs and over TTFT: methods of several papers, each against its own baseline."""
 
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from aim_cost.case import Estimate, estimate
+from aim_cost.case import Estimate
 from aim_cost.models.workload import Workload
 from aim_cost.papers.accuracy import benchmark_title, sampling_note
 from aim_cost.plots.style import COLOURS, PAGE, TIME_SOURCES, device, finish, new_figure
@@ -67,10 +68,7 @@ def pareto_points(accuracy: pd.DataFrame, benchmark: str, baseline: Estimate) ->
 
 def _priced(baseline: Estimate, schedule: Schedule, frames: int | None) -> Estimate:
     workload = Workload(baseline.workload.text_tokens, frames=frames, batch=baseline.workload.batch)
-    return estimate(
-        *(baseline.model, workload, schedule, baseline.hardware, baseline.execution),
-        convention=baseline.convention,
-    )
+    return replace(baseline.case, workload=workload).price(schedule, baseline.convention)
 
 
 def _after_vision(result: Estimate) -> int:

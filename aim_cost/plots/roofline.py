@@ -116,7 +116,7 @@ def roofline(result: Estimate) -> Figure:
 
 
 def _roofline(result: Estimate) -> Roofline:
-    return Roofline.of(result.hardware, result.execution.dtype)
+    return Roofline.of(result.device, result.execution.dtype)
 
 
 def _roofs(axis, roof: Roofline, intensities: list[float]) -> None:  # type: ignore[no-untyped-def]

@@ -84,7 +84,7 @@ def setting(result: Estimate) -> str:
 
 def device(result: Estimate) -> str:
     """Model and device of an estimate, for titles."""
-    return f"{result.model.name} on {result.hardware.name}, {result.execution.dtype}, {result.mode}"
+    return f"{result.model.name} on {result.device.name}, {result.execution.dtype}, {result.mode}"
 
 
 TIME_SOURCES = {

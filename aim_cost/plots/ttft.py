@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from aim_cost.case import GROUPS, Estimate
+from aim_cost.case import Estimate
+from aim_cost.ops.op import GROUPS
 from aim_cost.plots.style import (
     BLUE,
     ORANGE,
@@ -32,7 +33,7 @@ def ttft(results: Sequence[Estimate]) -> Figure:
     Args: results, estimates that differ in schedule, device or both.
     """
     figure, axis = new_figure(PAGE, 1.3 + 0.34 * len(results))
-    devices = list(dict.fromkeys(result.hardware.name for result in results))
+    devices = list(dict.fromkeys(result.device.name for result in results))
     starts = [0.0] * len(results)
     places = range(len(results))
     for group in GROUPS:
@@ -54,7 +55,7 @@ def ttft(results: Sequence[Estimate]) -> Figure:
         _whisker(axis, place, result, longest)
     labels = [result.schedule.label() for result in results]
     if len(devices) > 1:
-        labels = [f"{result.hardware.name}: {result.schedule.label()}" for result in results]
+        labels = [f"{result.device.name}: {result.schedule.label()}" for result in results]
     axis.set_yticks(list(places), labels)
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
@@ -63,7 +64,7 @@ def ttft(results: Sequence[Estimate]) -> Figure:
     first = results[0]
     title = f"{first.model.name} on {', '.join(devices)}\n{setting(first)}, "
     title += f"{first.execution.dtype}, {first.mode}"
-    sources = {result.hardware.name: TIME_SOURCES[result.ttft.source] for result in results}
+    sources = {result.device.name: TIME_SOURCES[result.ttft.source] for result in results}
     small = "; ".join(f"{name}: {source}" for name, source in sources.items())
     small = f"Predicted, not measured. {small}. Whisker: 90 % band."
     return finish(figure, title, small, axis.get_legend_handles_labels())

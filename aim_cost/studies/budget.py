@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from aim_cost.case import Case
 from aim_cost.checks import one_of
 from aim_cost.errors import ScheduleError
 from aim_cost.methods.library import get_method
 from aim_cost.methods.method import Method, Request
 from aim_cost.methods.parameter import Value, show_value
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.studies.compare import (
-    Case,
+from aim_cost.studies.entry import (
     Entry,
     average_tokens,
     reduced_flops,

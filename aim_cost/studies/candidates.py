@@ -1,96 +1,75 @@
 """What a plan may choose from: schedules of merging and pruning, priced, and what limits them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from aim_cost.case import Estimate, estimate
-from aim_cost.devices.hardware import HardwareProfile
+from aim_cost.case import Case, Estimate
 from aim_cost.errors import SpecError
 from aim_cost.memory import prefill_memory
-from aim_cost.models.model import ModelSpec
-from aim_cost.models.workload import Execution, Workload
+from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.sweeps import Grid, schedule, sweep
+from aim_cost.sweeps import schedule, sweep
+from aim_cost.units import show, show_time
 
-REFERENCE_FRAMES = 32
-"""Frames of AIM's tables, and of a plan that is free to choose them but knows no other data."""
+LIMIT_FLAGS = {"ttft_s": "--ttft-ms", "flops": "--flops-tera", "memory_bytes": "--memory-gb"}
 
 _RETENTIONS = tuple(x / 64 for x in (64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8, 6, 4, 3, 2, 1))
 _PRUNE_LENGTHS = (1, 2, 4, 8, 15)
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is planned: everything but the schedule.
-
-    Args: frames, None where the plan may choose them.
-    Raises: SpecError for a last layer that computes what is needed alone.
-    """
-
-    model: ModelSpec
-    hardware: HardwareProfile
-    execution: Execution
-    text_tokens: int = 100
-    frames: int | None = REFERENCE_FRAMES
-    batch: int = 1
-
-    def __post_init__(self) -> None:
-        if self.execution.last_layer != "all":
-            raise SpecError(
-                "last_layer",
-                expected="all: accuracies are known by the FLOPs of whole layers",
-                got=self.execution.last_layer,
-                fix="Plan with all, and price the schedule with needed afterwards.",
-            )
-
-    @property
-    def reference_frames(self) -> int:
-        return REFERENCE_FRAMES if self.frames is None else self.frames
-
-    def workload(self, frames: int) -> Workload:
-        return Workload(self.text_tokens, frames=frames, batch=self.batch)
-
-    def price(self, chosen: Schedule, frames: int) -> Estimate:
-        """The estimate of a prefill under a schedule."""
-        workload = self.workload(frames)
-        return estimate(self.model, workload, chosen, self.hardware, self.execution)
-
-
-@dataclass(frozen=True)
 class Limits:
-    """What a prefill may cost; None is no limit. FLOPs as executed, all phases."""
+    """What a prefill may cost; None is no limit. FLOPs as executed, all phases.
+
+    Raises: SpecError for a limit that is no number above 0.
+    """
 
     ttft_s: float | None = None
     flops: float | None = None
     memory_bytes: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in self.given().items():
+            if not 0 < limit < float("inf"):
+                raise SpecError(
+                    LIMIT_FLAGS[name], expected="a number above 0", got=limit, fix="Correct it."
+                )
 
     def given(self) -> dict[str, float]:
         """The limits that are set, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def candidates(task: Task, frames: tuple[int, ...]) -> pd.DataFrame:
-    """All schedules considered, priced.
+def at_frames(case: Case, frames: int) -> Case:
+    """The case with a video of that many frames."""
+    return replace(case, workload=replace(case.workload, frames=frames))
+
+
+def show_limit(name: str, value: float) -> str:
+    """A limit, or what is used of it, with its unit."""
+    if name == "ttft_s":
+        return show_time(value)
+    return show(value, "FLOPs" if name == "flops" else "B")
+
+
+def candidates(case: Case, frames: tuple[int, ...]) -> pd.DataFrame:
+    """All schedules considered, priced for videos of ``frames``.
 
     Columns: frames, retention, tokens (of a frame after merging), l1, l2 (behind the last layer
     where nothing is pruned), pruned, llm.flops, total.flops, ttft_s, share (LLM FLOPs, of those of
     no reduction and equal frames).
     Raises: SpecError or ProfileError, as ``estimate`` would.
     """
-    layers, whole = task.model.text.num_hidden_layers, task.model.frame_tokens
-    grid = Grid(
-        models=(task.model,),
-        hardware=(task.hardware,),
-        executions=(task.execution,),
+    layers, whole = case.model.text.num_hidden_layers, case.model.frame_tokens
+    retentions = tuple(r for r in _RETENTIONS if int(whole * r) >= 1)
+    priced = sweep(
+        case,
         frames=frames,
-        text_tokens=(task.text_tokens,),
-        retentions=tuple(r for r in _RETENTIONS if int(whole * r) >= 1),
-        prunes=(None, *((l1, l1 + long) for l1 in range(layers) for long in _PRUNE_LENGTHS)),
-        batch=task.batch,
+        merge=retentions,
+        prune=(None, *((l1, l1 + long) for l1 in range(layers) for long in _PRUNE_LENGTHS)),
     )
-    priced = sweep(grid)
-    tokens = {r: grid.merge_tokens(task.model, r)[-1] for r in grid.retentions}
+    tokens = {r: Merge(retention=r).token_counts(whole)[-1] for r in retentions}
     found = priced[["frames", "llm.flops", "total.flops", "ttft_s"]].copy()
     found["retention"] = priced["merge.retention"]
     found["tokens"] = found["retention"].map(tokens)
@@ -107,17 +86,22 @@ def schedule_of(row: pd.Series) -> Schedule:
     return schedule(float(row["retention"]), pruned)
 
 
-def uses(task: Task, row: pd.Series) -> dict[str, float]:
+def priced(case: Case, row: pd.Series) -> Estimate:
+    """The estimate of a row of ``candidates``."""
+    return at_frames(case, int(row["frames"])).price(schedule_of(row))
+
+
+def uses(case: Case, row: pd.Series) -> dict[str, float]:
     """What a row of ``candidates`` costs, under the names of the limits."""
-    workload = task.workload(int(row["frames"]))
-    trace = schedule_of(row).resolve(task.model, workload)
-    peak = prefill_memory(task.model, workload, trace, task.execution).peak_bytes
+    workload = at_frames(case, int(row["frames"])).workload
+    trace = schedule_of(row).resolve(case.model, workload)
+    peak = prefill_memory(case.model, workload, trace, case.execution).peak_bytes
     return {"ttft_s": row["ttft_s"], "flops": row["total.flops"], "memory_bytes": peak}
 
 
-def broken(task: Task, row: pd.Series, limits: Limits) -> tuple[str, ...]:
+def broken(case: Case, row: pd.Series, limits: Limits) -> tuple[str, ...]:
     """The limits that a row of ``candidates`` breaks."""
-    used = uses(task, row)
+    used = uses(case, row)
     return tuple(name for name, limit in limits.given().items() if used[name] > limit)
 
 
@@ -130,7 +114,7 @@ def within(found: pd.DataFrame, limits: Limits) -> pd.DataFrame:
     return found[kept]
 
 
-def first_within(task: Task, found: pd.DataFrame, limits: Limits) -> int | None:
+def first_within(case: Case, found: pd.DataFrame, limits: Limits) -> int | None:
     """The place of the first row that keeps all limits; None where none does."""
     rows = (found.iloc[place] for place in range(len(found)))
-    return next((i for i, row in enumerate(rows) if not broken(task, row, limits)), None)
+    return next((i for i, row in enumerate(rows) if not broken(case, row, limits)), None)

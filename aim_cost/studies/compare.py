@@ -1,126 +1,93 @@
 """compare(): methods beside each other, counted as each paper counts and as they run."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from aim_cost.case import Estimate, estimate
-from aim_cost.conventions.convention import EXECUTED, Convention
-from aim_cost.devices.hardware import HardwareProfile
+from rich.console import RenderableType
+from rich.progress import track
+
+from aim_cost.case import Case, Estimate
+from aim_cost.conventions.convention import EXECUTED, Convention, parse_conventions
 from aim_cost.errors import ScheduleError
-from aim_cost.methods.method import Method, Request
-from aim_cost.methods.parameter import Value
-from aim_cost.models.model import ModelSpec
-from aim_cost.models.workload import Execution, Workload
+from aim_cost.methods import parse_methods
 from aim_cost.ops.scores import LAYER_SCORES
-from aim_cost.papers.figures import NO_REDUCTION, find_figure
-from aim_cost.schedules.schedule import EXECUTED_RULE, Schedule
-from aim_cost.schedules.trace import TokenTrace
-from aim_cost.timing import Calibration
+from aim_cost.papers.figures import find_figure
+from aim_cost.render import Report, Row, console
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.studies.budget import Budget, get_budget, meet
+from aim_cost.studies.compare_table import compare_table
+from aim_cost.studies.entry import BASELINE, Entry, average_tokens, reduced_flops, resolve
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is compared: everything but the methods."""
+class Comparison(Report):
+    """What ``compare`` returns; ``print`` and notebooks show it as ``aim-cost compare`` does.
 
-    model: ModelSpec
-    workload: Workload
-    hardware: HardwareProfile
-    execution: Execution = field(default_factory=Execution)
-    calibration: Calibration | None = None
-
-    def price(self, schedule: Schedule, convention: Convention = EXECUTED) -> Estimate:
-        return estimate(
-            *(self.model, self.workload, schedule, self.hardware, self.execution),
-            convention=convention,
-            calibration=self.calibration,
-        )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One method of a comparison, resolved; ``schedule`` is None where ``reason`` says why.
-
-    Args: budget, how a budget was met, as columns of the row.
+    Args: budget, what each method may cost; None where each runs with its own parameters.
     """
 
-    method: Method | None
-    parameters: Mapping[str, Value] = field(default_factory=dict)
-    schedule: Schedule | None = None
-    reason: str = ""
-    budget: Mapping[str, Any] = field(default_factory=dict)
+    case: Case
+    rows: tuple[Row, ...]
+    budget: Budget | None = None
 
-    @property
-    def name(self) -> str:
-        return self.method.name if self.method else NO_REDUCTION
+    def to_rows(self) -> list[Row]:
+        """A flat row for each method and convention, SI units, no reduction first.
 
+        ``flops`` and, where the convention counts them, ``macs`` are of the LLM with what merging
+        and scores add where the convention counts those; shares are of no reduction under the same
+        convention. Rows of ``executed`` also have tokens, memory, time and what the scoring costs.
+        ``published`` is the figure that a paper prints for this schedule, as printed, in units of
+        10**12; its text may be another: ``published.computed`` is our count at its own workload.
+        ``label`` tells two entries of one method apart. ``reason`` says why a method is missing.
+        """
+        return list(self.rows)
 
-BASELINE = Entry(None, schedule=Schedule())
-"""No reduction, what shares are of."""
-
-_ANY_TEXT = replace(EXECUTED_RULE, least_text_tokens=0)
-
-
-def token_trace(case: Case, schedule: Schedule) -> TokenTrace:
-    """The trace as executed; a case without text, which conventions may count, has one too."""
-    return schedule.resolve(case.model, case.workload, _ANY_TEXT)
-
-
-def resolve(case: Case, request: Request) -> Entry:
-    """The method on ``case``; one that does not fit it says so in the entry.
-
-    Raises: ScheduleError when a parameter that was given is wrong.
-    """
-    method, given = request.method, request.given
-    method.check(case.model, given)
-    try:
-        values = method.values(case.model, given)
-        schedule = method.schedule(case.model, case.workload, **given)
-        token_trace(case, schedule)
-    except ScheduleError as error:
-        return Entry(method, given, reason=str(error))
-    return Entry(method, values, schedule)
-
-
-def average_tokens(trace: TokenTrace) -> float:
-    """Visual tokens entering a layer, newline included: the mean over the layers."""
-    return sum(trace.attention_tokens) / len(trace.attention_tokens) - trace.text_tokens
-
-
-def reduced_flops(result: Estimate) -> int:
-    """FLOPs of the LLM, and of the merging and the scores where the convention counts them."""
-    return sum(result.phase(name).flops for name in ("merge", "llm", "importance"))
-
-
-def free_twin(schedule: Schedule) -> Schedule:
-    """The same counts, tokens chosen at no cost: what is left of the price is not the scoring's.
-
-    Merging in the tower stays as it is: what it costs belongs to the tower.
-    """
-    merge, prune, select = schedule.merge, schedule.prune, schedule.select
-    return Schedule(
-        replace(merge, by="random") if merge else None,
-        replace(prune, importance="offline") if prune else None,
-        replace(select, by="uniform") if select else None,
-        schedule.vision_merge,
-    )
+    def __rich__(self) -> RenderableType:
+        return compare_table(self.case, self.rows, self.budget)
 
 
 def compare(
     case: Case,
-    entries: Iterable[Entry],
-    conventions: Sequence[Convention],
-) -> list[dict[str, Any]]:
-    """Rows of a comparison: no reduction first, then each entry, under each convention.
+    methods: str,
+    conventions: str = "all",
+    *,
+    equal: str | None = None,
+    budget: float | None = None,
+) -> Comparison:
+    """Price methods for one case: FLOPs by convention, tokens, memory, time and scoring.
 
-    ``flops`` and, where the convention counts them, ``macs`` are of the LLM with what merging and
-    scores add where the convention counts those; shares are of no reduction under the same
-    convention. Rows of ``executed`` also have tokens, memory, time and what the scoring costs.
-    ``published`` is the figure that a paper prints for this schedule, as printed, in units of
-    10**12; its text may be another: ``published.computed`` is our count at its own workload.
-    ``label`` tells two entries of one method apart.
+    Args:
+        methods: names with commas between, parameters after colons, schedule files, or ``all``:
+            ``aim, fastv:k=3:r=0.75, mine.yaml``.
+        conventions: names with commas between, or ``all``.
+        equal: ``tokens``, ``flops`` or ``time``: scales one parameter of each method until the
+            method costs the same.
+        budget: what it may cost: tokens, 10**12 FLOPs or milliseconds; by default what AIM's
+            default schedule costs.
+    A method that does not fit the case or the budget says why in its row.
+    Raises: ScheduleError or SpecError for unknown names and wrong parameters.
     """
+    if budget is not None and equal is None:
+        raise ScheduleError(
+            "--budget", expected="--equal beside it", got="none", fix="E.g. --equal flops."
+        )
+    requests, counted = parse_methods(methods), parse_conventions(conventions)
+    limit = get_budget(case, equal, budget) if equal is not None else None
+    shown = console(error=True)
+    entries = [
+        resolve(case, request) if limit is None else meet(case, request, limit)
+        for request in track(
+            requests, "methods", console=shown, transient=True, disable=not shown.is_terminal
+        )
+    ]
+    return Comparison(case, tuple(comparison_rows(case, entries, counted)), limit)
+
+
+def comparison_rows(
+    case: Case, entries: Iterable[Entry], conventions: Sequence[Convention]
+) -> list[Row]:
+    """Rows of no reduction, then of each entry, under each convention: see Comparison.to_rows."""
     unreduced = [case.price(Schedule(), convention) for convention in conventions]
     rows, seen = [], Counter[str]()
     for entry in (BASELINE, *entries):
@@ -137,7 +104,21 @@ def compare(
     return rows
 
 
-def _head(entry: Entry, label: str) -> dict[str, Any]:
+def free_twin(schedule: Schedule) -> Schedule:
+    """The same counts, tokens chosen at no cost: what is left of the price is not the scoring's.
+
+    Merging in the tower stays as it is: what it costs belongs to the tower.
+    """
+    merge, prune, select = schedule.merge, schedule.prune, schedule.select
+    return Schedule(
+        replace(merge, by="random") if merge else None,
+        replace(prune, importance="offline") if prune else None,
+        replace(select, by="uniform") if select else None,
+        schedule.vision_merge,
+    )
+
+
+def _head(entry: Entry, label: str) -> Row:
     method = entry.method
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in entry.parameters.items()}
     return {
@@ -152,9 +133,9 @@ def _head(entry: Entry, label: str) -> dict[str, Any]:
     }
 
 
-def _counts(entry: Entry, result: Estimate, base: Estimate) -> dict[str, Any]:
+def _counts(entry: Entry, result: Estimate, base: Estimate) -> Row:
     flops = reduced_flops(result)
-    row: dict[str, Any] = {"flops": flops}
+    row: Row = {"flops": flops}
     if result.convention.counts_macs:
         row["macs"] = flops // 2
     row["flops_share"] = flops / reduced_flops(base)
@@ -168,7 +149,7 @@ def _counts(entry: Entry, result: Estimate, base: Estimate) -> dict[str, Any]:
     }
 
 
-def _executed(case: Case, result: Estimate, base: Estimate) -> dict[str, Any]:
+def _executed(case: Case, result: Estimate, base: Estimate) -> Row:
     """What only a run has: tokens, memory, time, and what choosing the tokens costs."""
     tokens, flops = average_tokens(result.trace), reduced_flops(result)
     free = case.price(free_twin(result.schedule))

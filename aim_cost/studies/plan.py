@@ -1,43 +1,42 @@
 """plan(): the schedule of merging, pruning and frames with the best expected accuracy in limits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import RenderableType
 
-from aim_cost.case import Estimate
+from aim_cost.case import Case, Estimate
+from aim_cost.checks import one_of
 from aim_cost.errors import InfeasibleError, SpecError
-from aim_cost.schedules.schedule import Schedule
+from aim_cost.papers.accuracy import published_accuracy
+from aim_cost.render import Report
 from aim_cost.studies.candidates import (
+    LIMIT_FLAGS,
     Limits,
-    Task,
     broken,
     candidates,
     first_within,
+    priced,
     schedule_of,
+    show_limit,
     uses,
     within,
 )
 from aim_cost.studies.evidence import expect, known_rows
-from aim_cost.units import show, show_time
+from aim_cost.studies.own_accuracy import load_accuracy
+from aim_cost.studies.plan_table import plan_table
+from aim_cost.sweeps.grid import video_frames
 
 _FRAME_STEP = 16
 
-LIMIT_FLAGS = {"ttft_s": "--ttft-ms", "flops": "--flops-tera", "memory_bytes": "--memory-gb"}
-
-
-def show_limit(name: str, value: float) -> str:
-    """A limit, or what is used of it, with its unit."""
-    if name == "ttft_s":
-        return show_time(value)
-    return show(value, "FLOPs" if name == "flops" else "B")
-
 
 @dataclass(frozen=True)
-class Plan:
-    """The answer.
+class Plan(Report):
+    """What ``plan`` returns; ``print`` and notebooks show it as ``aim-cost plan`` does.
 
     Args:
         result, baseline: the chosen schedule's estimate, and that of no reduction, equal frames.
@@ -49,7 +48,7 @@ class Plan:
         candidates, feasible: how many were priced, and how many keep the limits on time and FLOPs.
     """
 
-    task: Task
+    case: Case
     limits: Limits
     result: Estimate
     benchmark: str
@@ -61,15 +60,16 @@ class Plan:
     candidates: int
     feasible: int
 
-    @cached_property
+    @property
     def baseline(self) -> Estimate:
-        frames = self.result.workload.frames
-        assert frames is not None
-        return self.task.price(Schedule(), frames)
+        return self.result.baseline
 
     @property
     def llm_share(self) -> float:
         return self.result.phase("llm").flops / self.baseline.phase("llm").flops
+
+    def __rich__(self) -> RenderableType:
+        return plan_table(self)
 
     def to_row(self) -> dict[str, Any]:
         """One flat row, SI units, dots between the levels."""
@@ -103,58 +103,106 @@ class Plan:
         }
 
 
-def plan(task: Task, limits: Limits, accuracy: pd.DataFrame, benchmark: str) -> Plan:
-    """The schedule within ``limits`` with the best expected accuracy.
+def plan(
+    case: Case,
+    *,
+    ttft_s: float | None = None,
+    flops: float | None = None,
+    memory_bytes: float | None = None,
+    choose_frames: bool = False,
+    accuracy: pd.DataFrame | Sequence[str | Path] | None = None,
+    benchmark: str | None = None,
+) -> Plan:
+    """The schedule within limits with the best expected accuracy.
 
     Those with evidence come first, by the difference to no reduction; then those without, least
-    reduction first. Where the plan may choose frames, it leaves REFERENCE_FRAMES only for schedules
-    with evidence. The device's own memory is always a limit.
-    Args: accuracy, COLUMNS of ``aim_cost.papers.accuracy``, rows of one kind of evidence.
+    reduction first. The device's own memory is always a limit.
+    Args:
+        case: a video; its frames are those of schedules without evidence.
+        ttft_s, flops, memory_bytes: limits, see Limits.
+        choose_frames: whether the plan may leave the frames of ``case`` for those of the evidence.
+        accuracy: scores, COLUMNS of ``aim_cost.papers.accuracy``, or the paths of your own; what
+            papers print by default.
+        benchmark: whose scores; by default ``videomme`` or the only one that there is.
     Raises: InfeasibleError that names the limit and the nearest schedule; SpecError.
     """
-    capacity = float(task.hardware.memory_bytes)
+    if case.execution.last_layer != "all":
+        raise SpecError(
+            "last_layer",
+            expected="all: accuracies are known by the FLOPs of whole layers",
+            got=case.execution.last_layer,
+            fix="Plan with all, and price the schedule with needed afterwards.",
+        )
+    limits = Limits(ttft_s, flops, memory_bytes)
+    if accuracy is None:
+        accuracy = published_accuracy()
+    elif not isinstance(accuracy, pd.DataFrame):
+        accuracy = load_accuracy([Path(path) for path in accuracy])
+    return _plan(case, limits, choose_frames, accuracy, _benchmark(benchmark, accuracy))
+
+
+def _benchmark(given: str | None, accuracy: pd.DataFrame) -> str:
+    known = list(dict.fromkeys(accuracy["benchmark"]))
+    if given is not None:
+        return one_of(given, known, "--benchmark", SpecError)
+    default = [name for name in ("videomme", "all") if name in known]
+    if default or len(known) == 1:
+        return (default or known)[0]
+    raise SpecError(
+        "--benchmark",
+        expected="one of the benchmarks of --accuracy",
+        got="none chosen",
+        fix=f"Known: {', '.join(known)}.",
+    )
+
+
+def _plan(
+    case: Case, limits: Limits, choose_frames: bool, accuracy: pd.DataFrame, benchmark: str
+) -> Plan:
+    capacity = float(case.device.memory_bytes)
     limits = replace(limits, memory_bytes=min(limits.memory_bytes or capacity, capacity))
-    known = known_rows(accuracy, benchmark, task.model, task.text_tokens, task.reference_frames)
+    frames, text_tokens = video_frames(case), case.workload.text_tokens
+    known = known_rows(accuracy, benchmark, case.model, text_tokens, frames)
     if known.empty and "own" in set(accuracy["evidence"]):
         raise SpecError(
             "--accuracy",
-            expected=f"scores of {task.model.name}",
+            expected=f"scores of {case.model.name}",
             got=", ".join(accuracy["model"].dropna().unique()),
             fix="Name that model with --model.",
         )
-    ranked = _ranked(task, known)
+    ranked = _ranked(case, known, frames, choose_frames)
     fitting = within(ranked, limits)
-    place = first_within(task, fitting, limits)
+    place = first_within(case, fitting, limits)
     if place is None:
-        raise _infeasible(task, limits, ranked)
+        raise _infeasible(case, limits, ranked)
     chosen = fitting.iloc[place]
     by_share = fitting.sort_values("share", ascending=False, kind="stable")
-    least = by_share.iloc[first_within(task, by_share, limits) or 0]
+    least = by_share.iloc[first_within(case, by_share, limits) or 0]
     rank = int(fitting.index[place])  # ranked counts its rows from 0
     return Plan(
-        task=task,
+        case=case,
         limits=limits,
-        result=task.price(schedule_of(chosen), int(chosen["frames"])),
+        result=priced(case, chosen),
         benchmark=benchmark,
         difference=None if pd.isna(chosen["difference"]) else float(chosen["difference"]),
         basis=str(chosen["basis"]),
         rows=tuple(known.iloc[i].to_dict() for i in chosen[["first", "second"]] if i >= 0),
-        binding=broken(task, ranked.iloc[rank - 1], limits) if rank else (),
-        least_reduction=task.price(schedule_of(least), int(least["frames"])),
+        binding=broken(case, ranked.iloc[rank - 1], limits) if rank else (),
+        least_reduction=priced(case, least),
         candidates=len(ranked),
         feasible=len(fitting),
     )
 
 
-def _ranked(task: Task, known: pd.DataFrame) -> pd.DataFrame:
+def _ranked(case: Case, known: pd.DataFrame, frames: int, choose_frames: bool) -> pd.DataFrame:
     """All candidates with what is known of their accuracy, best first."""
-    frames = {task.reference_frames}
-    if task.frames is None and len(known):
+    considered = {frames}
+    if choose_frames and len(known):
         seen = {row.frames for row in known["knobs"]}
-        frames |= {*seen, *range(min(seen), max(seen), _FRAME_STEP)}
-    found = candidates(task, tuple(sorted(frames)))
+        considered |= {*seen, *range(min(seen), max(seen), _FRAME_STEP)}
+    found = candidates(case, tuple(sorted(considered)))
     found = pd.concat([found, expect(known, found)], axis=1)
-    usable = (found["basis"] != "none") | (found["frames"] == task.reference_frames)
+    usable = (found["basis"] != "none") | (found["frames"] == frames)
     return found[usable].sort_values(
         ["difference", "share", "ttft_s"],
         ascending=[False, False, True],
@@ -163,7 +211,7 @@ def _ranked(task: Task, known: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _infeasible(task: Task, limits: Limits, ranked: pd.DataFrame) -> InfeasibleError:
+def _infeasible(case: Case, limits: Limits, ranked: pd.DataFrame) -> InfeasibleError:
     """Which limit binds, what comes nearest to it, and whether fewer frames would do."""
     given = limits.given()
     quick = ranked[["ttft_s", "total.flops"]] / [limits.ttft_s or inf, limits.flops or inf]
@@ -172,7 +220,7 @@ def _infeasible(task: Task, limits: Limits, ranked: pd.DataFrame) -> InfeasibleE
     for place in over.argsort(kind="stable"):
         if most is not None and over[place] > most[0][0]:
             break  # memory can only make it worse
-        used = uses(task, ranked.iloc[place])
+        used = uses(case, ranked.iloc[place])
         excess = max((used[name] / limit, name) for name, limit in given.items())
         if most is None or excess < most[0]:
             most = excess, used, place
@@ -184,18 +232,18 @@ def _infeasible(task: Task, limits: Limits, ranked: pd.DataFrame) -> InfeasibleE
         expected=f"a schedule within {show_limit(name, given[name])}",
         got=f"none; nearest: {schedule_of(row).label()} at {int(row['frames'])} frames, "
         f"{show_limit(name, used[name])}",
-        fix=f"Raise the limit to that.{_with_fewer_frames(task, limits, int(row['frames']))}",
+        fix=f"Raise the limit to that.{_with_fewer_frames(case, limits, int(row['frames']))}",
     )
 
 
-def _with_fewer_frames(task: Task, limits: Limits, frames: int) -> str:
+def _with_fewer_frames(case: Case, limits: Limits, frames: int) -> str:
     while frames > 1:
         frames //= 2
-        found = candidates(task, (frames,)).sort_values("share", ascending=False)
-        if broken(task, found.iloc[-1], replace(limits, ttft_s=None, flops=None)):
+        found = candidates(case, (frames,)).sort_values("share", ascending=False)
+        if broken(case, found.iloc[-1], replace(limits, ttft_s=None, flops=None)):
             continue  # not even the most reduced one fits into memory
         fitting = within(found, limits)
-        place = first_within(task, fitting, limits)
+        place = first_within(case, fitting, limits)
         if place is not None:
             label = schedule_of(fitting.iloc[place]).label()
             return f" Or take --frames {frames}: least reduced within the limits is {label}."

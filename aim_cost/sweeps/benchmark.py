@@ -4,28 +4,31 @@ import time
 from statistics import median
 from typing import Any
 
+from aim_cost.case import Case
 from aim_cost.sweeps.chunk import chunk
-from aim_cost.sweeps.grid import CHUNK_ROWS, Grid, Setting, pairs
+from aim_cost.sweeps.grid import CHUNK_ROWS, Grid, pairs
 
 _CHUNKS = 4
 
 
-def benchmark(setting: Setting, repeats: int = 9) -> dict[str, Any]:
+def benchmark(case: Case, repeats: int = 9) -> dict[str, Any]:
     """Schedules per second, each rate the median of ``repeats`` runs over the same chunks.
 
     Timed are whole chunks, from the grid to the DataFrame, after a warm-up that fills the tables;
     ``tables_s`` is what those took. Clock: perf_counter. One core: numpy's elementwise functions
-    start no threads.
+    start no threads. Frames and text tokens vary, whatever the case has.
     """
-    layers = setting.model.text.num_hidden_layers
+    layers = case.model.text.num_hidden_layers
     grid = Grid(
-        models=(setting.model,),
-        hardware=(setting.hardware,),
-        executions=(setting.execution,),
+        models=(case.model,),
+        hardware=(case.device,),
+        executions=(case.execution,),
         frames=tuple(range(1, 193)),
         text_tokens=(20, 100, 500),
         retentions=(1.0, 0.5, 0.25, 0.125),
-        prunes=pairs((None, *range(layers)), tuple(range(1, layers + 1))),
+        prunes=pairs((None, *range(layers)), range(1, layers + 1)),
+        batch=case.workload.batch,
+        calibration=case.calibration,
     )
     start = time.perf_counter()
     chunk(grid, 0)
@@ -38,9 +41,9 @@ def benchmark(setting: Setting, repeats: int = 9) -> dict[str, Any]:
         "statistic": "median",
         "cores": 1,
         "tables_s": tables_s,
-        "model": setting.model.name,
-        "hardware": setting.hardware.name,
-        "execution": setting.execution.mode,
+        "model": case.model.name,
+        "hardware": case.device.name,
+        "execution": case.execution.mode,
     }
 
 

@@ -23,9 +23,9 @@ def chunk(grid: Grid, index: int, *, times: bool = True) -> pd.DataFrame:
     Raises: SpecError or ProfileError.
     """
     place, places = grid.places(index)
-    setting = grid.setting(place)
-    execution = setting.execution
-    counts = count_tables(grid, setting.model, execution.element_bytes, execution.last_layer)
+    case = grid.case(place)
+    execution = case.execution
+    counts = count_tables(grid, case.model, execution.element_bytes, execution.last_layer)
     clocked = time_tables(grid, place) if times else None
     text_tokens = np.array(grid.text_tokens, np.int64)
     blocks = []
@@ -104,7 +104,7 @@ class _Queue:
 
 def _axes(grid: Grid, place: int, places: tuple[Counts, ...], times: TimeTables | None) -> Columns:
     """The columns that say which row it is. l1 and l2 are empty where nothing is pruned."""
-    setting, (frames, text, retention, prune) = grid.setting(place), places
+    case, (frames, text, retention, prune) = grid.case(place), places
     pruned = np.array([p is None for p in grid.prunes])[prune]
     limits = np.array([p or (0, 0) for p in grid.prunes])[prune]
 
@@ -113,16 +113,16 @@ def _axes(grid: Grid, place: int, places: tuple[Counts, ...], times: TimeTables 
         return pd.Categorical.from_codes(np.full(len(frames), known.get_loc(value)), known)
 
     axes: Columns = {
-        "model": name(setting.model.name, [m.name for m in grid.models]),
-        "hardware": name(setting.hardware.name, [h.name for h in grid.hardware]),
-        "dtype": name(setting.execution.dtype, [e.dtype for e in grid.executions]),
-        "attention": name(setting.execution.attention, [e.attention for e in grid.executions]),
-        "last_layer": name(setting.execution.last_layer, [e.last_layer for e in grid.executions]),
-        "execution": name(setting.execution.mode, [e.mode for e in grid.executions]),
+        "model": name(case.model.name, [m.name for m in grid.models]),
+        "hardware": name(case.device.name, [h.name for h in grid.hardware]),
+        "dtype": name(case.execution.dtype, [e.dtype for e in grid.executions]),
+        "attention": name(case.execution.attention, [e.attention for e in grid.executions]),
+        "last_layer": name(case.execution.last_layer, [e.last_layer for e in grid.executions]),
+        "execution": name(case.execution.mode, [e.mode for e in grid.executions]),
         "batch": np.full(len(frames), grid.batch),
         "frames": np.array(grid.frames)[frames],
         "text_tokens": np.array(grid.text_tokens)[text],
-        "merge.retention": np.array(grid.retentions)[retention],
+        "merge.retention": np.array(grid.retentions, float)[retention],
         "prune.l1": pd.arrays.IntegerArray(limits[:, 0], pruned),
         "prune.l2": pd.arrays.IntegerArray(limits[:, 1], pruned),
     }

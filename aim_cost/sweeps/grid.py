@@ -1,5 +1,6 @@
 """Grid: what a sweep varies. Each combination of one value an axis is a row."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from math import prod
 from typing import TypeAlias
@@ -7,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from aim_cost.case import Case
 from aim_cost.checks import sequence, whole
 from aim_cost.devices.hardware import HardwareProfile
 from aim_cost.errors import ScheduleError, SpecError
@@ -15,19 +17,12 @@ from aim_cost.models.workload import Execution, VisualInput, Workload
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.timing import Calibration
 
 Counts: TypeAlias = NDArray[np.int64]
 
 CHUNK_ROWS = 65_536
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all rows of a chunk share."""
-
-    model: ModelSpec
-    hardware: HardwareProfile
-    execution: Execution
+_SHARED = ("batch", "calibration")  # by all rows, so they are no axes
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,9 @@ class Grid:
         retentions: of merging; 1 merges nothing.
         prunes: (l1, l2) of linear pruning, or None for none.
         batch: prompts, of all rows.
-    Raises: SpecError or ScheduleError, as ``estimate`` would for one of the rows.
+        calibration: of all rows; by default that of each device or the nearest one.
+    Raises: SpecError or ScheduleError, as ``estimate`` would for one of the rows; SpecError for
+        fused scoring, which has no closed form here.
     """
 
     models: tuple[ModelSpec, ...]
@@ -49,14 +46,23 @@ class Grid:
     retentions: tuple[float, ...] = (1.0,)
     prunes: tuple[tuple[int, int] | None, ...] = (None,)
     batch: int = 1
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
-        for name in [field.name for field in fields(self) if field.name != "batch"]:
+        for name in [field.name for field in fields(self) if field.name not in _SHARED]:
             axis = sequence(getattr(self, name), f"sweep.{name}", SpecError)
             object.__setattr__(self, name, axis)
             if not axis:
                 raise SpecError(
                     f"sweep.{name}", expected="one value at least", got="none", fix="Give one."
+                )
+        for execution in self.executions:
+            if execution.scoring != "torch":
+                raise SpecError(
+                    "scoring",
+                    expected="torch, which sweeps know",
+                    got=execution.scoring,
+                    fix="Price each schedule by itself: Case.price, aim-cost predict.",
                 )
         for tokens in self.text_tokens:
             whole(tokens, "text_tokens", SpecError)
@@ -106,11 +112,17 @@ class Grid:
     def chunks(self) -> int:
         return self.settings * self.setting_chunks
 
-    def setting(self, index: int) -> Setting:
-        """The setting of that place: executions turn fastest, models slowest."""
-        rest, execution = divmod(index, len(self.executions))
+    def case(self, setting: int) -> Case:
+        """The first case of a setting: executions turn fastest, models slowest."""
+        rest, execution = divmod(setting, len(self.executions))
         model, hardware = divmod(rest, len(self.hardware))
-        return Setting(self.models[model], self.hardware[hardware], self.executions[execution])
+        return Case(
+            self.models[model],
+            Workload(self.text_tokens[0], frames=self.frames[0], batch=self.batch),
+            self.hardware[hardware],
+            self.executions[execution],
+            self.calibration,
+        )
 
     def places(self, chunk: int) -> tuple[int, tuple[Counts, ...]]:
         """The setting of a chunk, and the place of each of its rows on the four axes of ``shape``.
@@ -129,6 +141,20 @@ class Grid:
         return setting, np.unravel_index(np.arange(part * CHUNK_ROWS, stop), self.shape)
 
 
+def video_frames(case: Case) -> int:
+    """The frames of a case that a sweep can vary. Raises: SpecError for any other workload."""
+    workload = case.workload
+    if workload.frames is None or workload.frame_size is not None:
+        size = f", frame_size {workload.frame_size}" if workload.frame_size else ""
+        raise SpecError(
+            "workload",
+            expected="a video, its frames at the size that the tower takes by itself",
+            got=f"{workload.label()}{size}",
+            fix="Give frames alone, or price each schedule by itself: Case.price.",
+        )
+    return workload.frames
+
+
 def schedule(retention: float, prune: tuple[int, int] | None) -> Schedule:
     """The schedule that a row of a sweep is the price of. Raises: ScheduleError."""
     return Schedule(
@@ -137,13 +163,12 @@ def schedule(retention: float, prune: tuple[int, int] | None) -> Schedule:
     )
 
 
-def pairs(
-    starts: tuple[int | None, ...], ends: tuple[int, ...]
-) -> tuple[tuple[int, int] | None, ...]:
+def pairs(starts: Iterable[int | None], ends: Iterable[int]) -> tuple[tuple[int, int] | None, ...]:
     """All (l1, l2) with l1 < l2; None among the starts stands for no pruning.
 
     Raises: ScheduleError where nothing is left.
     """
+    starts, ends = tuple(starts), tuple(ends)
     found: list[tuple[int, int] | None] = [None] if None in starts else []
     found += [(l1, l2) for l1 in starts if l1 is not None for l2 in ends if l1 < l2]
     if not found:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aim_cost.case import Case
 from aim_cost.errors import SpecError
 from aim_cost.models import decoder, vision
 from aim_cost.models.model import ModelSpec
@@ -17,7 +18,7 @@ from aim_cost.ops import reduction
 from aim_cost.ops.op import Op, OpGraph
 from aim_cost.schedules.prune import Prune
 from aim_cost.sweeps import closed_forms as symbolic
-from aim_cost.sweeps.grid import Counts, Grid, Setting
+from aim_cost.sweeps.grid import Counts, Grid
 from aim_cost.sweeps.queue import OpPrices, Segment
 from aim_cost.sweeps.symbols import B, F, n, t
 from aim_cost.timing.form import Array
@@ -134,12 +135,12 @@ def time_tables(grid: Grid, index: int) -> TimeTables:
 
     Raises: ProfileError, as ``time_model`` does; SpecError for prompts above LONGEST_PROMPT.
     """
-    setting = grid.setting(index)
-    model, text = setting.model, setting.model.text
-    prices = OpPrices.of(time_model(setting.hardware, setting.execution))
-    width, batch = setting.execution.element_bytes, grid.batch
-    attention = setting.execution.attention
-    most = count_tables(grid, model, width, setting.execution.last_layer).longest
+    case = grid.case(index)
+    model, text = case.model, case.model.text
+    prices = OpPrices.of(time_model(case.device, case.execution, case.calibration))
+    width, batch = case.execution.element_bytes, grid.batch
+    attention = case.execution.attention
+    most = count_tables(grid, model, width, case.execution.last_layer).longest
     if most > LONGEST_PROMPT:
         raise SpecError(
             "sweep",
@@ -149,11 +150,11 @@ def time_tables(grid: Grid, index: int) -> TimeTables:
         )
     by_count = partial(Segment.by_count, symbol=n, most=most, prices=prices)
     heads, hidden = text.num_attention_heads, text.hidden_size
-    vision_s, merge_s = _before_the_llm(grid, setting, prices)
+    vision_s, merge_s = _before_the_llm(grid, case, prices)
     layer_ops = partial(decoder.layer_ops, text, batch, n)
     layer = last_layer = by_count(layer_ops(n, attention, width))
     left = n  # of which the head sees the last
-    if setting.execution.last_layer == "needed":
+    if case.execution.last_layer == "needed":
         left = 1
         last_layer = by_count(layer_ops(left, attention, width, queries=left))
     return TimeTables(
@@ -169,9 +170,9 @@ def time_tables(grid: Grid, index: int) -> TimeTables:
     )
 
 
-def _before_the_llm(grid: Grid, setting: Setting, prices: OpPrices) -> tuple[Array, Array]:
+def _before_the_llm(grid: Grid, case: Case, prices: OpPrices) -> tuple[Array, Array]:
     """Seconds of the vision tower, [frames], and of merging, [frames, retentions]."""
-    model, width = setting.model, setting.execution.element_bytes
+    model, width = case.model, case.execution.element_bytes
     groups, hidden = _groups(grid, model), model.text.hidden_size
     towers = [Segment.of(ops, F, sizes, prices) for ops, sizes in _vision_ops(grid, model, width)]
     vision_s = np.concatenate([np.maximum(part.busy_s, part.wake_s) for part in towers])

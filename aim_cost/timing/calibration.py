@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -38,9 +39,11 @@ class FittedKernels:
     held_out: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """Fitted figures of one device. The datasheet peaks stay in its hardware profile.
+
+    Equal and hashed by identity: its arrays cannot be compared with ``==``.
 
     Args: hardware, name of the profile it was fitted on; dtype measured; source, who measured and
     where; fitted_on, ISO date; versions of what fitted it; kernels, elementwise and dispatch.
@@ -109,6 +112,11 @@ def load_calibration(name_or_path: str | Path) -> Calibration:
             got=repr(name),
             fix=f"Known: {', '.join(calibration_names())}. Or make one: aim-cost calibrate.",
         )
+    return _shipped(name)
+
+
+@cache
+def _shipped(name: str) -> Calibration:
     file = files("hardware_profiles") / "calibrations" / f"{name}.yaml"
     return _read(file, f"hardware_profiles/calibrations/{name}.yaml")
 

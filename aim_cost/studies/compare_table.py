@@ -1,16 +1,16 @@
-"""What ``aim-cost compare`` prints for people: a table to paste for each question."""
+"""The tables of a comparison, one for each question, to paste into a paper."""
 
 from collections.abc import Sequence
 from textwrap import fill
 
 from rich.console import Group, RenderableType
 
+from aim_cost.case import Case
 from aim_cost.conventions.convention import EXECUTED, get_convention
 from aim_cost.methods.method import COUNT_MARKS, COUNTS
 from aim_cost.methods.parameter import show_value
 from aim_cost.render import Row, table
 from aim_cost.studies.budget import Budget
-from aim_cost.studies.compare import Case
 from aim_cost.units import mega, milli, tera
 
 _FLASH = "†"
@@ -34,7 +34,7 @@ def compare_table(case: Case, rows: Sequence[Row], budget: Budget | None) -> Ren
 def _executed_table(case: Case, rows: Sequence[Row], budget: Budget | None) -> RenderableType:
     workload = case.workload
     title = (
-        f"{case.model.name} on {case.hardware.name}, {case.execution.dtype}\n"
+        f"{case.model.name} on {case.device.name}, {case.execution.dtype}\n"
         f"{workload.label()} + {workload.text_tokens} text tokens, batch {workload.batch}, "
         f"execution {case.execution.mode}"
     )

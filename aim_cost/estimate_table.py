@@ -1,22 +1,25 @@
-"""The table that ``aim-cost predict`` prints for people."""
+"""The table of an estimate: what ``aim-cost predict`` prints and a notebook shows."""
 
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
-from aim_cost.case import GROUPS, Estimate
 from aim_cost.models.images import ImageGrid
 from aim_cost.models.vision_spec import QwenVisionSpec
-from aim_cost.ops.op import OpGraph
+from aim_cost.ops.op import GROUPS, OpGraph
 from aim_cost.render import table
 from aim_cost.timing.prefill_time import PhaseTime
 from aim_cost.units import giga, milli, show, show_time, tera
 
+if TYPE_CHECKING:  # an estimate shows itself with this module
+    from aim_cost.case import Estimate
 
-def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
-    """Phases of ``result``, and whether it pays against ``baseline``: the same, not reduced."""
+
+def estimate_table(result: "Estimate") -> RenderableType:
+    """The phases of ``result``, and whether its schedule pays against no reduction."""
     rows = []
     for name in GROUPS:
         phase = result.phase(name)
@@ -31,7 +34,7 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
     rows.append(("TTFT", *counts, _milli(ttft.time_s), band, "", ttft.bound))
     workload, execution = result.workload, result.execution
     title = (
-        f"{result.model.name} on {result.hardware.name}, {execution.dtype}\n"
+        f"{result.model.name} on {result.device.name}, {execution.dtype}\n"
         f"{workload.label()}{_size(result)} + {workload.text_tokens} text tokens, "
         f"batch {workload.batch}, execution {result.mode}{_last_layer(result)}; "
         f"schedule: {result.schedule.label()}"
@@ -50,11 +53,11 @@ def predict_table(result: Estimate, baseline: Estimate) -> RenderableType:
         *_images(result),
         *_tokens(result),
         _memory(result),
-        *_verdict(result, baseline),
+        *_verdict(result),
     )
 
 
-def _size(result: Estimate) -> str:
+def _size(result: "Estimate") -> str:
     """The resolution, where it is the workload's choice."""
     vision = result.workload.sized(result.model).vision
     if not isinstance(vision, QwenVisionSpec) or result.workload.images is not None:
@@ -63,7 +66,7 @@ def _size(result: Estimate) -> str:
     return f" ({height} x {width})"
 
 
-def _last_layer(result: Estimate) -> str:
+def _last_layer(result: "Estimate") -> str:
     """What the last layer computes, where that is not what transformers does."""
     chosen = result.execution.last_layer
     return "" if chosen == "all" else f", last layer as {chosen}"
@@ -77,7 +80,7 @@ _TIME_NOTES = {
 }
 
 
-def _time_note(result: Estimate) -> str:
+def _time_note(result: "Estimate") -> str:
     """Who says the times, and what they are not."""
     if result.convention.counts_macs:
         return (
@@ -87,7 +90,7 @@ def _time_note(result: Estimate) -> str:
     return _TIME_NOTES[result.ttft.source]
 
 
-def _counts(result: Estimate, graph: OpGraph) -> tuple[str, str]:
+def _counts(result: "Estimate", graph: OpGraph) -> tuple[str, str]:
     """Work of ``graph``: FLOPs and traffic; MACs and FLOPs where the convention counts MACs."""
     if result.convention.counts_macs:
         return _tera(graph.flops / 2), _tera(graph.flops)
@@ -118,7 +121,7 @@ def _giga(count: int) -> str:
     return f"{giga(count):.2f}"
 
 
-def _images(result: Estimate) -> list[str]:
+def _images(result: "Estimate") -> list[str]:
     """A line for each image size: what the tower gets and how the tokens come about."""
     grids = Counter(result.workload.image_grids(result.model))
     return [_image(grid, times) for grid, times in grids.items()]
@@ -142,7 +145,7 @@ def _image(grid: ImageGrid, times: int) -> str:
     )
 
 
-def _tokens(result: Estimate) -> list[str]:
+def _tokens(result: "Estimate") -> list[str]:
     trace = result.trace
     lines = [f"Tokens entering the layers: {_runs(trace.attention_tokens)}"]
     if trace.tower_tokens:
@@ -156,20 +159,21 @@ def _runs(tokens: Sequence[int]) -> str:
     return ", ".join(f"{count} x{times}" if times > 1 else str(count) for count, times in runs)
 
 
-def _memory(result: Estimate) -> str:
+def _memory(result: "Estimate") -> str:
     memory = result.memory
     text = (
         f"Memory: weights {show(memory.weights_bytes, 'B')}, "
         f"KV cache {show(memory.kv_cache_bytes, 'B')}, peak {show(memory.peak_bytes, 'B')}"
     )
-    if memory.peak_bytes > result.hardware.memory_bytes:
-        text += f"; does not fit the device's {show(result.hardware.memory_bytes, 'B')}"
+    if memory.peak_bytes > result.device.memory_bytes:
+        text += f"; does not fit the device's {show(result.device.memory_bytes, 'B')}"
     return text
 
 
-def _verdict(result: Estimate, baseline: Estimate) -> list[str]:
+def _verdict(result: "Estimate") -> list[str]:
     if not result.trace.reduces:
         return []
+    baseline = result.baseline
     now, before = result.phase("llm"), baseline.phase("llm")
     if result.convention.counts_macs:
         fewer = f"{before.flops / now.flops:.2f}x"

@@ -1,26 +1,29 @@
-"""What ``aim-cost plan`` prints for people."""
+"""The table of a plan: what ``aim-cost plan`` prints and a notebook shows."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Group, RenderableType
 
 from aim_cost.papers.accuracy import benchmark_title, sampling_note
 from aim_cost.render import table
-from aim_cost.studies.plan import LIMIT_FLAGS, Plan, show_limit
+from aim_cost.studies.candidates import LIMIT_FLAGS, show_limit
 from aim_cost.units import show, show_time
 
+if TYPE_CHECKING:  # a plan shows itself with this module
+    from aim_cost.studies.plan import Plan
 
-def plan_table(plan: Plan) -> RenderableType:
+
+def plan_table(plan: "Plan") -> RenderableType:
     """The schedule, what it costs beside its limits, and what its accuracy rests on."""
-    result, task = plan.result, plan.task
+    result, workload = plan.result, plan.result.workload
     title = (
-        f"{result.schedule.label()}, {result.workload.frames} frames\n"
-        f"{task.model.name} on {task.hardware.name}, {task.text_tokens} text tokens, "
-        f"batch {task.batch}, {result.execution.dtype}, {result.mode}"
+        f"{result.schedule.label()}, {workload.frames} frames\n"
+        f"{result.model.name} on {result.device.name}, {workload.text_tokens} text tokens, "
+        f"batch {workload.batch}, {result.execution.dtype}, {result.mode}"
     )
     note = (
-        f"Against no reduction of {result.workload.frames} frames: LLM FLOPs "
+        f"Against no reduction of {workload.frames} frames: LLM FLOPs "
         f"{100 * plan.llm_share:.0f} %, TTFT {plan.baseline.ttft_s / result.ttft_s:.2f}x faster. "
         f"Times: {result.ttft.source}."
     )
@@ -29,7 +32,7 @@ def plan_table(plan: Plan) -> RenderableType:
     return Group(figures, "", *filter(None, text))
 
 
-def _figures(plan: Plan) -> list[tuple[str, str, str, str]]:
+def _figures(plan: "Plan") -> list[tuple[str, str, str, str]]:
     result, limits = plan.result, plan.limits
     ttft = result.ttft
     high = show_time(ttft.high_s) if ttft.high_s is not None else "open"
@@ -47,7 +50,7 @@ def _figures(plan: Plan) -> list[tuple[str, str, str, str]]:
     return lines
 
 
-def _accuracy(plan: Plan) -> str:
+def _accuracy(plan: "Plan") -> str:
     name = benchmark_title(plan.benchmark)
     if plan.difference is None:
         return (
@@ -64,7 +67,7 @@ def _accuracy(plan: Plan) -> str:
     )
 
 
-def _rows(plan: Plan) -> list[str]:
+def _rows(plan: "Plan") -> list[str]:
     return [f"  {_row(row)}" for row in plan.rows]
 
 
@@ -76,14 +79,14 @@ def _row(row: dict[str, Any]) -> str:
     )
 
 
-def _binding(plan: Plan) -> str:
+def _binding(plan: "Plan") -> str:
     if not plan.binding:
         return "No limit binds: no candidate is expected to do better."
     names = ", ".join(LIMIT_FLAGS[name] for name in plan.binding)
     return f"Binding: {names}; candidates expected to do better break it."
 
 
-def _least(plan: Plan) -> str:
+def _least(plan: "Plan") -> str:
     least = plan.least_reduction
     if plan.difference is None or least.schedule == plan.result.schedule:
         return ""
@@ -93,7 +96,7 @@ def _least(plan: Plan) -> str:
     )
 
 
-def _search(plan: Plan) -> str:
+def _search(plan: "Plan") -> str:
     text = f"{plan.feasible:,} of {plan.candidates:,} candidates keep the limits on time and FLOPs."
     high_s, limit_s = plan.result.ttft.high_s, plan.limits.ttft_s
     if limit_s is not None and (high_s is None or high_s > limit_s):

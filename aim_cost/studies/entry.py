@@ -1,0 +1,68 @@
+"""Entry: one method of a comparison, resolved for a case; and what it leaves of the work."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from aim_cost.case import Case, Estimate
+from aim_cost.errors import ScheduleError
+from aim_cost.methods.method import Method, Request
+from aim_cost.methods.parameter import Value
+from aim_cost.papers.figures import NO_REDUCTION
+from aim_cost.schedules.schedule import EXECUTED_RULE, Schedule
+from aim_cost.schedules.trace import TokenTrace
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method of a comparison, resolved; ``schedule`` is None where ``reason`` says why.
+
+    Args: budget, how a budget was met, as columns of the row.
+    """
+
+    method: Method | None
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    schedule: Schedule | None = None
+    reason: str = ""
+    budget: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.method.name if self.method else NO_REDUCTION
+
+
+BASELINE = Entry(None, schedule=Schedule())
+"""No reduction, what shares are of."""
+
+_ANY_TEXT = replace(EXECUTED_RULE, least_text_tokens=0)
+
+
+def token_trace(case: Case, schedule: Schedule) -> TokenTrace:
+    """The trace as executed; a case without text, which conventions may count, has one too."""
+    return schedule.resolve(case.model, case.workload, _ANY_TEXT)
+
+
+def resolve(case: Case, request: Request) -> Entry:
+    """The method on ``case``; one that does not fit it says so in the entry.
+
+    Raises: ScheduleError when a parameter that was given is wrong.
+    """
+    method, given = request.method, request.given
+    method.check(case.model, given)
+    try:
+        values = method.values(case.model, given)
+        schedule = method.schedule(case.model, case.workload, **given)
+        token_trace(case, schedule)
+    except ScheduleError as error:
+        return Entry(method, given, reason=str(error))
+    return Entry(method, values, schedule)
+
+
+def average_tokens(trace: TokenTrace) -> float:
+    """Visual tokens entering a layer, newline included: the mean over the layers."""
+    return sum(trace.attention_tokens) / len(trace.attention_tokens) - trace.text_tokens
+
+
+def reduced_flops(result: Estimate) -> int:
+    """FLOPs of the LLM, and of the merging and the scores where the convention counts them."""
+    return sum(result.phase(name).flops for name in ("merge", "llm", "importance"))
