@@ -14,7 +14,7 @@ PUBLISHED = ["--convention", "llm-viewer", "--hardware", "a100-sxm4-40gb"]
 
 def run(*arguments, status=0):
     result = subprocess.run(
-        [sys.executable, "-m", "aim_cost.cli.main", *arguments], capture_output=True, text=True
+        [sys.executable, "-m", "aim_cost.cli", *arguments], capture_output=True, text=True
     )
     assert result.returncode == status, result.stderr
     return result.stderr if status else result.stdout

@@ -6,30 +6,28 @@ import json
 
 import pytest
 
-from aim_cost.case import estimate
-from aim_cost.cli.compare_table import compare_table
+from aim_cost import Case, Schedule, Workload, compare, estimate, load_model_spec
 from aim_cost.cli.methods_table import methods_table
 from aim_cost.conventions.convention import CONVENTIONS, EXECUTED, FASTV, LLM_VIEWER
 from aim_cost.devices.hardware import load_hardware
-from aim_cost.errors import ScheduleError
+from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.methods import METHODS, parse_methods
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Workload
 from aim_cost.render import console
-from aim_cost.schedules.schedule import Schedule
 from aim_cost.studies.budget import KINDS, get_budget, meet
-from aim_cost.studies.compare import Case, compare, free_twin, resolve
+from aim_cost.studies.compare import comparison_rows, free_twin
+from aim_cost.studies.entry import resolve
 from tests.cost.test_cli import run
 
 ONEVISION = load_model_spec("llava-onevision-qwen2-7b")
 H100 = load_hardware("h100-sxm")
-CASE = Case(ONEVISION, Workload(100, frames=32), H100)
+VIDEO = Workload(100, frames=32)
+CASE = Case(ONEVISION, VIDEO, H100)
 ALL = list(CONVENTIONS.values())
 
 
 def rows_of(text, conventions=ALL, case=CASE):
-    entries = [resolve(case, request) for request in parse_methods(text)]
-    return compare(case, entries, conventions)
+    names = ", ".join(convention.name for convention in conventions)
+    return compare(case, text, names).to_rows()
 
 
 def one(rows, method, convention="executed"):
@@ -130,6 +128,18 @@ def test_a_wrong_parameter_is_an_error_and_no_row():
         rows_of("fastv:k=99")
 
 
+def test_a_comparison_shows_itself_as_the_command_does():
+    found = compare(
+        Case("llava-onevision-qwen2-7b", VIDEO, "h100-sxm"), "aim, pdrop", equal="flops"
+    )
+    assert found.budget == get_budget(CASE, "flops")
+    assert str(found) == run("compare", "--methods", "aim,pdrop", "--equal", "flops").rstrip("\n")
+    with pytest.raises(ScheduleError, match="--equal"):
+        compare(CASE, "aim", budget=5.0)
+    with pytest.raises(SpecError, match="llm-viewer"):
+        compare(CASE, "aim", "executed, all")
+
+
 def test_two_of_one_method_are_told_apart():
     labels = [row["label"] for row in rows_of("fastv:k=2,fastv:k=3", [EXECUTED])]
     assert labels == ["none", "fastv", "fastv (2)"]
@@ -183,7 +193,7 @@ def test_what_cannot_meet_a_budget_says_how_near_it_comes():
         entry = meet(CASE, request, budget)
         assert entry.schedule is None
         assert expected in entry.reason
-    rows = compare(CASE, [entry], [EXECUTED])
+    rows = comparison_rows(CASE, [entry], [EXECUTED])
     assert "flops" not in rows[-1] and "cannot meet" in rows[-1]["reason"]
 
 
@@ -213,12 +223,9 @@ def printed(capsys, renderable):
 
 
 def test_tables_fit_80_columns_and_cut_nothing(capsys):
-    rows = rows_of("all")
-    budget = get_budget(CASE, "tokens")
-    entries = [meet(CASE, request, budget) for request in parse_methods("all")]
     tables = (
-        compare_table(CASE, rows, None),
-        compare_table(CASE, compare(CASE, entries, [EXECUTED]), budget),
+        compare(CASE, "all"),
+        compare(CASE, "all", "executed", equal="tokens"),
         methods_table(list(METHODS.values())),
     )
     for shown in tables:

@@ -4,15 +4,19 @@ import dataclasses
 
 import pytest
 
-from aim_cost.case import estimate
+from aim_cost import (
+    Case,
+    Execution,
+    Schedule,
+    Workload,
+    estimate,
+    load_hardware,
+    load_model_spec,
+    plan,
+)
 from aim_cost.conventions.convention import CONVENTIONS
-from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import SpecError
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Execution, Workload
 from aim_cost.schedules.prune import Prune
-from aim_cost.schedules.schedule import Schedule
-from aim_cost.studies.candidates import Task
 from aim_cost.sweeps.closed_forms import B as BATCH
 from aim_cost.sweeps.closed_forms import closed_form, function, n, text_values
 
@@ -94,7 +98,7 @@ def test_what_cannot_follow_refuses():
     with pytest.raises(SpecError, match="all, needed"):
         Execution(last_layer="last")
     with pytest.raises(SpecError, match="whole layers"):
-        Task(LARGE, H100, NEEDED)
+        plan(Case(LARGE, WORKLOAD, H100, NEEDED))
 
 
 def test_a_row_says_how_the_last_layer_runs():

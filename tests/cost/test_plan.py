@@ -6,23 +6,18 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from aim_cost import Case, Schedule, Workload, load_hardware, load_model_spec, plan
 from aim_cost.cli.main import app
-from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import AimError, InfeasibleError, SpecError
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Execution
 from aim_cost.papers.accuracy import published_accuracy
-from aim_cost.schedules.merge import Merge
-from aim_cost.schedules.schedule import Schedule
-from aim_cost.studies.candidates import Limits, Task, candidates, schedule_of
+from aim_cost.studies.candidates import candidates, priced
 from aim_cost.studies.evidence import Knobs, expect, known_rows
-from aim_cost.studies.plan import plan
 from tests.cost.test_cli import run
 
 MODEL = load_model_spec("llava-onevision-qwen2-7b")
 H100 = load_hardware("h100-sxm")
-TASK = Task(MODEL, H100, Execution())
-FREE = Task(MODEL, H100, Execution(), frames=None)
+VIDEO = Workload(100, frames=32)
+CASE = Case(MODEL, VIDEO, H100)
 AIM = "merge 0.25, prune linear:14:22"
 
 
@@ -31,8 +26,8 @@ def accuracy():
     return published_accuracy()
 
 
-def choose(accuracy, task=TASK, **limits):
-    return plan(task, Limits(**limits), accuracy, "videomme")
+def choose(accuracy, case=CASE, **limits):
+    return plan(case, accuracy=accuracy, benchmark="videomme", **limits)
 
 
 def own(**scores):
@@ -48,7 +43,7 @@ def own(**scores):
 
 def expected(rows, **knobs):
     """The expectation of one candidate."""
-    found = candidates(TASK, (32,))
+    found = candidates(CASE, (32,))
     for name, value in knobs.items():
         found = found[found[name] == value]
     (answer,) = expect(known_rows(rows, "videomme", MODEL, 100, 32), found).itertuples()
@@ -56,9 +51,9 @@ def expected(rows, **knobs):
 
 
 def test_candidates_are_priced_as_estimate_prices_them():
-    found = candidates(TASK, (32,))
+    found = candidates(CASE, (32,))
     row = found[(found["tokens"] == 49) & (found["l1"] == 14) & (found["l2"] == 22)].iloc[0]
-    result = TASK.price(schedule_of(row), 32)
+    result = priced(CASE, row)
     assert result.schedule.label() == AIM
     assert row["llm.flops"] == result.phase("llm").flops == 15_527_245_547_520
     assert row["ttft_s"] == pytest.approx(result.ttft_s, rel=1e-9)
@@ -80,7 +75,7 @@ def test_a_limit_binds_and_the_answer_keeps_it(accuracy):
     assert answer.difference == -1.6
     assert answer.binding == ("ttft_s",)
     assert answer.least_reduction.phase("llm").flops > answer.result.phase("llm").flops
-    found = candidates(TASK, (32,))
+    found = candidates(CASE, (32,))
     assert (answer.candidates, answer.feasible) == (len(found), sum(found["ttft_s"] <= 0.08))
     flops = choose(accuracy, flops=4.0e13)
     assert flops.result.flops <= 4.0e13
@@ -121,7 +116,7 @@ def test_a_row_of_the_schedule_itself_beats_interpolation():
 def test_interpolation_is_linear_in_llm_flops_between_the_nearest_rows():
     scores = {"none": 60, "merge 0.5": 50, "merge 0.25": 40, "merge 0.125": 0}
     answer = expected(own(**scores), tokens=73, pruned=False)
-    rows = [TASK.price(Schedule(Merge(kept)), 32) for kept in (0.5, 0.25, 0.375)]
+    rows = [CASE.price(Schedule.parse(f"merge {kept}")) for kept in (0.5, 0.25, 0.375)]
     high, low, middle = (row.phase("llm").flops for row in rows)
     share = (middle - low) / (high - low)
     assert answer.difference == pytest.approx(-20 + 10 * share)
@@ -136,26 +131,26 @@ def test_rows_of_other_rankings_models_and_selections_are_no_evidence():
 
 def test_without_evidence_the_least_reduction_is_chosen_and_said(accuracy):
     small = load_model_spec("llava-onevision-qwen2-0.5b")
-    task = Task(small, H100, Execution())
-    answer = choose(accuracy, task, flops=2.17e13)
+    case = Case(small, VIDEO, H100)
+    answer = choose(accuracy, case, flops=2.17e13)
     assert answer.difference is None and answer.rows == ()
     assert answer.to_row()["accuracy.evidence"] == "no evidence"
     assert answer.result.schedule == answer.least_reduction.schedule
-    found = candidates(task, (32,))
+    found = candidates(case, (32,))
     fitting = found[found["total.flops"] <= 2.17e13]
     assert answer.result.phase("llm").flops == fitting["llm.flops"].max()
 
 
 def test_frames_are_free_only_where_rows_are(accuracy):
-    answer = choose(accuracy, FREE, ttft_s=0.5)
+    answer = choose(accuracy, choose_frames=True, ttft_s=0.5)
     assert answer.result.schedule.label() == AIM
     assert answer.result.workload.frames == 176
     assert answer.basis == "interpolated"
     assert [row["frames"] for row in answer.rows] == [32, 192]
-    longer = answer.candidates - len(candidates(TASK, (32,)))
+    longer = answer.candidates - len(candidates(CASE, (32,)))
     assert longer == 10  # AIM's own schedule at 48, 64 ... 192 frames; nothing is known of others
     merging = own(**{"none": 60, "merge 0.5": 59})
-    assert choose(merging, FREE).result.workload.frames == 32
+    assert choose(merging, choose_frames=True).result.workload.frames == 32
 
 
 def test_own_rows_choose_otherwise():
@@ -191,7 +186,7 @@ def test_infeasible_limits_name_the_flag_and_what_is_nearest(accuracy, limits, f
 def test_the_device_is_a_limit(accuracy):
     jetson = load_hardware("jetson-orin-nano-super-8gb")
     with pytest.raises(InfeasibleError) as caught:
-        choose(accuracy, Task(MODEL, jetson, Execution()))
+        choose(accuracy, Case(MODEL, VIDEO, jetson))
     assert caught.value.where == "--memory-gb"
 
 
@@ -208,6 +203,34 @@ def test_command_line(tmp_path):
     text = run("plan", "--accuracy", str(scores))
     assert "+1.0 points" in text and "own" in text and AIM in text
     assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_a_plan_shows_itself_as_the_command_does():
+    answer = plan(Case("llava-onevision-qwen2-7b", VIDEO, "h100-sxm"), ttft_s=0.11)
+    assert str(answer) == run("plan", "--ttft-ms", "110").rstrip("\n")
+
+
+def test_a_plan_uses_the_calibration_of_its_case():
+    case = Case(MODEL, VIDEO, H100, calibration="a100-sxm4-80gb")
+    answer = plan(case, ttft_s=0.15)
+    assert answer.result.ttft.source == "inherited"
+    row = candidates(case, (32,)).iloc[7]
+    assert row["ttft_s"] == pytest.approx(priced(case, row).ttft_s, rel=1e-9)
+    assert row["ttft_s"] != pytest.approx(priced(CASE, row).ttft_s, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("case", "limits", "named"),
+    [
+        (CASE, {"ttft_s": -1.0}, "--ttft-ms"),
+        (CASE, {"flops": float("nan")}, "--flops-tera"),
+        (Case(MODEL, Workload(100, image_tokens=729), H100), {}, "a video"),
+        (Case("qwen2-vl-7b", Workload(100, frames=4, frame_size=(448, 448)), H100), {}, "size"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(case, limits, named):
+    with pytest.raises(SpecError, match=named):
+        plan(case, **limits)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import SpecError
 from aim_cost.models.model import load_model_spec
 from aim_cost.models.workload import Execution
-from aim_cost.sweeps import Grid, pairs, sweep
+from aim_cost.sweeps import Grid, all_rows, pairs
 from aim_cost.sweeps.chunk import chunk
 from aim_cost.sweeps.spread import spread
 from aim_cost.sweeps.store import write_sweep
@@ -102,5 +102,5 @@ def test_a_sweep_outlives_a_worker(cluster, tmp_path):
             head.remove_node(worker, allow_graceful=False)
             killed = True
     assert killed
-    pd.testing.assert_frame_equal(pd.read_parquet(path), sweep(grid), check_exact=True)
+    pd.testing.assert_frame_equal(pd.read_parquet(path), all_rows(grid), check_exact=True)
     assert not path.with_name("sweep.parquet.parts").exists()

@@ -8,13 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aim_cost.case import estimate
-from aim_cost.devices.hardware import load_hardware
+from aim_cost import (
+    Case,
+    Execution,
+    Schedule,
+    Workload,
+    estimate,
+    load_hardware,
+    load_model_spec,
+    pairs,
+    sweep,
+)
 from aim_cost.errors import ScheduleError, SpecError
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Execution, VisualInput, Workload
-from aim_cost.schedules.schedule import Schedule
-from aim_cost.sweeps import Grid, chunk, chunks, pairs, schedule, sweep
+from aim_cost.models.workload import VisualInput
+from aim_cost.sweeps import Grid, all_rows, chunk, chunks, schedule
 from aim_cost.sweeps.benchmark import benchmark
 from aim_cost.sweeps.best import best_rows
 from aim_cost.sweeps.grid import CHUNK_ROWS
@@ -96,7 +103,7 @@ def random_grid(seed, hardware, execution):
 def test_random_rows_equal_the_estimate(hardware, execution):
     """Inherited calibrations, rooflines, other widths and eager attention included."""
     axes = random_grid(f"{hardware} {execution}", load_hardware(hardware), execution)
-    rows = sweep(axes)
+    rows = all_rows(axes)
     assert len(rows) == axes.rows
     for _, row in rows.sample(16, random_state=0).iterrows():
         assert_equals_estimate(row, axes)
@@ -107,7 +114,7 @@ def test_other_towers_equal_the_estimate(name):
     """Pooled before the projector; an op a temporal patch; an op a window."""
     both = (Execution(), Execution(mode="cuda-graph"))  # bound by the host, and by the device
     axes = grid(models=(load_model_spec(name),), executions=both, frames=(1, 6), batch=2)
-    for _, row in sweep(axes).iterrows():
+    for _, row in all_rows(axes).iterrows():
         assert_equals_estimate(row, axes)
 
 
@@ -151,8 +158,8 @@ def test_models_turn_slowest_and_executions_fastest():
     axes = grid(
         models=(SMALL, LARGE), hardware=devices, executions=(Execution(), Execution(mode="ideal"))
     )
-    found = [axes.setting(place) for place in range(axes.settings)]
-    assert [(s.model, s.hardware, s.execution) for s in found] == list(
+    found = [axes.case(place) for place in range(axes.settings)]
+    assert [(case.model, case.device, case.execution) for case in found] == list(
         product(axes.models, axes.hardware, axes.executions)
     )
 
@@ -161,11 +168,11 @@ def test_a_chunk_is_a_pure_function_of_what_can_be_pickled():
     axes = grid()
     frame = chunk(pickle.loads(pickle.dumps(axes)), 0)
     pd.testing.assert_frame_equal(frame, chunk(axes, 0))
-    pd.testing.assert_frame_equal(frame, sweep(grid(frames=[8, 32])))
+    pd.testing.assert_frame_equal(frame, all_rows(grid(frames=[8, 32])))
 
 
 def test_counts_alone_are_the_same_counts():
-    counts, everything = sweep(grid(), times=False), sweep(grid())
+    counts, everything = all_rows(grid(), times=False), all_rows(grid())
     assert not set(counts) & {*TIMES, "source"}
     pd.testing.assert_frame_equal(counts, everything[list(counts)])
 
@@ -175,7 +182,7 @@ def test_a_sweep_of_many_settings_stays_one_table():
     axes = grid(
         hardware=(H100, load_hardware("l40s")), executions=(Execution(), Execution(mode="ideal"))
     )
-    rows = sweep(axes)
+    rows = all_rows(axes)
     assert list(rows["source"].unique()) == ["calibrated", "datasheet", "inherited"]
     assert isinstance(rows["source"].dtype, pd.CategoricalDtype)
 
@@ -201,6 +208,7 @@ def test_pairs_keep_l1_below_l2():
         ({"retentions": (0.001,)}, ScheduleError, "tokens kept of 196"),
         ({"prunes": ((24, 25),)}, ScheduleError, "l1 below 24"),
         ({"models": (load_model_spec("llava-1.5-7b"),)}, SpecError, "takes video"),
+        ({"executions": (Execution(scoring="fused"),)}, SpecError, "scoring: expected torch"),
     ],
 )
 def test_axes_that_no_estimate_would_take(axes, error, message):
@@ -217,15 +225,48 @@ def test_numbers_that_would_wrap_around_or_fill_the_memory_are_refused():
         chunk(grid(), 1)
 
 
+def test_a_sweep_around_a_case_varies_what_is_given_and_keeps_the_rest():
+    execution = Execution("float16", mode="cuda-graph", last_layer="needed")
+    case = Case(SMALL, Workload(60, frames=12, batch=2), "h100-sxm", execution, "a100-sxm4-80gb")
+    rows = sweep(case, merge=(1, 0.25), prune=[None, AIM])
+    assert list(rows["merge.retention"]) == [1, 1, 0.25, 0.25]
+    for _, row in rows.iterrows():
+        prune = None if pd.isna(row["prune.l1"]) else AIM
+        said = case.price(schedule(row["merge.retention"], prune)).to_row()
+        for name in ("frames", "text_tokens", "batch", "dtype", "execution", "total.flops"):
+            assert row[name] == said[name], name
+        assert row["ttft_s"] == pytest.approx(said["ttft_s"], rel=1e-9)
+        assert row["source"] == "inherited"
+    assert set(sweep(case, frames=range(1, 4), text_tokens=[7, 9], times=False)["frames"]) == {
+        1,
+        2,
+        3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("workload", "axes", "message"),
+    [
+        (Workload(100, image_tokens=729), {}, "a video"),
+        (Workload(100, images=((384, 384),)), {}, "a video"),
+        (Workload(100, frames=8, frame_size=(384, 384)), {}, "frame_size"),
+        (Workload(100, frames=8), {"frames": 16}, r"frames=\[16\]"),
+        (Workload(100, frames=8), {"merge": 0.5}, r"merge=\[0.5\]"),
+    ],
+)
+def test_a_case_that_no_sweep_knows_is_refused(workload, axes, message):
+    with pytest.raises(SpecError, match=message):
+        sweep(Case(SMALL, workload, H100), **axes)
+
+
 def test_the_best_rows_of_all_chunks():
     axes = grid(frames=(8, 4, 16), hardware=(H100, load_hardware("l40s")))
     best = best_rows(chunks(axes), 7)
-    everything = sweep(axes)["ttft_s"].sort_values()
+    everything = all_rows(axes)["ttft_s"].sort_values()
     assert list(best["ttft_s"]) == list(everything[:7])
 
 
 def test_the_benchmark_counts_schedules_per_second():
-    setting = grid().setting(0)
-    result = benchmark(setting, repeats=1)
+    result = benchmark(grid().case(0), repeats=1)
     assert result["flops_schedules_per_s"] > result["time_schedules_per_s"] > 0
     assert (result["cores"], result["statistic"]) == (1, "median")

@@ -16,11 +16,11 @@ from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import SpecError
 from aim_cost.models.model import load_model_spec
 from aim_cost.models.workload import Execution
-from aim_cost.sweeps import Grid, store, sweep
+from aim_cost.sweeps import Grid, all_rows, store
 from aim_cost.sweeps.store import write_sweep
 
 SMALL = load_model_spec("llava-onevision-qwen2-0.5b")
-COMMAND = [sys.executable, "-m", "aim_cost.cli.main", "sweep"]
+COMMAND = [sys.executable, "-m", "aim_cost.cli", "sweep"]
 
 
 def grid(**axes):
@@ -49,7 +49,7 @@ def test_a_csv_holds_every_digit(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["sweep.csv"]
     with path.open(newline="") as file:
         found = list(csv.DictReader(file))
-    expected = sweep(grid())
+    expected = all_rows(grid())
     assert list(found[0]) == list(expected) and len(found) == len(expected)
     for name in expected.columns[6:].drop("source"):  # after the names
         values = [None if pd.isna(value) else value for value in expected[name]]
@@ -61,7 +61,7 @@ def test_parquet_keeps_the_types(tmp_path):
     path = tmp_path / "sweep.parquet"
     list(write_sweep(grid(), path))
     pd.testing.assert_frame_equal(
-        pd.read_parquet(path), sweep(grid()), check_categorical=False, check_exact=True
+        pd.read_parquet(path), all_rows(grid()), check_categorical=False, check_exact=True
     )
 
 

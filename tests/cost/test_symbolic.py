@@ -127,7 +127,7 @@ def test_every_symbol_is_explained():
 
 
 def run(*arguments, status=0):
-    command = [sys.executable, "-m", "aim_cost.cli.main", "symbolic", *arguments]
+    command = [sys.executable, "-m", "aim_cost.cli", "symbolic", *arguments]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == status, result.stderr
     return result.stderr if status else result.stdout

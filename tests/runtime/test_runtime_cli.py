@@ -29,7 +29,7 @@ def run(monkeypatch, capfd):
 
 def test_the_module_runs_as_a_command():
     help_text = subprocess.run(
-        [sys.executable, "-m", "aim_runtime.cli.main", "--help"], capture_output=True, text=True
+        [sys.executable, "-m", "aim_runtime.cli", "--help"], capture_output=True, text=True
     )
     assert help_text.returncode == 0
     assert all(name in help_text.stdout for name in ("measure", "validate", "selfcheck"))
