@@ -39,6 +39,14 @@ def test_there_are_notebooks():
 
 
 @each
+def test_a_notebook_begins_with_at_most_four_import_lines(path):
+    first = code_cells(committed(path))[0].source.splitlines()
+    imports = [line for line in first if line.startswith(("import ", "from "))]
+    assert first == ["%matplotlib inline", *[line for line in first[1:] if line in ("", *imports)]]
+    assert 0 < len(imports) <= 4
+
+
+@each
 def test_what_is_committed_ran_in_order_and_without_complaint(path):
     cells = code_cells(committed(path))
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
