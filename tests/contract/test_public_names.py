@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,17 @@ def test_a_prediction_loads_no_heavy_library(code):
 
 def test_a_heavy_library_would_be_seen():
     assert python(f"import aim_cost\naim_cost.sweep\n{LOADED}").stdout == "loaded: pandas sympy\n"
+
+
+def test_the_readme_s_python_runs_and_gives_the_numbers_beside_it():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "aim.Case(" in block]
+    names = {}
+    exec(code, names)
+    said = re.findall(r"^(answer\S+)  # ([0-9]+)$", code, re.MULTILINE)
+    assert said
+    for expression, number in said:
+        assert eval(expression, names) == int(number)
 
 
 def test_without_torch_only_the_names_fail_and_say_what_to_install():
