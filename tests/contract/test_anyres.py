@@ -24,8 +24,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil,
 )
 
+from aim_cost import load_model_spec
 from aim_cost.models.images import image_grid, image_grids
-from aim_cost.models.model import load_model_spec
 
 ANYRES = {
     "llava-onevision-qwen2-7b": (transformers.LlavaOnevisionConfig(), onevision),

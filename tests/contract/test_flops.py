@@ -11,19 +11,23 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from aim_cost.case import estimate
-from aim_cost.devices.hardware import load_hardware
+from aim_cost import (
+    Execution,
+    Schedule,
+    Workload,
+    estimate,
+    load_hardware,
+    load_model_spec,
+    model_parameters,
+    preset_config,
+)
 from aim_cost.errors import ScheduleError
-from aim_cost.models.model import load_model_spec, preset_config
-from aim_cost.models.parameters import model_parameters
-from aim_cost.models.workload import LAST_LAYERS, Execution, Workload
+from aim_cost.models.workload import LAST_LAYERS
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
 from aim_cost.schedules.prune import DROP_POINTS, Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.vision_merge import ATTENTION_KINDS, VisionMerge
+from aim_runtime import load, patched
 from aim_runtime.measurement.flops import FlopRecorder
-from aim_runtime.models.load import load
-from aim_runtime.patching.patch import patched
 from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 
 H100 = load_hardware("h100-sxm")

@@ -9,12 +9,9 @@ import functools
 import pytest
 import torch
 
-from aim_cost.devices.hardware import load_hardware
-from aim_cost.models.workload import Workload
-from aim_cost.schedules.schedule import Schedule
-from aim_runtime import PatchError, patched
+from aim_cost import Schedule, Workload, load_hardware
+from aim_runtime import PatchError, load, patched
 from aim_runtime.errors import InputError
-from aim_runtime.models.load import load
 from aim_runtime.patching.cuda_graph import StaticPrefill
 from aim_runtime.patching.masked import masked
 from aim_runtime.prompts.inputs import question_inputs, sized_inputs

@@ -5,12 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.vision_utils import get_vision_window_index
 
-from aim_cost.case import estimate
-from aim_cost.devices.hardware import load_hardware
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Workload
-from aim_cost.schedules.schedule import Schedule
-from aim_runtime.models.load import load
+from aim_cost import Schedule, Workload, estimate, load_hardware, load_model_spec
+from aim_runtime import load
 from tests.contract.test_flops_models import counted, empty, on_meta
 
 H100 = load_hardware("h100-sxm")

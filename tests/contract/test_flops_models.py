@@ -12,12 +12,15 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.vision_utils import get_vision_window_index
 
-from aim_cost.case import estimate
-from aim_cost.devices.hardware import load_hardware
-from aim_cost.models.model import load_model_spec, preset_config
-from aim_cost.models.parameters import model_parameters
-from aim_cost.models.workload import Workload
-from aim_cost.schedules.schedule import Schedule
+from aim_cost import (
+    Schedule,
+    Workload,
+    estimate,
+    load_hardware,
+    load_model_spec,
+    model_parameters,
+    preset_config,
+)
 
 H100 = load_hardware("h100-sxm")
 CLASSES = {

@@ -9,12 +9,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from aim_cost.case import estimate
-from aim_cost.devices.hardware import load_hardware
-from aim_cost.models.workload import Workload
+from aim_cost import Schedule, Workload, estimate, load_hardware
 from aim_cost.schedules.merge import MERGE_KINDS, Merge
 from aim_cost.schedules.prune import DROP_POINTS, Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.measurement.flops import FlopRecorder
 from aim_runtime.models import find_adapter

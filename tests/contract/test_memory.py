@@ -5,12 +5,10 @@ import torch
 import transformers
 from packaging.version import Version
 
+from aim_cost import Execution, Schedule, Workload
 from aim_cost.memory import prefill_memory
-from aim_cost.models.workload import Execution, Workload
-from aim_cost.schedules.schedule import Schedule
+from aim_runtime import load, patched
 from aim_runtime.measurement.memory import track_peak_bytes
-from aim_runtime.models.load import load
-from aim_runtime.patching.patch import patched
 from aim_runtime.prompts.inputs import sized_inputs
 
 WORKLOAD = Workload(text_tokens=60, frames=3)

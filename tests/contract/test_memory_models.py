@@ -11,10 +11,8 @@ import torch
 import transformers
 from packaging.version import Version
 
+from aim_cost import Execution, ModelSpec, Schedule, Workload, preset_config
 from aim_cost.memory import prefill_memory
-from aim_cost.models.model import ModelSpec, preset_config
-from aim_cost.models.workload import Execution, Workload
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime.measurement.memory import track_peak_bytes
 
 CLASSES = {

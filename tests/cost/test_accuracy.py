@@ -7,12 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aim_cost.case import estimate
+from aim_cost import AimError, Workload, estimate, load_hardware, load_model_spec
 from aim_cost.conventions.convention import get_convention
-from aim_cost.devices.hardware import load_hardware
-from aim_cost.errors import AimError
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Workload
 from aim_cost.papers.accuracy import COLUMNS, published_accuracy
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.studies.own_accuracy import load_accuracy

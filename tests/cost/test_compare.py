@@ -6,10 +6,9 @@ import json
 
 import pytest
 
-from aim_cost import Case, Schedule, Workload, compare, estimate, load_model_spec
+from aim_cost import Case, Schedule, Workload, compare, estimate, load_hardware, load_model_spec
 from aim_cost.cli.methods_table import methods_table
 from aim_cost.conventions.convention import CONVENTIONS, EXECUTED, FASTV, LLM_VIEWER
-from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.methods import METHODS, parse_methods
 from aim_cost.render import console

@@ -9,18 +9,14 @@ from itertools import groupby
 import pytest
 import sympy
 
-from aim_cost.case import estimate
+from aim_cost import Execution, Schedule, Workload, estimate, load_hardware, load_model_spec
 from aim_cost.conventions.convention import CONVENTIONS, EXECUTED, FASTV, FASTVID, LLM_VIEWER, PDROP
 from aim_cost.conventions.multiply_adds import (
     fastv_layer_macs,
     fastvid_layer_macs,
     pdrop_layer_macs,
 )
-from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import SpecError
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Execution, Workload
-from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.trace import TokenTrace
 from aim_cost.sweeps import symbols
 from tests.cost.test_cli import run

@@ -5,18 +5,14 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aim_cost import memory
-from aim_cost.case import estimate
+from aim_cost import Execution, Schedule, Workload, estimate, load_hardware, load_model_spec, memory
 from aim_cost.conventions.convention import CONVENTIONS, EXECUTED, LLM_VIEWER, get_convention
-from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import SpecError
 from aim_cost.models.decoder import layer_ops
-from aim_cost.models.model import load_model_spec, preset_names
-from aim_cost.models.workload import Execution, Workload
+from aim_cost.models.model import preset_names
 from aim_cost.ops.op import OpGraph
 from aim_cost.ops.reduction import importance_ops, merge_ops
 from aim_cost.papers.efficiency import published_rows
-from aim_cost.schedules.schedule import Schedule
 from aim_cost.sweeps import symbols
 from tests.cost.blocks import block_causal_entries
 

@@ -12,13 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aim_cost.devices.hardware import (
-    HardwareProfile,
-    Quantity,
-    hardware_names,
-    load_hardware,
-    to_row,
-)
+from aim_cost import HardwareProfile, load_hardware
+from aim_cost.devices.hardware import Quantity, hardware_names, to_row
 from aim_cost.errors import ProfileError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,12 +4,11 @@ import json
 
 import pytest
 
+from aim_cost import ModelSpec, Schedule, Workload, load_model_spec, model_parameters, preset_config
 from aim_cost.errors import SpecError
-from aim_cost.models.model import ModelSpec, load_model_spec, preset_config, preset_names
-from aim_cost.models.parameters import model_parameters
+from aim_cost.models.model import preset_names
 from aim_cost.models.vision_spec import parse_frame_size
-from aim_cost.models.workload import VisualInput, Workload
-from aim_cost.schedules.schedule import Schedule
+from aim_cost.models.workload import VisualInput
 
 
 def config():

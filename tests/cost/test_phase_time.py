@@ -5,13 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from aim_cost.case import estimate
+from aim_cost import Execution, Schedule, Workload, estimate, load_hardware, load_model_spec
 from aim_cost.conventions.convention import LLM_VIEWER
-from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ProfileError, SpecError
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Execution, Workload
-from aim_cost.schedules.schedule import Schedule
 from aim_cost.timing import load_calibration
 from aim_cost.timing.prefill_time import PhaseTime, combine, time_model
 

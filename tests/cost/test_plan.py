@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from aim_cost import Case, Schedule, Workload, load_hardware, load_model_spec, plan
+from aim_cost import AimError, Case, Schedule, Workload, load_hardware, load_model_spec, plan
 from aim_cost.cli.main import app
-from aim_cost.errors import AimError, InfeasibleError, SpecError
+from aim_cost.errors import InfeasibleError, SpecError
 from aim_cost.papers.accuracy import published_accuracy
 from aim_cost.studies.candidates import candidates, priced
 from aim_cost.studies.evidence import Knobs, expect, known_rows

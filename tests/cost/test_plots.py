@@ -4,12 +4,16 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from aim_cost.case import estimate
+from aim_cost import (
+    AimError,
+    Execution,
+    Schedule,
+    Workload,
+    estimate,
+    load_hardware,
+    load_model_spec,
+)
 from aim_cost.cli.main import app
-from aim_cost.devices.hardware import load_hardware
-from aim_cost.errors import AimError
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Execution, Workload
 from aim_cost.papers.accuracy import published_accuracy
 from aim_cost.plots import (
     break_even,
@@ -23,7 +27,6 @@ from aim_cost.plots import (
 )
 from aim_cost.plots.pareto import pareto_front
 from aim_cost.plots.roofline import op_points
-from aim_cost.schedules.schedule import Schedule
 
 SMALL = load_model_spec("llava-onevision-qwen2-0.5b")
 LARGE = load_model_spec("llava-onevision-qwen2-7b")

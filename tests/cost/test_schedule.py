@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aim_cost import Schedule, Workload, load_model_spec
 from aim_cost.errors import ScheduleError, SpecError
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import VisualInput, Workload
+from aim_cost.models.workload import VisualInput
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
-from aim_cost.schedules.schedule import Schedule, TokenRule
+from aim_cost.schedules.schedule import TokenRule
 
 MODEL = load_model_spec("llava-onevision-qwen2-7b")
 VIDEO = Workload(text_tokens=100, frames=32)

@@ -8,11 +8,9 @@ from types import ModuleType
 import pandas as pd
 import pytest
 
-from aim_cost.devices.hardware import load_hardware
+from aim_cost import Execution, load_hardware, load_model_spec, pairs
 from aim_cost.errors import SpecError
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Execution
-from aim_cost.sweeps import Grid, all_rows, pairs
+from aim_cost.sweeps import Grid, all_rows
 from aim_cost.sweeps.chunk import chunk
 from aim_cost.sweeps.spread import spread
 from aim_cost.sweeps.store import write_sweep

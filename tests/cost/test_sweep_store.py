@@ -11,11 +11,9 @@ import time
 import pandas as pd
 import pytest
 
+from aim_cost import Execution, load_hardware, load_model_spec
 from aim_cost.cli.sweep import whole_numbers
-from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import SpecError
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Execution
 from aim_cost.sweeps import Grid, all_rows, store
 from aim_cost.sweeps.store import write_sweep
 

@@ -7,12 +7,8 @@ import sys
 import pytest
 import sympy
 
-from aim_cost.case import estimate
-from aim_cost.devices.hardware import load_hardware
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Workload
+from aim_cost import Schedule, Workload, estimate, load_hardware, load_model_spec
 from aim_cost.ops.formulas import IMPORTANCE_ROWS
-from aim_cost.schedules.schedule import Schedule
 from aim_cost.sweeps import closed_forms as symbolic
 from aim_cost.sweeps.closed_forms import PARTS, D, L, N, T, closed_form, l1, p, r, v, w
 from aim_cost.sweeps.symbols import B, F, n, t

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aim_cost.devices.hardware import load_hardware
+from aim_cost import load_hardware
 from aim_cost.errors import ProfileError, SpecError
 from aim_cost.ops.kernels import Kernels
 from aim_cost.ops.op import Op

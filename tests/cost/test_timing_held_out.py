@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aim_cost.devices.hardware import load_hardware
+from aim_cost import load_hardware
 from aim_cost.timing import Calibration, OpTimeModel, load_calibration
 from aim_cost.timing.fit.band import covered
 from aim_cost.timing.fit.calibrate import fit_calibration

@@ -6,15 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from aim_cost import Execution, HardwareProfile, Schedule, Workload, load_model_spec
 from aim_cost.conventions.executed import build_executed
-from aim_cost.devices.hardware import HardwareProfile, Peak, Quantity
+from aim_cost.devices.hardware import Peak, Quantity
 from aim_cost.errors import ProfileError
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Execution, Workload
 from aim_cost.ops.formulas import IMPORTANCE_ROWS
 from aim_cost.ops.kernels import Kernels
 from aim_cost.ops.op import Op
-from aim_cost.schedules.schedule import Schedule
 from aim_cost.timing import Calibration, OpTimeModel
 from aim_cost.timing.elementwise import MEASURED_KINDS, default_eager, general_kind, measured_kind
 from aim_cost.timing.fit.calibrate import fit_calibration

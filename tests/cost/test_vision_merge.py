@@ -2,14 +2,11 @@
 
 import pytest
 
-from aim_cost.case import estimate
+from aim_cost import Schedule, Workload, estimate, load_hardware, load_model_spec
 from aim_cost.conventions.convention import CONVENTIONS, EXECUTED
-from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ScheduleError
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import VisualInput, Workload
+from aim_cost.models.workload import VisualInput
 from aim_cost.papers.accuracy import method_of
-from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.vision_merge import VisionMerge
 from aim_cost.studies.compare import free_twin
 from aim_cost.studies.evidence import Knobs

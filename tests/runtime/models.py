@@ -16,8 +16,8 @@ from transformers import (
     LlavaNextVideoForConditionalGeneration,
 )
 
+from aim_cost import ModelSpec
 from aim_cost.models.images import image_grid
-from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import VisualInput
 from aim_cost.schedules.trace import TokenTrace
 from tests.runtime.reference import Embedded, slow_passes

@@ -6,11 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aim_cost.case import estimate
-from aim_cost.devices.hardware import load_hardware
-from aim_cost.models.model import ModelSpec
-from aim_cost.models.workload import Execution, Workload
-from aim_cost.schedules.schedule import Schedule
+from aim_cost import Execution, ModelSpec, Schedule, Workload, estimate, load_hardware
 from aim_runtime.answers.accuracy import at_random, exam_schedules, is_random, measure_accuracy
 from aim_runtime.cli.accuracy import _rows
 from aim_runtime.errors import MeasurementError

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, VipLlavaConfig, VipLlavaForConditionalGeneration
 
+from aim_cost import Schedule
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import PatchError, models, patched
 from tests.runtime.agree import GREEDY, check
 from tests.runtime.models import batch_of, llama_config, prompt_of

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
+from aim_cost import Schedule
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import PatchError, patched
 from aim_runtime.reference import Reference
 from aim_runtime.seams import cache_of, with_cache

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from aim_cost import Schedule
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import DROP_POINTS, Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.seams import cache_of
 from tests.runtime.support import tiny_qwen2, video_inputs

@@ -4,11 +4,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from aim_cost import Schedule
 from aim_cost.errors import ScheduleError
 from aim_cost.models.workload import VisualInput
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
 from aim_cost.schedules.prune import DROP_POINTS, Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.reference import REFERENCE_SCORES, Reference
 from tests.runtime.reference import Embedded, embedded_video

@@ -5,11 +5,10 @@ import json
 import pytest
 import torch
 
-from aim_cost.schedules.schedule import Schedule
+from aim_cost import Schedule
+from aim_runtime import load, patched
 from aim_runtime.answers.fidelity import fidelity_rows, read_prompts
 from aim_runtime.errors import InputError
-from aim_runtime.models.load import load
-from aim_runtime.patching.patch import patched
 from tests.runtime.support import tiny_llava, video_inputs
 
 CUT = Schedule.parse("merge frame:3, prune linear:1:4")

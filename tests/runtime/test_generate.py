@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from aim_cost import Schedule
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import PatchError, patched
 from aim_runtime.patching.prompt_lookup import TextCandidates
 from aim_runtime.reference import Reference

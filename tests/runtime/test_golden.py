@@ -7,9 +7,9 @@ import torch
 from safetensors import safe_open
 from transformers import Qwen2ForCausalLM
 
+from aim_cost import Schedule
 from aim_cost.models.workload import VisualInput
 from aim_cost.schedules.prune import Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.reference import Reference
 from aim_runtime.validation.selfcheck import qwen2_config

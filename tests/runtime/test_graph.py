@@ -6,15 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aim_cost.models.model import ModelSpec
-from aim_cost.models.workload import LAST_LAYERS, Workload
-from aim_cost.schedules.schedule import Schedule
-from aim_runtime.errors import PatchError
-from aim_runtime.models.load import Loaded, load
+from aim_cost import ModelSpec, Schedule, Workload
+from aim_cost.models.workload import LAST_LAYERS
+from aim_runtime import PatchError, load, patched
+from aim_runtime.models.load import Loaded
 from aim_runtime.patching import cuda_graph as graph
 from aim_runtime.patching.capturable import capturable
 from aim_runtime.patching.cuda_graph import GraphedPrefill, StaticPrefill
-from aim_runtime.patching.patch import patched
 from aim_runtime.prompts.inputs import sized_inputs
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.support import tiny_llava, video_inputs

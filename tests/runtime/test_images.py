@@ -3,13 +3,11 @@
 import pytest
 import torch
 
+from aim_cost import ModelSpec, Schedule, Workload
 from aim_cost.errors import ScheduleError
 from aim_cost.models.images import image_grids
-from aim_cost.models.model import ModelSpec
-from aim_cost.models.workload import Workload
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
 from aim_cost.schedules.prune import Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.vision_merge import VisionMerge
 from aim_runtime import patched
 from aim_runtime.reference import Reference

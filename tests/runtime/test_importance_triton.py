@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from aim_runtime.errors import InputError, PatchError
+from aim_runtime import PatchError
+from aim_runtime.errors import InputError
 from aim_runtime.reduction import importance_kernel as choice
 from aim_runtime.reduction.importance import pagerank_importance
 from aim_runtime.reduction.scores import LAYER_IMPORTANCE, Attended

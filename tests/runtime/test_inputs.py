@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from aim_cost.models.workload import Workload
-from aim_cost.schedules.schedule import Schedule
-from aim_runtime import patched
+from aim_cost import Schedule, Workload
+from aim_runtime import load, patched
 from aim_runtime.errors import InputError
-from aim_runtime.models.load import load
 from aim_runtime.prompts.inputs import question_inputs, sized_inputs
 from aim_runtime.prompts.video import pixel_values
 from tests.runtime.checkpoint import MEAN, STD, save_checkpoint

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from aim_cost import Schedule
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.agree import GREEDY, assert_kept, expected

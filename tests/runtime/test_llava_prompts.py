@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from aim_cost import Schedule
 from aim_cost.schedules.merge import MERGE_KINDS, Merge
 from aim_cost.schedules.prune import Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from tests.runtime.agree import GREEDY, check
 from tests.runtime.models import BUILDERS, NAMES, named_inputs, prompt_of, tiny_llava_15

@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from aim_cost import preset_config
 from aim_cost.errors import SpecError
-from aim_cost.models.model import preset_config
+from aim_runtime import load
 from aim_runtime.errors import LoadError
-from aim_runtime.models.load import WEIGHT_STD, load, spec_of
+from aim_runtime.models.load import WEIGHT_STD, spec_of
 from tests.runtime.models import tiny_llava_15, tiny_next_video
 from tests.runtime.support import tiny_llava, video_inputs
 

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from aim_cost.schedules.schedule import Schedule
-from aim_runtime.models.load import load
+from aim_cost import Schedule
+from aim_runtime import load, patched
 from aim_runtime.patching.masked import masked
-from aim_runtime.patching.patch import patched
 from tests.runtime.support import tiny_llava, video_inputs
 
 

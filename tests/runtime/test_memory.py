@@ -4,13 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from aim_cost import Execution, Schedule, Workload, preset_config
 from aim_cost.memory import prefill_memory
-from aim_cost.models.model import preset_config
-from aim_cost.models.workload import Execution, Workload
-from aim_cost.schedules.schedule import Schedule
-from aim_runtime import patched
+from aim_runtime import load, patched
 from aim_runtime.measurement.memory import track_peak_bytes
-from aim_runtime.models.load import load
 from aim_runtime.prompts.inputs import sized_inputs
 
 DEVICES = pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -7,11 +7,8 @@ import pytest
 import torch
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
+from aim_cost import Execution, ModelSpec, Schedule, Workload, load_hardware
 from aim_cost.conventions.executed import build_executed
-from aim_cost.devices.hardware import load_hardware
-from aim_cost.models.model import ModelSpec
-from aim_cost.models.workload import Execution, Workload
-from aim_cost.schedules.schedule import Schedule
 from aim_cost.timing import OpTimeModel
 from aim_cost.timing.elementwise import measured_kind
 from aim_cost.timing.fit.calibrate import fit_calibration

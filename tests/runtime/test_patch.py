@@ -14,10 +14,10 @@ from transformers import (
     StaticCache,
 )
 
-from aim_cost.errors import AimError, ScheduleError
+from aim_cost import AimError, Schedule
+from aim_cost.errors import ScheduleError
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.select import Select
 from aim_runtime import PatchError, patch, patched, unpatch
 from aim_runtime.seams import with_cache

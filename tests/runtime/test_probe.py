@@ -3,11 +3,7 @@
 import pytest
 import torch
 
-from aim_cost.case import estimate
-from aim_cost.devices.hardware import load_hardware
-from aim_cost.models.model import load_model_spec
-from aim_cost.models.workload import Execution, Workload
-from aim_cost.schedules.schedule import Schedule
+from aim_cost import Execution, Schedule, Workload, estimate, load_hardware, load_model_spec
 from aim_runtime.errors import MeasurementError
 from aim_runtime.kernels import probe as module
 from aim_runtime.kernels.probe import probe, speed_since

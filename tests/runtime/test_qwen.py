@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aim_cost import Schedule
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
 from aim_cost.schedules.prune import DROP_POINTS, Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 from aim_runtime.reference import REFERENCE_SCORES, Reference

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
+from aim_cost import Schedule
 from aim_cost.errors import ScheduleError
 from aim_cost.schedules.merge import Merge
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import PatchError, patch, patched, unpatch
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.qwen import KINDS, qwen_inputs, rope_table, short, tiny_qwen

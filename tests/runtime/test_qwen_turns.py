@@ -5,8 +5,8 @@ import inspect
 import pytest
 import torch
 
+from aim_cost import Schedule
 from aim_cost.schedules.prune import Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import PatchError, patched
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.qwen import KINDS, qwen_inputs, rope_table, short, tiny_qwen

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
+from aim_cost import Schedule
 from aim_cost.ops.op import PHASES
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.errors import MeasurementError
 from aim_runtime.measurement.clock import ClockRecorder, CudaRecorder, phase_hooks, recorder_for

@@ -8,9 +8,9 @@ import torch
 
 pytest.importorskip("sklearn", reason="the tiny model needs the extra tiny (scikit-learn)")
 
-from aim_cost.schedules.schedule import Schedule
+from aim_cost import Schedule
+from aim_runtime import patched
 from aim_runtime.errors import LoadError
-from aim_runtime.patching.patch import patched
 from aim_runtime.reduction.chance import drawing
 from aim_runtime.seams import lack_newlines
 from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny, save_checkpoint

@@ -18,10 +18,10 @@ from aim_cost.schedules.vision_merge import VisionMerge
 
 pytest.importorskip("sklearn", reason="the tiny model needs the extra tiny (scikit-learn)")
 
-from aim_cost.schedules.schedule import Schedule
+from aim_cost import Schedule
+from aim_runtime import patched
 from aim_runtime.cli.main import main
 from aim_runtime.errors import InputError, LoadError
-from aim_runtime.patching.patch import patched
 from aim_runtime.tiny import checkpoint, digits, train, train_answers, train_vision
 from aim_runtime.tiny.checkpoint import load_tiny
 from aim_runtime.tiny.digits import SPLITS

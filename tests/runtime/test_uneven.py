@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aim_cost import Schedule
 from aim_cost.schedules.merge import POSITIONS, Merge
 from aim_cost.schedules.prune import DROP_POINTS, Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import PatchError, patched
 from aim_runtime.reduction.uneven import padded_mask, select_rows
 from aim_runtime.seams import cache_of, with_cache

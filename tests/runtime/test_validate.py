@@ -8,18 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aim_cost.case import estimate
-from aim_cost.devices.hardware import load_hardware
-from aim_cost.models.model import load_model_spec, preset_config
-from aim_cost.models.workload import Workload
-from aim_cost.schedules.schedule import Schedule
+from aim_cost import Schedule, Workload, estimate, load_hardware, load_model_spec, preset_config
+from aim_runtime import load, validate
 from aim_runtime.cli.validate import validation_plot, verdict
 from aim_runtime.kernels.device import profile_name
-from aim_runtime.models.load import load
 from aim_runtime.validation import validate as module
 from aim_runtime.validation.agreement import summary
 from aim_runtime.validation.suite import default_schedules, validation_schedules
-from aim_runtime.validation.validate import validate
 
 WORKLOAD = Workload(frames=6, text_tokens=50)
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from aim_runtime import sample_frames
 from aim_runtime.errors import InputError
 from aim_runtime.prompts import video
-from aim_runtime.prompts.video import pixel_values, sample_frames
+from aim_runtime.prompts.video import pixel_values
 from benchmarks.make_clip import make_clip
 
 LEVELS = 40  # frame i of the grey video is filled with 5 i

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from aim_cost import Schedule
 from aim_cost.models.workload import VisualInput
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
-from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patched
 from aim_runtime.models import find_adapter
 from aim_runtime.prompts.layout import Layout

@@ -7,18 +7,13 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from aim_cost.case import estimate
-from aim_cost.devices.hardware import load_hardware
+from aim_cost import ModelSpec, Schedule, Workload, estimate, load_hardware
 from aim_cost.errors import ScheduleError
-from aim_cost.models.model import ModelSpec
-from aim_cost.models.workload import Workload
-from aim_cost.schedules.schedule import Schedule
+from aim_runtime import PatchError, patch, patched
 from aim_runtime.cli.main import main
-from aim_runtime.errors import PatchError
 from aim_runtime.measurement.flops import count_flops
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.masked import masked
-from aim_runtime.patching.patch import patch, patched
 from aim_runtime.reduction.merge import match_tokens
 from tests.runtime.slow_tower import slow_tower
 from tests.runtime.support import IMAGE_TOKEN, tiny_llava, video_inputs
