@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from aim_cost import (
     AimError,
+    Case,
     Execution,
     Schedule,
     Workload,
@@ -18,6 +19,7 @@ from aim_cost.papers.accuracy import published_accuracy
 from aim_cost.plots import (
     break_even,
     pareto,
+    pareto_front,
     pareto_points,
     payoff,
     roofline,
@@ -25,7 +27,6 @@ from aim_cost.plots import (
     tokens,
     ttft,
 )
-from aim_cost.plots.pareto import pareto_front
 from aim_cost.plots.roofline import op_points
 
 SMALL = load_model_spec("llava-onevision-qwen2-0.5b")
@@ -93,6 +94,18 @@ def test_roofline_points_lie_under_the_roof_and_hold_all_work(mode):
     drawn = sum(len(collection.get_offsets()) for collection in axis.collections)
     assert drawn == sum(point.flops > 0 for point in points)
     assert any(f"{ridge:.0f} FLOPs/B" in text.get_text() for text in axis.texts)
+
+
+def test_pictures_price_with_the_calibration_of_the_case():
+    case = Case(SMALL, Workload(100, frames=4), H100, calibration="a100-sxm4-80gb")
+    other, own = case.price(AIM), price(AIM, SMALL, frames=4)
+    (speedup,) = payoff(other, frames=(4,), text_tokens=(100,)).speedup[0]
+    assert speedup == other.baseline.ttft_s / other.ttft_s
+    assert speedup != pytest.approx(own.baseline.ttft_s / own.ttft_s, rel=1e-3)
+    scores = published_accuracy().assign(model=None, frames=4)
+    aim_row = scores[(scores["benchmark"] == "videomme") & (scores["schedule"] == AIM.label())][:1]
+    (point,) = pareto_points(aim_row, "videomme", case.price()).to_dict("records")
+    assert point["ttft_s"] == other.ttft_s != own.ttft_s
 
 
 def test_payoff_is_the_ratio_of_two_estimates():
