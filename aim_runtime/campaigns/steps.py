@@ -79,7 +79,7 @@ def held_out_schedules(layers: int) -> tuple[Schedule, ...]:
         Schedule(Merge(retention=0.25), _at_depth(layers, 21, 29)),
         # FastV's: half leave after the second layer
         Schedule.parse("prune ratios:1,0.5 score=text-attention"),
-        Schedule.parse(f"merge prune ratios:{','.join(pyramid)} score=text-attention"),
+        Schedule.parse(f"prune ratios:{','.join(pyramid)} score=text-attention"),
     )
 
 

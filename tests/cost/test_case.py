@@ -23,7 +23,7 @@ from tests.cost.test_cli import AIM as AIM_FLAGS
 from tests.cost.test_cli import run
 
 VIDEO = Workload(100, frames=32)
-AIM = Schedule.parse("0.25", "linear:14:22")
+AIM = Schedule.parse("merge 0.25, prune linear:14:22")
 CASE = Case("llava-onevision-qwen2-7b", VIDEO, "h100-sxm")
 
 
