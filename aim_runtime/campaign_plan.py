@@ -31,13 +31,20 @@ class Agenda:
         steps: in order, without those that are done.
         first: the step to repeat at the end, once another has run; None to repeat nothing.
         visit: of that repeat.
+        started: whether imports and the like are over.
     """
 
     def __init__(
-        self, steps: Iterable[Step], first: PrefillStep | None, costs: Costs, *, visit: int = 2
+        self,
+        steps: Iterable[Step],
+        first: PrefillStep | None,
+        costs: Costs,
+        *,
+        visit: int = 2,
+        started: bool = False,
     ) -> None:
         self.left = list(steps)
-        self._costs, self._warmth = costs, Warmth()
+        self._costs, self._warmth = costs, Warmth(started)
         self._first = first
         self._repeat = repeat_of(first, visit) if first else None
         self._any_ran = self._ended = False
