@@ -90,6 +90,8 @@ def run_campaign(
             if status == STOPPED:
                 break
             agenda.ran(planned.step, failed=status == FAILED)
+    if agenda.left and not agenda.any_ran:
+        _say(f"no step fits: the shortest needs about {agenda.shortest_s():.0f} s")
     if agenda.left:
         _say(f"{len(agenda.left)} steps are left: run the same command again")
     return file
