@@ -121,12 +121,12 @@ def lack_newlines(features: Tensor, tokens: int) -> bool:
 
 
 def tower_keeps_hidden_states(model: nn.Module) -> bool:
-    """Whether encoding keeps what every layer of the vision tower gives, until it has ended.
+    """Whether encoding keeps what every layer of the vision tower gives, and then nothing of it.
 
-    Older versions ask the tower for all hidden states, which they then choose one from.
+    Releases that take ready features keep the tower's output, with its last state alone, for the
+    whole prefill; older ones ask the tower for all hidden states and drop them with the output.
     """
-    encode = getattr(model.model, "get_image_features", None)
-    return encode is not None and "output_hidden_states" in _parameters(encode)
+    return "mm_encoder_outputs" not in _parameters(model.model.forward)
 
 
 @dataclass(frozen=True)
