@@ -1,5 +1,6 @@
 """OpTimeModel: the time of any op of the graph, with its band, on a calibrated device."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from aim_cost.timing.elementwise import (
     op_parts,
 )
 from aim_cost.timing.form import Array, Ceilings, Mask
+from aim_cost.timing.fused_score import FUSED_SCORE, FUSED_SCORE_KERNELS
 from aim_cost.timing.kernel_model import KernelTimes
 from aim_cost.units import dtype_bytes
 
@@ -34,8 +36,6 @@ OTHER_ARCHITECTURE = 0.33
 # The same for batched products, for attention of the other kind and for that of a single query,
 # which no table holds.
 UNMEASURED_KIND = 0.33
-# Fused scoring multiplies as often as 3 causal attentions and exponentiates as often as 6: between.
-_FUSED_IMPORTANCE_ATTENTIONS = 4.5
 _ROW_ATTENTION = "row_attention"
 
 
@@ -152,10 +152,8 @@ class OpTimeModel:
     def _price(
         self, kind: str, batched: bool, moved_bytes: Array, dims: tuple[Array, ...]
     ) -> KernelTimes:
-        if kind == FUSED_IMPORTANCE:
-            times = self._price("causal_attention", batched, moved_bytes, dims)
-            factor = np.full(len(times.time_s), _FUSED_IMPORTANCE_ATTENTIONS)
-            return _widened(_scaled(times, factor), UNMEASURED_KIND, extrapolated=True)
+        if kind == FUSED_IMPORTANCE and kind not in self.calibration.kernels:
+            return self._fused_score(dims)
         if kind == _ROW_ATTENTION:  # a few queries read all keys and values: memory alone counts
             times = self._price("copy", batched, moved_bytes, dims)
             return _widened(times, UNMEASURED_KIND, extrapolated=True)
@@ -175,12 +173,27 @@ class OpTimeModel:
             times = _delayed(times, launches * self._launch_gap_s)
         return _widened(times, self.widening) if self.widening else times
 
+    def _fused_score(self, dims: tuple[Array, ...]) -> KernelTimes:
+        """By the count of instructions, where no table of the device has timed it."""
+        if math.isnan(self.ceilings.clock_hz):
+            raise ProfileError(
+                "peak.boost_clock_hz",
+                expected="the clock, by which the fused score is priced",
+                got="none",
+                fix="Add it to the profile, or price scoring torch.",
+            )
+        time_s = FUSED_SCORE.law(FUSED_SCORE.start, self.ceilings, dims)
+        exact = KernelTimes(time_s, time_s, time_s, np.zeros(len(time_s), dtype=bool))
+        return _widened(exact, UNMEASURED_KIND, extrapolated=True)
+
     @property
     def _launch_gap_s(self) -> float:
         dispatch = self.calibration.dispatch
         return max(0.0, dispatch.launch_s.value - dispatch.graph_launch_s.value)
 
     def _kernels_of(self, kind: str) -> int:
+        if kind == FUSED_IMPORTANCE:
+            return FUSED_SCORE_KERNELS
         single = self.execution == "fused" or kind not in MEASURED_KINDS
         return 1 if single else self._entry(kind).kernels
 

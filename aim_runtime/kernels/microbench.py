@@ -29,7 +29,9 @@ from aim_runtime.kernels.dispatch import dispatch_rows, graph_elapsed_s
 from aim_runtime.kernels.elementwise import elementwise_cases
 from aim_runtime.kernels.products import attention_cases, gemm_cases
 from aim_runtime.kernels.profile_file import profile_yaml
+from aim_runtime.kernels.score import score_cases
 from aim_runtime.kernels.sizes import Sizes
+from aim_runtime.reduction.importance_kernel import scoring
 
 DEFAULT_SECONDS = {"cpu": 80.0, "cuda": 60.0}
 PROFILE_FILE = "hardware.yaml"
@@ -93,6 +95,8 @@ def microbench(
     sizes = Sizes.of(spec, workload)
     cases = gemm_cases(spec, sizes, width) + attention_cases(spec, sizes, width)
     cases += elementwise_cases(spec, sizes, width)
+    if scoring(device) == "fused":
+        cases += score_cases(spec, sizes, width)
     cases = _affordable(cases, ceilings, width, budget_s / _LEAST_ROUNDS)
     kind = getattr(torch, dtype)
     weights = max(_COLD_BYTES // width, *(case.weights for case in cases))
@@ -151,7 +155,7 @@ def _rounds(cases: list[Case], sample: Sampler, until: float) -> dict[int, list[
     try:
         with Progress(*columns, console=console(error=True), transient=True) as progress:
             task = progress.add_task(f"timing {len(cases)} kernels", total=until - begun)
-            longest = 0.0
+            longest = 0.0  # of the rounds after the first, which captures and compiles
             while not all(samples.values()) or time.perf_counter() + longest < until:
                 round_start = time.perf_counter()
                 shuffled.shuffle(order)
@@ -162,7 +166,8 @@ def _rounds(cases: list[Case], sample: Sampler, until: float) -> dict[int, list[
                         runs = _RUNS if warm[place] < _SMALL_S else 1
                         samples[place] += [sample(cases[place]) for _ in range(runs)]
                     progress.update(task, completed=time.perf_counter() - begun)
-                longest = max(longest, time.perf_counter() - round_start)
+                if all(samples.values()):
+                    longest = max(longest, time.perf_counter() - round_start)
     except KeyboardInterrupt:
         print("interrupted: the tables hold what was measured", file=sys.stderr)
     return samples

@@ -14,7 +14,7 @@ from aim_runtime.kernels.sizes import Sizes, every_other
 _SPREAD_SHAPES = 12
 _SPREAD_WIDTHS = (128, 4096)
 # heads, key-value heads, head_dim of decoders and of vision towers other than the model's
-_DECODERS = ((8, 8, 64), (28, 4, 128), (12, 2, 128))
+DECODERS = ((8, 8, 64), (28, 4, 128), (12, 2, 128))
 _TOWERS = ((12, 64), (16, 80), (16, 64))
 
 
@@ -43,7 +43,7 @@ def attention_cases(spec: ModelSpec, sizes: Sizes, width: int) -> list[Case]:
     text, vision = spec.text, spec.vision
     heads = text.num_attention_heads, text.num_key_value_heads, text.head_dim
     cases = [_causal(tokens, *heads, width) for tokens in sizes.tokens]
-    for other in _DECODERS:
+    for other in DECODERS:
         cases += [_causal(tokens, *other, width) for tokens in every_other(sizes.tokens)]
     own = vision.num_attention_heads, vision.hidden_size // vision.num_attention_heads
     cases += [_encoder(vision.tokens, images, *own, width) for images in sizes.images]
