@@ -152,6 +152,7 @@ def checkpoint(tmp_path_factory):
 
 
 def test_generate_answers_a_question_about_a_video(run, checkpoint, tmp_path):
+    pytest.importorskip("av")
     from benchmarks.make_clip import make_clip
 
     clip = tmp_path / "clip.mp4"
@@ -174,6 +175,7 @@ def test_generate_answers_a_question_about_a_video(run, checkpoint, tmp_path):
 def test_generate_names_what_a_checkpoint_lacks(run, checkpoint, tmp_path):
     import shutil
 
+    pytest.importorskip("av")
     from benchmarks.make_clip import make_clip
 
     make_clip(tmp_path / "clip.mp4", frames=4)
