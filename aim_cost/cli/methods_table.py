@@ -5,9 +5,10 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from aim_cost.methods import Method, published_figures
+from aim_cost.methods import Method
 from aim_cost.methods.method import COUNT_MARKS, COUNTS
 from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES
+from aim_cost.papers.figures import published_figures
 from aim_cost.render import Row, table
 
 

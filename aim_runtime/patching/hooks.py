@@ -14,7 +14,7 @@ from aim_runtime.errors import PatchError
 from aim_runtime.models import Adapter
 from aim_runtime.models.compiled import require_uncompiled, uncompiled
 from aim_runtime.patching.attention import observed_name
-from aim_runtime.patching.encoding import Encoded, Encoding
+from aim_runtime.patching.encoding import Encoding
 from aim_runtime.patching.generate import with_own_prompt
 from aim_runtime.patching.last_layer import of_last_token, wants_last_token_alone
 from aim_runtime.patching.layer import leaving_after_attention
@@ -24,6 +24,7 @@ from aim_runtime.patching.tower import TowerMerging
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.axes import Axes
 from aim_runtime.prompts.cached import Cached, cached_tokens, require_empty_cache
+from aim_runtime.prompts.encoded import Encoded
 from aim_runtime.prompts.layout import Layout
 from aim_runtime.prompts.positions import (
     positions_behind,

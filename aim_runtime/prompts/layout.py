@@ -11,7 +11,7 @@ from aim_cost.schedules.merge import Merge
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.visual import MODALITIES, VisualItem, visual_input
-from aim_runtime.patching.encoding import Encoded, features_of_another_run
+from aim_runtime.prompts.encoded import Encoded, features_of_another_run
 from aim_runtime.prompts.prompt import Placed, Prompt, check_visual_mask, left_padding, text_prompt
 
 Inputs = dict[str, Any]
