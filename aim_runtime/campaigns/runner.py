@@ -113,14 +113,12 @@ class DeviceRunner:
             )
 
     def kernels(self, step: KernelStep, seconds: float) -> dict[str, str]:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            attention_backend(self.setting.attention),
-        ):
+        with tempfile.TemporaryDirectory() as folder:
             files = microbench(
                 *(step.spec, step.workload, Path(folder), self._device),
                 self.setting.dtype,
                 seconds,
+                self.setting.attention,
             )
             return dict(_as_text(path) for path in files)
 

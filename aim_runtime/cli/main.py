@@ -39,12 +39,14 @@ from aim_runtime.cli.campaign import campaign
 from aim_runtime.cli.fidelity import fidelity
 from aim_runtime.cli.measure import measure
 from aim_runtime.cli.options import (
+    AttentionOption,
     DeviceOption,
     FastestDtypeOption,
     LayersOption,
     RepeatsOption,
     VisionLayersOption,
     WeightsOption,
+    chosen_attention,
     chosen_schedules,
     load_model,
 )
@@ -141,6 +143,7 @@ def microbench(
         float | None,
         typer.Option(help="How long; by default 80 on a CPU, 60 on a GPU.", show_default=False),
     ] = None,
+    attention: AttentionOption = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Time the kernels of a model's prefills on this device, as tables for aim-cost calibrate.
@@ -155,7 +158,8 @@ def microbench(
 
     workload = workload_from(text_tokens, 1, frames, image_tokens, image, None, default_frames=8)
     place = torch.device(device or default_device())
-    paths = run_microbench(load_model_spec(model), workload, out, place, dtype, seconds)
+    spec, backend = load_model_spec(model), chosen_attention(attention)
+    paths = run_microbench(spec, workload, out, place, dtype, seconds, backend)
     if form is not Format.table:
         print_rows([{"file": str(path)} for path in paths], form)
         return
