@@ -17,6 +17,7 @@ from aim_cost.units import dtype_bytes
 from aim_runtime.errors import LoadError
 from aim_runtime.models import MODEL_TYPES
 from aim_runtime.models.adapter import config_class
+from aim_runtime.models.part import Part
 
 WEIGHT_STD = 0.02
 """Standard deviation of random weights, the default of the configs of the LLMs."""
@@ -91,8 +92,8 @@ def load(
         config = _config(kind, fields, spec.name)
         model = _random_model(kind, config, place, getattr(torch, dtype), seed)
     else:
-        model = _pretrained(kind, source, spec.name, getattr(torch, dtype))
-        torch.nn.Module.to(model, place)
+        pretrained: Part = _pretrained(kind, source, spec.name, getattr(torch, dtype))
+        model = pretrained.to(place)
     return Loaded(model.eval(), spec, model.config, place, dtype, source)
 
 

@@ -1,8 +1,8 @@
 """Part: a module of a model whose own parts are read by name."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
-Part = Any
+Part: TypeAlias = Any
 """A decoder, a layer, a vision tower: of several classes, which call their parts alike.
 
 torch types every part of a Module as ``Tensor | Module``, which says nothing; those that a patch

@@ -186,9 +186,8 @@ class StaticPrefill:
     def _features(self) -> Tensor:
         """Visual tokens of all videos, newlines included: [videos, tokens, hidden]."""
         core = self._loaded.model.model
-        features: Tensor = core.get_video_features(
-            self._pixels
-        ).pooler_output  # the patch has merged them
+        # the patch has merged them
+        features: Tensor = core.get_video_features(self._pixels).pooler_output
         if not lack_newlines(features, self._prompt.placed[0][0].tokens):
             return features
         newline = core.image_newline.expand(len(features), 1, -1)

@@ -123,9 +123,8 @@ def _attended(
 ) -> Tensor:
     """The first half of a layer: its attention, added to what enters."""
     normed = layer.layer_norm1(hidden_states)
-    mixed: Tensor = layer.self_attn(hidden_states=normed, attention_mask=attention_mask, **kwargs)[
-        0
-    ]
+    mixed: Tensor
+    mixed, _ = layer.self_attn(hidden_states=normed, attention_mask=attention_mask, **kwargs)
     return hidden_states + mixed
 
 
