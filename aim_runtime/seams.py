@@ -24,6 +24,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from aim_runtime.errors import PatchError
+from aim_runtime.models.part import Part
 
 Args = tuple[Any, ...]
 Inputs = dict[str, Any]
@@ -120,7 +121,7 @@ def lack_newlines(features: Tensor, tokens: int) -> bool:
     return features.shape[1] != tokens
 
 
-def tower_keeps_hidden_states(model: nn.Module) -> bool:
+def tower_keeps_hidden_states(model: Part) -> bool:
     """Whether encoding keeps what every layer of the vision tower gives, and then nothing of it.
 
     Releases that take ready features keep the tower's output, with its last state alone, for the
@@ -160,7 +161,7 @@ _LAYER_PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-def decoder_seams(decoder: nn.Module) -> list[Seam]:
+def decoder_seams(decoder: Part) -> list[Seam]:
     """What a patch relies on in a language model without its head, and in any."""
     layer = decoder.layers[0]
     attention = getattr(layer, "self_attn", None)

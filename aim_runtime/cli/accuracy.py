@@ -47,9 +47,8 @@ def accuracy(
 
     tiny = load_tiny(SHIPPED if model == "tiny" else Path(model))
     exam = draw_exam(tiny, split, questions, frames=frames, seed=seed)
-    chosen = chosen_schedules(
-        exam_schedules(), schedule, merge=merge, prune=prune, vision_merge=vision_merge
-    )
+    asked = chosen_schedules(schedule, merge=merge, prune=prune, vision_merge=vision_merge)
+    chosen = asked or exam_schedules()
     facts = {"model": model, "split": split, "frames": frames, "seed": seed}
 
     def answers(schedule: Schedule) -> Any:

@@ -171,7 +171,7 @@ def generate(
     video: Annotated[Path, typer.Option(help="A video file.")],
     prompt: Annotated[str, typer.Option(help="The question about the video.")],
     model: ModelOption = "llava-onevision-qwen2-0.5b",
-    frames: FramesOption = 32,
+    frames: Annotated[int, typer.Option("--frames", help="Video frames.")] = 32,
     merge: MergeOption = None,
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,

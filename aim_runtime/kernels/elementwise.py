@@ -87,8 +87,8 @@ def _collect(
 def _input_elements(op: Op) -> int:
     """At least the elements of an op's inputs; the score makes its matrices itself."""
     if op.name == "importance":
-        return 2 * op.shape["tokens"] * op.shape["heads"] * op.shape["head_dim"]
-    return op.bytes
+        return int(2 * op.shape["tokens"] * op.shape["heads"] * op.shape["head_dim"])
+    return int(op.bytes)
 
 
 def _decoder_work(spec: ModelSpec, tokens: int) -> dict[str, Make]:
@@ -165,7 +165,7 @@ def _decoder_work(spec: ModelSpec, tokens: int) -> dict[str, Make]:
 
 
 def _vision_work(spec: ModelSpec, images: int) -> dict[str, Make]:
-    tower, tokens = spec.vision, spec.vision.tokens
+    tower, tokens = spec.square_tower, spec.vision.tokens
     hidden, inner = tower.hidden_size, tower.intermediate_size
 
     def stream(pool: Pool) -> Tensor:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -71,7 +72,7 @@ def _linear(m: int, n: int, k: int, biased: bool, scratch: int, width: int) -> C
 
 def _patch_embedding(spec: ModelSpec, images: int, width: int) -> Case:
     """The product of patches and filters runs as a convolution."""
-    vision = spec.vision
+    vision = spec.square_tower
     channels, patch, size = vision.num_channels, vision.patch_size, vision.image_size
 
     def make(pool: Pool) -> Work:
@@ -123,7 +124,9 @@ def _attention(
         )
         if causal:  # keys and values come out of the cache, which holds them head by head
             key, value = key.contiguous(), value.contiguous()
-        module = SimpleNamespace(num_key_value_groups=heads // key_value_heads, is_causal=causal)
+        module: Any = SimpleNamespace(
+            num_key_value_groups=heads // key_value_heads, is_causal=causal
+        )
         scaling = head_dim**-0.5
         return lambda: sdpa_attention_forward(module, query, key, value, None, scaling=scaling)
 

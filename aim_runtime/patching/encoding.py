@@ -58,9 +58,11 @@ class Encoding:
         """Features [tokens, hidden] of each item, and what is left of them, alike in form."""
         if self._modality == "video":
             given = with_video_pixels(given)
-        items = self._adapter.items(given, self._modality)
+        items = self._adapter.items_of_pixels(given, self._modality)
         together = isinstance(features, Tensor)
-        counts = {block.tokens: (block.tokens,) for item in items for block in item.blocks}
+        counts: dict[int, tuple[int, ...]] = {
+            block.tokens: (block.tokens,) for item in items for block in item.blocks
+        }
         if self._merge is None:
             self.last = Encoded(items, counts, (), ())
             return features
@@ -73,7 +75,8 @@ class Encoding:
         with self._recorder.span("merge"):
             for item, same in groupby(items):
                 stop = start + len(tuple(same))
-                stack = features[start:stop] if together else torch.stack(features[start:stop])
+                alike = features[start:stop]
+                stack = alike if isinstance(alike, Tensor) else torch.stack(alike)
                 left, where = merge_item(stack, item, self._merge, counts)
                 merged.append(left)
                 places += where

@@ -139,7 +139,7 @@ class _Bench:
             return "", "not available", None
         with attention_backend(AttentionBackend.math):
             exact = scaled_dot_product_attention(
-                *(x.float() for x in (query, key, value)), is_causal=True, enable_gqa=True
+                query.float(), key.float(), value.float(), is_causal=True, enable_gqa=True
             )
         error = float((got.float() - exact).norm() / exact.norm())
         return (

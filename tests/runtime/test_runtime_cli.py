@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from aim_cost import Schedule
 from aim_runtime.cli.main import main
 from tests.runtime.models import tiny_llava_15
 from tests.runtime.support import shared_golden
@@ -188,3 +189,20 @@ def test_generate_names_what_a_checkpoint_lacks(run, checkpoint, tmp_path):
         status=2,
     )
     assert "tokenizer" in message
+
+
+ACCURACY = ("accuracy", "--questions", 6, "--draws", 1, "--format", "json")
+
+
+def test_accuracy_of_a_schedule_beside_no_reduction(run):
+    rows = json.loads(run(*ACCURACY, "--schedule", "merge 0.5"))
+    assert list(dict.fromkeys(row["schedule"] for row in rows)) == ["none", "merge 0.5"]
+
+
+def test_accuracy_takes_the_schedules_of_the_exam_where_none_is_named(run, monkeypatch):
+    monkeypatch.setattr(
+        "aim_runtime.answers.accuracy.exam_schedules",
+        lambda: [Schedule(), Schedule.parse("prune linear:2:6")],
+    )
+    rows = json.loads(run(*ACCURACY))
+    assert list(dict.fromkeys(row["schedule"] for row in rows)) == ["none", "prune linear:2:6"]
