@@ -184,10 +184,13 @@ def generate(
 ) -> None:
     """Answer a question about a video with a checkpoint, under a schedule."""
     from aim_runtime.answers.answer import answer
+    from aim_runtime.models import require_onevision_spec
+    from aim_runtime.models.load import spec_of
 
     chosen = schedule_from(
         schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
     )
+    require_onevision_spec(spec_of(model), "generate")
     loaded = load_model(model, device, dtype, False)
     row = answer(loaded, video, prompt, frames, chosen, max_new_tokens)
     if form is not Format.table:

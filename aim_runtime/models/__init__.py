@@ -2,6 +2,7 @@
 
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedModel
 
+from aim_cost.models.model import ModelSpec
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter, config_class
 from aim_runtime.models.llava import LlavaAdapter
@@ -28,6 +29,18 @@ def find_adapter(model: PreTrainedModel) -> Adapter | None:
         if isinstance(model, adapter.kinds):
             return adapter(model)
     return None
+
+
+def require_onevision_spec(spec: ModelSpec, what: str) -> None:
+    """Raises: PatchError for the dimensions of another model, before its weights are fetched."""
+    kind = LlavaOnevisionForConditionalGeneration
+    if spec.model_type != config_class(kind).model_type:
+        raise PatchError(
+            what,
+            expected="a LLaVA-OneVision",
+            got=spec.model_type,
+            fix="Run it with the inputs of its own processor, inside patched(model, schedule).",
+        )
 
 
 def require_onevision(model: PreTrainedModel, what: str) -> LlavaOnevisionForConditionalGeneration:

@@ -120,9 +120,19 @@ def test_a_workload_is_refused_before_any_weights_are_made(run, monkeypatch, com
         (("validate", "--layers", "2", "--device", "tpu"), "device"),
         (("measure", "--layers", "2", "--pretrained"), "random"),
         (("measure", "--schedule", "/nowhere.yaml"), "/nowhere.yaml"),
+        (("accuracy", "--questions", "0"), "--questions"),
+        (("campaign", "--minutes", "9", "--dry-run", "--device", "cpu"), "a CUDA GPU"),
+        (
+            ("generate", "--model", "qwen2-vl-7b", "--video", "x.mp4", "--prompt", "what"),
+            "a LLaVA-OneVision",
+        ),
+        (("fidelity", "--model", "llava-1.5-7b", "--prompts", "{prompts}"), "a LLaVA-OneVision"),
     ],
 )
-def test_bad_input_is_one_clear_error(run, arguments, named):
+def test_bad_input_is_one_clear_error(run, arguments, named, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"video": "x.mp4", "question": "what"}\n')
+    arguments = [part.replace("{prompts}", str(prompts)) for part in arguments]
     message = run(*arguments, status=2)
     assert named in message
     assert "Traceback" not in message
