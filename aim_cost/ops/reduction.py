@@ -10,7 +10,9 @@ from aim_cost.ops.op import Count, Op
 IMPORTANCE_ITERATIONS = 5
 """Power iterations of AIM's importance score (arXiv 2412.03248, released code)."""
 
-FUSED_IMPORTANCE = "importance_fused"
+FUSED_IMPORTANCE = "fused_importance"
+"""The op of a fused score, and the table that times it."""
+
 FUSED_IMPORTANCE_LAUNCHES = IMPORTANCE_ITERATIONS + 2
 """A pass over rows, the iterations, and the mean over heads."""
 

@@ -11,7 +11,6 @@ from aim_cost.checks import mapping, whole
 from aim_cost.errors import ProfileError
 from aim_cost.ops.formulas import IMPORTANCE_ROWS
 from aim_cost.ops.op import Count, Op
-from aim_cost.ops.reduction import FUSED_IMPORTANCE, FUSED_IMPORTANCE_LAUNCHES
 
 _KIND_OF = {
     "input_norm": "rms_norm",
@@ -67,8 +66,6 @@ def general_kind(kind: str) -> str:
 
 def op_parts(op: Op) -> Count:
     """How often the kernels of an op run: the importance score takes one block after another."""
-    if op.name == FUSED_IMPORTANCE:
-        return FUSED_IMPORTANCE_LAUNCHES
     return -(-op.shape["tokens"] // IMPORTANCE_ROWS) if op.name == "importance" else 1
 
 

@@ -11,7 +11,7 @@ from aim_cost.checks import one_of
 from aim_cost.devices.hardware import HardwareProfile, load_hardware
 from aim_cost.errors import ProfileError, SpecError
 from aim_cost.ops.op import Count, Op
-from aim_cost.ops.reduction import FUSED_IMPORTANCE
+from aim_cost.ops.reduction import FUSED_IMPORTANCE, FUSED_IMPORTANCE_LAUNCHES
 from aim_cost.timing.calibration import Calibration
 from aim_cost.timing.elementwise import (
     MEASURED_KINDS,
@@ -21,7 +21,7 @@ from aim_cost.timing.elementwise import (
     op_parts,
 )
 from aim_cost.timing.form import Array, Ceilings, Mask
-from aim_cost.timing.fused_score import FUSED_SCORE, FUSED_SCORE_KERNELS
+from aim_cost.timing.fused_score import FUSED_SCORE
 from aim_cost.timing.kernel_model import KernelTimes
 from aim_cost.units import dtype_bytes
 
@@ -193,7 +193,7 @@ class OpTimeModel:
 
     def _kernels_of(self, kind: str) -> int:
         if kind == FUSED_IMPORTANCE:
-            return FUSED_SCORE_KERNELS
+            return FUSED_IMPORTANCE_LAUNCHES
         single = self.execution == "fused" or kind not in MEASURED_KINDS
         return 1 if single else self._entry(kind).kernels
 

@@ -1,11 +1,15 @@
 """The fused score by its law, and by a table of a device that has timed it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from aim_cost import Case, Execution, Schedule, Workload, load_hardware
 from aim_cost.errors import ProfileError
+from aim_cost.ops.reduction import fused_importance_ops
+from aim_cost.timing.calibration import load_calibration
 from aim_cost.timing.fit.calibrate import fit_kernels
 from aim_cost.timing.fit.table import load_table, table_name
 from aim_cost.timing.form import Ceilings
@@ -74,11 +78,7 @@ def test_a_table_of_the_device_prices_it(tables):
 
 
 def test_a_device_without_a_clock_is_refused():
-    import dataclasses
-
-    from aim_cost.timing.calibration import load_calibration
-
-    silent = dataclasses.replace(H100, peak=dataclasses.replace(H100.peak, boost_clock_hz=None))
+    silent = replace(H100, peak=replace(H100.peak, boost_clock_hz=None))
     model = OpTimeModel.from_calibration(load_calibration("h100-sxm"), silent)
     dims = tuple(np.array([float(x)]) for x in (300, 1, 28, 4, 128))
     with pytest.raises(ProfileError, match="boost_clock_hz"):
@@ -90,3 +90,22 @@ def test_too_few_shapes_for_a_fit_are_an_error(tables):
     frame[frame["num_heads"] == 8].to_csv(tables, index=False)
     with pytest.raises(ProfileError, match="shapes"):
         fit_kernels(load_table(tables, "fused_importance"), Ceilings.of(H100, "bfloat16"))
+
+
+def test_a_fitted_table_is_what_prices_the_op(tables):
+    fitted = fit_kernels(load_table(tables, "fused_importance"), Ceilings.of(H100, "bfloat16"))
+    shipped = load_calibration("h100-sxm")
+    measured = replace(shipped, kernels={**shipped.kernels, "fused_importance": fitted})
+    (op,) = fused_importance_ops(0, 1, 3000, 14, 2, 128, 2)
+    counted, timed = (
+        OpTimeModel.from_calibration(calibration, execution="cuda-graph").time(op)
+        for calibration in (shipped, measured)
+    )
+    assert counted.extrapolated and not timed.extrapolated
+    assert timed.time_s == pytest.approx(2 * counted.time_s, rel=0.03)
+
+
+def test_a_score_starts_seven_kernels():
+    model = OpTimeModel.from_calibration(load_calibration("h100-sxm"))
+    (op,) = fused_importance_ops(0, 1, 3000, 28, 4, 128, 2)
+    assert model.kernels(op) == 7
