@@ -15,6 +15,7 @@ from aim_cost.models.workload import Workload
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.units import show
+from aim_runtime.errors import error_line
 from aim_runtime.kernels.probe import probe
 from aim_runtime.measurement.attention_backend import (
     AttentionBackend,
@@ -101,8 +102,7 @@ def device_checks(
         try:
             expected, got, passed = ask()
         except Exception as error:  # whatever torch, its libraries or the driver raise
-            text = " ".join(str(error).split())[:300]
-            expected, got, passed = "an answer", f"{type(error).__name__}: {text}", False
+            expected, got, passed = "an answer", error_line(error), False
         yield Check(name, expected, got, passed, time.monotonic() - start)
 
 
