@@ -78,5 +78,8 @@ def _si(value: _Limit, prefix: str) -> _Limit:
 
 
 def _whole(frames: str) -> int:
-    (number,) = numbers(frames, "--frames", "a number or auto", SpecError)[:1]
+    form = "a number or auto"
+    number, *more = numbers(frames, "--frames", form, SpecError)
+    if more:
+        raise SpecError("--frames", expected=form, got=frames, fix="Give one number.")
     return integral(number, "--frames", SpecError)

@@ -239,6 +239,7 @@ def test_what_cannot_be_planned_is_refused(case, limits, named):
         (["--ttft-ms", "0"], "--ttft-ms"),
         (["--ttft-ms", "20"], "nearest"),
         (["--frames", "many"], "--frames"),
+        (["--frames", "32,64"], "got 32,64"),
         (["--frames", "0"], "frames"),
         (["--benchmark", "mmlu"], "videomme"),
         (["--accuracy", "/nowhere.csv"], "/nowhere.csv"),
