@@ -259,6 +259,18 @@ class Part:
         """The forms of the words, e.g. ``layers=4-20 or attention=proportional|plain``."""
         return _or(word.form for word in cls.WORDS)
 
+    def _require_one_amount(self, example: str) -> None:
+        """Raises: ScheduleError unless exactly one amount is given; ``example`` mends it."""
+        names = [word.field for word in self.AMOUNTS]
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ScheduleError(
+                type(self).__name__.lower(),
+                expected=f"exactly one of {', '.join(names)}",
+                got=", ".join(given) or "none",
+                fix=f"Keep one, e.g. {example}.",
+            )
+
     def label(self) -> str:
         """The canonical text, which ``parse`` reads; words that have their default are left out."""
         values = [(word, getattr(self, word.field)) for word in (*self.AMOUNTS, *self.WORDS)]

@@ -68,16 +68,7 @@ class Merge(Part):
     )
 
     def __post_init__(self) -> None:
-        given = [
-            n for n in ("retention", "tokens_per_frame", "passes") if getattr(self, n) is not None
-        ]
-        if len(given) != 1:
-            raise ScheduleError(
-                "merge",
-                expected="exactly one of retention, tokens_per_frame, passes",
-                got=", ".join(given) or "none",
-                fix="Keep one, e.g. {retention: 0.25}.",
-            )
+        self._require_one_amount("{retention: 0.25}")
         if self.retention is not None:
             ratio(self.retention, "merge.retention", ScheduleError)
         if self.tokens_per_frame is not None:

@@ -77,14 +77,7 @@ class Prune(Part):
     )
 
     def __post_init__(self) -> None:
-        given = [n for n in ("linear", "ratios", "tokens") if getattr(self, n) is not None]
-        if len(given) != 1:
-            raise ScheduleError(
-                "prune",
-                expected="exactly one of linear, ratios, tokens",
-                got=", ".join(given) or "none",
-                fix="Keep one, e.g. {linear: [14, 22]}.",
-            )
+        self._require_one_amount("{linear: [14, 22]}")
         if self.linear is not None:
             self._check_linear()
         for name in ("ratios", "tokens"):

@@ -56,16 +56,7 @@ class Select(Part):
     )
 
     def __post_init__(self) -> None:
-        given = [
-            n for n in ("retention", "tokens", "tokens_per_frame") if getattr(self, n) is not None
-        ]
-        if len(given) != 1:
-            raise ScheduleError(
-                "select",
-                expected="exactly one of retention, tokens, tokens_per_frame",
-                got=", ".join(given) or "none",
-                fix="Keep one, e.g. {tokens: 64}.",
-            )
+        self._require_one_amount("{tokens: 64}")
         if self.retention is not None:
             ratio(self.retention, "select.retention", ScheduleError)
         for name in ("tokens", "tokens_per_frame"):
