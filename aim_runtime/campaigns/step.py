@@ -11,7 +11,41 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class PrefillStep:
+class _ScheduleStep:
+    """Schedules of one model and workload, run in ``rounds`` rounds."""
+
+    model: str
+    frames: int
+    text_tokens: int
+    schedules: tuple[Schedule, ...]
+    rounds: int
+
+    @property
+    def spec(self) -> ModelSpec:
+        return load_model_spec(self.model)
+
+    @property
+    def workload(self) -> Workload:
+        return Workload(text_tokens=self.text_tokens, frames=self.frames)
+
+    @property
+    def row_count(self) -> int:
+        return len(self.schedules)
+
+    @property
+    def _place(self) -> str:
+        return f"{self.spec.name}, {self.frames} frames + {self.text_tokens} text tokens"
+
+    def _row(self, **more: object) -> Row:
+        return {
+            **{"model": self.spec.name, "frames": self.frames, "text_tokens": self.text_tokens},
+            **more,
+            "schedules": [schedule.label() for schedule in self.schedules],
+        }
+
+
+@dataclass(frozen=True)
+class PrefillStep(_ScheduleStep):
     """Schedules of one model and workload, timed interleaved: one warm-up and ``rounds`` rounds.
 
     Args:
@@ -20,64 +54,30 @@ class PrefillStep:
         visit: 1, or how often this was measured before, plus one.
     """
 
-    model: str
-    frames: int
-    text_tokens: int
-    schedules: tuple[Schedule, ...]
-    rounds: int
     execution: str = "eager"
     visit: int = 1
 
     @property
-    def spec(self) -> ModelSpec:
-        return load_model_spec(self.model)
-
-    @property
-    def workload(self) -> Workload:
-        return Workload(text_tokens=self.text_tokens, frames=self.frames)
-
-    @property
-    def row_count(self) -> int:
-        return len(self.schedules)
-
-    @property
     def label(self) -> str:
         again = ", again" if self.visit > 1 else ""
-        return f"{_place(self)}, {self.execution}{again}"
+        return f"{self._place}, {self.execution}{again}"
 
     def to_row(self) -> Row:
-        return _row(self, execution=self.execution, rounds=self.rounds, visit=self.visit)
+        return self._row(execution=self.execution, rounds=self.rounds, visit=self.visit)
 
 
 @dataclass(frozen=True)
-class DecodeStep:
+class DecodeStep(_ScheduleStep):
     """Greedy decoding of ``new_tokens`` after the prefill of each schedule."""
 
-    model: str
-    frames: int
-    text_tokens: int
-    schedules: tuple[Schedule, ...]
-    rounds: int
     new_tokens: int = 32
 
     @property
-    def spec(self) -> ModelSpec:
-        return load_model_spec(self.model)
-
-    @property
-    def workload(self) -> Workload:
-        return Workload(text_tokens=self.text_tokens, frames=self.frames)
-
-    @property
-    def row_count(self) -> int:
-        return len(self.schedules)
-
-    @property
     def label(self) -> str:
-        return f"{_place(self)}, decode"
+        return f"{self._place}, decode"
 
     def to_row(self) -> Row:
-        return _row(self, execution="decode", rounds=self.rounds, new_tokens=self.new_tokens)
+        return self._row(execution="decode", rounds=self.rounds, new_tokens=self.new_tokens)
 
 
 @dataclass(frozen=True)
@@ -115,15 +115,3 @@ class KernelStep:
 
 
 Step = PrefillStep | DecodeStep | KernelStep
-
-
-def _place(step: PrefillStep | DecodeStep) -> str:
-    return f"{step.spec.name}, {step.frames} frames + {step.text_tokens} text tokens"
-
-
-def _row(step: PrefillStep | DecodeStep, **more: object) -> Row:
-    return {
-        **{"model": step.spec.name, "frames": step.frames, "text_tokens": step.text_tokens},
-        **more,
-        "schedules": [schedule.label() for schedule in step.schedules],
-    }
