@@ -45,10 +45,9 @@ class RowFile:
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
         self._path = path
-        self._rows = read_rows(path) if resume else []
+        then, self._rows = _read(path) if resume else ({}, [])
         self._environment = environment()  # it takes tens of milliseconds: once a file
         if self._rows:
-            then = json.loads(path.read_text(encoding="utf-8"))["environment"]
             require_same_software(then, self._environment, str(path))
 
     def earlier(self) -> Sequence[Row]:
@@ -75,13 +74,18 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises: MeasurementError for a file of another kind.
     """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[Row, list[Row]]:
+    """The environment of a file and its rows."""
     if not path.exists():
-        return []
+        return {}, []
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        for row in rows:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        for row in tree["rows"]:
             RowKey.of(row), row["repeats"], row["error"]
-        return list(rows)
+        return dict(tree["environment"]), list(tree["rows"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise MeasurementError(
             f"{path}",
