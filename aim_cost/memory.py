@@ -13,8 +13,7 @@ from aim_cost.models.parameters import model_parameters
 from aim_cost.models.qwen_vision import Views
 from aim_cost.models.vision_spec import QwenVisionSpec, VisionSpec
 from aim_cost.models.workload import Execution, Workload
-from aim_cost.ops.formulas import IMPORTANCE_ROWS
-from aim_cost.ops.reduction import IMPORTANCE_ITERATIONS
+from aim_cost.ops.formulas import IMPORTANCE_ITERATIONS, IMPORTANCE_ROWS
 from aim_cost.schedules.trace import TokenTrace
 
 _FLOAT32_BYTES = 4

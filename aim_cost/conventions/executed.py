@@ -6,6 +6,7 @@ from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.ops import reduction
 from aim_cost.ops.kernels import Kernels
+from aim_cost.ops.kind import Elementwise
 from aim_cost.ops.op import Op, OpGraph
 from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES, LayerSize, VisualSize
 from aim_cost.schedules.trace import TokenTrace
@@ -70,5 +71,5 @@ def _select_ops(
         width=width,
     )
     gathered = trace.batch * kept * model.text.hidden_size
-    gather = Kernels("merge", width).elementwise("gather", gathered, gathered)
+    gather = Kernels("merge", width).elementwise("gather", Elementwise.GATHER, gathered, gathered)
     return [*VISUAL_SCORES[trace.selected_by].ops(size), gather]

@@ -9,6 +9,7 @@ from aim_cost.models.model import ModelSpec
 from aim_cost.models.vision_spec import QwenVisionSpec
 from aim_cost.models.workload import Workload
 from aim_cost.ops.kernels import Kernels
+from aim_cost.ops.kind import Elementwise
 from aim_cost.ops.op import Op
 
 
@@ -37,7 +38,10 @@ def image_ops(
     for grid in grids:
         ops += _packing_ops(grid, model.text.hidden_size, width)
     size = sum(grid.tokens for grid in grids) * model.text.hidden_size
-    return [*ops, Kernels("vision.pooling", width).elementwise("join_images", size, size)]
+    return [
+        *ops,
+        Kernels("vision.pooling", width).elementwise("join_images", Elementwise.COPY, size, size),
+    ]
 
 
 def _packing_ops(grid: ImageGrid, hidden: int, width: int) -> list[Op]:
@@ -45,16 +49,18 @@ def _packing_ops(grid: ImageGrid, hidden: int, width: int) -> list[Op]:
     make = Kernels("vision.pooling", width)
     after = grid.tokens * hidden
     if not grid.tile_rows:
-        return [make.elementwise("append_newline", after, after)]
+        return [make.elementwise("append_newline", Elementwise.COPY, after, after)]
     laid = (grid.crops - 1) * grid.base_tokens * hidden
     packed = (grid.tokens - grid.base_tokens) * hidden
-    ops = [make.elementwise("lay_crops", laid, laid)]
+    ops = [make.elementwise("lay_crops", Elementwise.COPY, laid, laid)]
     if grid.shrinks:
         rows, columns = grid.unpadded
         shrunk = grid.rows * grid.columns * hidden
-        ops.append(make.elementwise("bilinear", rows * columns * hidden, shrunk))
+        ops.append(
+            make.elementwise("bilinear", Elementwise.BILINEAR, rows * columns * hidden, shrunk)
+        )
     return [
         *ops,
-        make.elementwise("append_newlines", packed, packed),
-        make.elementwise("join_base", after, after),
+        make.elementwise("append_newlines", Elementwise.COPY, packed, packed),
+        make.elementwise("join_base", Elementwise.COPY, after, after),
     ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from aim_cost.models.vision_spec import QwenVisionSpec
 from aim_cost.ops.kernels import Kernels
+from aim_cost.ops.kind import Elementwise, EncoderAttention
 from aim_cost.ops.op import Op
 
 _FLOAT32_BYTES = 4
@@ -31,7 +32,7 @@ def tower_ops(views: Views, width: int) -> list[Op]:
     top = Kernels("vision.tower", width)
     ops = [top.linear("patch_embedding", rows, pixels, hidden)]
     if vision.window_size is not None:
-        ops.append(top.elementwise("gather", rows * hidden, rows * hidden))
+        ops.append(top.elementwise("gather", Elementwise.GATHER, rows * hidden, rows * hidden))
     for block in range(vision.num_hidden_layers):
         ops += _block_ops(views, width, block)
     return ops + _merger_ops(vision, rows, width)
@@ -49,21 +50,23 @@ def _block_ops(views: Views, width: int, block: int) -> list[Op]:
     # cos and sin stay in float32
     angles = 2 * rows * head_dim * _FLOAT32_BYTES // width
     ops = [
-        make.elementwise(_norms(vision)[0], size, size),
+        make.elementwise("norm1", _norm(vision), size, size),
         make.linear("qkv", rows, hidden, 3 * hidden, bias=True),
-        make.elementwise("rotary", 2 * size + angles, 2 * size),
+        make.elementwise("rotary", Elementwise.ROTARY, 2 * size + angles, 2 * size),
     ]
     for view, groups in views:
         for patches, times in view.segments(block).items():
-            ops += make.attention("sdpa", 1, patches, heads, heads, head_dim) * (groups * times)
+            ops += make.attention("sdpa", EncoderAttention, 1, patches, heads, heads, head_dim) * (
+                groups * times
+            )
     return [
         *ops,
-        make.elementwise("join_segments", size, size),
+        make.elementwise("join_segments", Elementwise.COPY, size, size),
         make.linear("proj", rows, hidden, hidden, bias=True),
-        make.elementwise("attention_add", 2 * size, size),
-        make.elementwise(_norms(vision)[1], size, size),
+        make.elementwise("attention_add", Elementwise.TOWER_ADD, 2 * size, size),
+        make.elementwise("norm2", _norm(vision), size, size),
         *_mlp_ops(vision, make, rows),
-        make.elementwise("mlp_add", 2 * size, size),
+        make.elementwise("mlp_add", Elementwise.TOWER_ADD, 2 * size, size),
     ]
 
 
@@ -73,14 +76,14 @@ def _mlp_ops(vision: QwenVisionSpec, make: Kernels, rows: int) -> list[Op]:
     if not vision.is_gated:
         return [
             make.linear("fc1", rows, hidden, inner, bias=True),
-            make.elementwise("activation", size, size),
+            make.elementwise("activation", Elementwise.ACTIVATION, size, size),
             make.linear("fc2", rows, inner, hidden, bias=True),
         ]
     return [
         make.linear("gate_proj", rows, hidden, inner, bias=True),
-        make.elementwise("silu", size, size),
+        make.elementwise("silu", Elementwise.SILU, size, size),
         make.linear("up_proj", rows, hidden, inner, bias=True),
-        make.elementwise("gate_mul", 2 * size, size),
+        make.elementwise("gate_mul", Elementwise.GATE_MUL, 2 * size, size),
         make.linear("down_proj", rows, inner, hidden, bias=True),
     ]
 
@@ -91,18 +94,17 @@ def _merger_ops(vision: QwenVisionSpec, patches: int, width: int) -> list[Op]:
     size, tokens = patches * vision.hidden_size, patches // vision.spatial_merge_size**2
     inputs, outputs = vision.hidden_size * vision.spatial_merge_size**2, vision.output_size
     ops = [
-        make.elementwise(_norms(vision)[2], size, size),
+        make.elementwise("ln_q", _norm(vision), size, size),
         make.linear("linear_1", tokens, inputs, inputs, bias=True),
-        make.elementwise("gelu", tokens * inputs, tokens * inputs),
+        make.elementwise("gelu", Elementwise.GELU, tokens * inputs, tokens * inputs),
         make.linear("linear_2", tokens, inputs, outputs, bias=True),
     ]
     if vision.window_size is not None:  # back from the order of the windows
-        ops.append(make.elementwise("gather", tokens * outputs, tokens * outputs))
+        ops.append(
+            make.elementwise("gather", Elementwise.GATHER, tokens * outputs, tokens * outputs)
+        )
     return ops
 
 
-def _norms(vision: QwenVisionSpec) -> tuple[str, str, str]:
-    """Names of the norms before the attention, the MLP and the merger: RMS or layer norms."""
-    if vision.is_gated:
-        return "input_norm", "post_attention_norm", "final_norm"
-    return "layer_norm1", "layer_norm2", "post_layernorm"
+def _norm(vision: QwenVisionSpec) -> Elementwise:
+    return Elementwise.RMS_NORM if vision.is_gated else Elementwise.LAYER_NORM

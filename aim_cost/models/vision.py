@@ -7,8 +7,10 @@ from typing import Any
 from aim_cost.models import qwen_vision
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.vision_spec import QwenVisionSpec
+from aim_cost.ops.count import Count
 from aim_cost.ops.kernels import Kernels
-from aim_cost.ops.op import Count, Op
+from aim_cost.ops.kind import Elementwise, EncoderAttention
+from aim_cost.ops.op import Op
 from aim_cost.ops.reduction import match_ops
 
 _INDEX_BYTES = 8
@@ -67,43 +69,53 @@ def tower_ops(
     ops = [
         top.linear("patch_embedding", patch_rows, window, hidden),
         top.elementwise(
-            "position_embedding", rows * hidden + vision.tokens * hidden, rows * hidden
+            "position_embedding",
+            Elementwise.POSITION_EMBEDDING,
+            rows * hidden + vision.tokens * hidden,
+            rows * hidden,
         ),
     ]
     counts = tokens or (vision.tokens,) * (vision.num_hidden_layers + 1)
     for layer, (before, after) in enumerate(pairwise(counts)):
         make = Kernels("vision.tower", width, layer)
         if before != vision.tokens and attention == "proportional":
-            ops.append(make.elementwise("log_sizes", images * before, images * before))
+            ops.append(
+                make.elementwise("log_sizes", Elementwise.COPY, images * before, images * before)
+            )
         ops += _attention_ops(vision, make, images, before)
         if after != before:
             ops += _merge_ops(vision, make, images, before, after)
         ops += _mlp_ops(vision, make, images * after)
     if counts[-1] != vision.tokens:
         places = _INDEX_BYTES * rows // width
-        ops.append(top.elementwise("gather", places + rows * hidden, rows * hidden))
-    return [*ops, top.elementwise("post_layernorm", rows * hidden, rows * hidden)]
+        ops.append(
+            top.elementwise("gather", Elementwise.GATHER, places + rows * hidden, rows * hidden)
+        )
+    return [
+        *ops,
+        top.elementwise("post_layernorm", Elementwise.LAYER_NORM, rows * hidden, rows * hidden),
+    ]
 
 
 def _attention_ops(vision: Any, make: Kernels, images: Count, tokens: Count) -> list[Op]:
     hidden, heads, rows = vision.hidden_size, vision.num_attention_heads, images * tokens
     return [
-        make.elementwise("layer_norm1", rows * hidden, rows * hidden),
+        make.elementwise("layer_norm1", Elementwise.LAYER_NORM, rows * hidden, rows * hidden),
         *(make.linear(f"{n}_proj", rows, hidden, hidden, bias=True) for n in "qkv"),
-        *make.attention("sdpa", images, tokens, heads, heads, hidden // heads),
+        *make.attention("sdpa", EncoderAttention, images, tokens, heads, heads, hidden // heads),
         make.linear("out_proj", rows, hidden, hidden, bias=True),
-        make.elementwise("attention_add", 2 * rows * hidden, rows * hidden),
+        make.elementwise("attention_add", Elementwise.TOWER_ADD, 2 * rows * hidden, rows * hidden),
     ]
 
 
 def _mlp_ops(vision: Any, make: Kernels, rows: Count) -> list[Op]:
     hidden, inner = vision.hidden_size, vision.intermediate_size
     return [
-        make.elementwise("layer_norm2", rows * hidden, rows * hidden),
+        make.elementwise("layer_norm2", Elementwise.LAYER_NORM, rows * hidden, rows * hidden),
         make.linear("fc1", rows, hidden, inner, bias=True),
-        make.elementwise("activation", rows * inner, rows * inner),
+        make.elementwise("activation", Elementwise.ACTIVATION, rows * inner, rows * inner),
         make.linear("fc2", rows, inner, hidden, bias=True),
-        make.elementwise("mlp_add", 2 * rows * hidden, rows * hidden),
+        make.elementwise("mlp_add", Elementwise.TOWER_ADD, 2 * rows * hidden, rows * hidden),
     ]
 
 
@@ -113,10 +125,10 @@ def _merge_ops(vision: Any, make: Kernels, images: Count, before: Count, after: 
     head_dim = hidden // vision.num_attention_heads
     places = _INDEX_BYTES * images * vision.tokens // make.width
     return [
-        make.elementwise("mean_keys", rows * hidden, rows * head_dim),
+        make.elementwise("mean_keys", Elementwise.COPY, rows * hidden, rows * head_dim),
         *match_ops(make, images, before, head_dim),
-        make.elementwise("average", rows * hidden, images * after * hidden),
-        make.elementwise("places", places, places),
+        make.elementwise("average", Elementwise.AVERAGE, rows * hidden, images * after * hidden),
+        make.elementwise("places", Elementwise.COPY, places, places),
     ]
 
 
@@ -125,7 +137,7 @@ def projector_ops(vision_hidden: Count, text_hidden: Count, rows: Count, width: 
     make = Kernels("vision.projector", width)
     return [
         make.linear("linear_1", rows, vision_hidden, text_hidden, bias=True),
-        make.elementwise("gelu", rows * text_hidden, rows * text_hidden),
+        make.elementwise("gelu", Elementwise.GELU, rows * text_hidden, rows * text_hidden),
         make.linear("linear_2", rows, text_hidden, text_hidden, bias=True),
     ]
 
@@ -135,4 +147,11 @@ def pooling_ops(
 ) -> list[Op]:
     """Ops of the pooling of each frame, ``patches`` -> ``frame_tokens`` (bilinear in OneVision)."""
     make = Kernels("vision.pooling", width)
-    return [make.elementwise("bilinear", frames * patches * hidden, frames * frame_tokens * hidden)]
+    return [
+        make.elementwise(
+            "bilinear",
+            Elementwise.BILINEAR,
+            frames * patches * hidden,
+            frames * frame_tokens * hidden,
+        )
+    ]
