@@ -75,7 +75,7 @@ class Kernels:
         width, layer, phase = self.width, self.layer, self.phase
         if implementation == "sdpa":
             full = kind(tokens, batch, heads, key_value_heads, head_dim)
-            runs_as = full if queries is None else RowAttention()
+            runs_as = full if queries is None else RowAttention(tokens, queries)
             flops, reads = score_flops + value_flops, width * (query + 2 * key)
             return [Op("attention", phase, flops, reads, width * query, runs_as, layer)]
         return [

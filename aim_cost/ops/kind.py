@@ -159,10 +159,20 @@ class EncoderAttention(Attention):
 
 
 @dataclass(frozen=True)
-class RowAttention(_Kind):
-    """Fused attention of a few queries: what takes time is to read all keys and values."""
+class RowAttention(_Sized):
+    """Fused attention of few ``queries``: what takes time is to read keys and values of all tokens.
+
+    So its time depends on the bytes alone.
+    """
 
     label: ClassVar[str] = "row_attention"
+
+    tokens: Count
+    queries: Count
+
+    @property
+    def dims(self) -> tuple[Count, ...]:
+        return (self.parts,)
 
 
 @dataclass(frozen=True)
