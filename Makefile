@@ -68,7 +68,7 @@ compatibility: $(READY)  ## for maintainers: which Pythons, torches and transfor
 lint: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict aim_cost
+	$(BIN)/mypy --strict aim_cost aim_runtime
 
 check: lint test  ## both
 

@@ -58,18 +58,24 @@ def prefill_memory(
     views = [(view, trace.batch * number) for view, number in workload.views(model)]
     if isinstance(model.vision, QwenVisionSpec):
         sized = [(view, number) for view, number in views if isinstance(view, QwenVisionSpec)]
-        peak, kept = _qwen_encoding(sized, width)
+        peak, kept = _qwen_encoding(sized, width, keeps_states=execution.keeps_tower_states)
     else:
         images, video = sum(number for _, number in views), workload.frames is not None
         tokens = trace.tower_tokens
-        peak, kept = _vit_encoding(model, model.vision, images, width, video=video, tokens=tokens)
+        peak, kept = _vit_encoding(
+            *(model, model.vision, images, width),
+            video=video,
+            tokens=tokens,
+            keeps_states=execution.keeps_tower_states,
+        )
         peak = max(peak, kept + _packing(model, workload, width))
     # text and placeholders are embedded before the video is encoded
     prompt = trace.batch * trace.prompt_tokens * model.text.hidden_size
     features = trace.batch * trace.visual_tokens * model.text.hidden_size
-    # features of all images, and of videos in other models, are joined into a copy
+    # features of all images, and of videos in other models, are joined into a copy; the parts live
+    # as long as the tower's output
     joined = workload.images is not None or model.model_type != "llava_onevision"
-    copies = 2 if joined else 1
+    copies = 2 if joined and not execution.keeps_tower_states else 1
     return Memory(
         weights_bytes=width * model_parameters(model),
         kv_cache_bytes=kv_cache_bytes(model, trace, width),
@@ -88,6 +94,7 @@ def _vit_encoding(
     *,
     video: bool,
     tokens: tuple[int, ...],
+    keeps_states: bool,
 ) -> tuple[int, int]:
     """Bytes alive at most until the features are there, and bytes alive from then on.
 
@@ -98,7 +105,8 @@ def _vit_encoding(
     states = images * vision.tokens * vision.hidden_size
     # the tower's last hidden state, normed and not, outlives it
     encoded = pixels + 2 * states
-    layers = images * _largest_layer(vision, tokens)
+    layers = images * _largest_layer(vision, tokens, keeps_states=keeps_states)
+    earlier = images * _earlier_states(vision, tokens) if keeps_states else 0
     pooling = model.pooling if video else None
     if pooling is None:
         features = 2 * images * model.image_tokens * hidden
@@ -107,25 +115,34 @@ def _vit_encoding(
         features = images * model.frame_tokens * (max(vision.hidden_size, hidden) + hidden)
     else:
         features = images * (2 * model.image_tokens + model.frame_tokens) * hidden
-    return width * max(pixels + layers, encoded + features), width * encoded
+    peak = max(pixels + layers, encoded + earlier + features)
+    return width * peak, width * (pixels if keeps_states else encoded)
 
 
-def _largest_layer(vision: VisionSpec, tokens: tuple[int, ...]) -> int:
+def _earlier_states(vision: VisionSpec, tokens: tuple[int, ...]) -> int:
+    """Elements of the hidden states of one image that enter all layers but the last."""
+    counts = tokens or (vision.tokens,) * (vision.num_hidden_layers + 1)
+    return sum(counts[:-1]) * vision.hidden_size
+
+
+def _largest_layer(vision: VisionSpec, tokens: tuple[int, ...], *, keeps_states: bool) -> int:
     """Elements alive at most in a layer, of one image: in its attention or in its MLP.
 
-    The tower's embeddings live as long as it runs. Beside a layer's input: its norm, q, k, v, what
-    attention gives and its projection; or the residual, its norm and the MLP.
+    The tower's embeddings live as long as it runs, and with ``keeps_states`` the input of every
+    layer. Beside a layer's input: its norm, q, k, v, what attention gives and its projection; or
+    the residual, its norm and the MLP.
     """
     hidden, inner = vision.hidden_size, vision.intermediate_size
     # before and after the activation; CLIP's is x sigmoid(1.702 x), one tensor more
     parts = 3 if vision.model_type == "clip_vision_model" else 2
     counts = tokens or (vision.tokens,) * (vision.num_hidden_layers + 1)
-    embeddings = peak = 0
+    earlier = peak = 0
     for before, after in pairwise(counts):
         attention, feed_forward = 7 * before * hidden, parts * after * inner
         residual = (before + 2 * after) * hidden
-        peak = max(peak, embeddings + attention, embeddings + residual + feed_forward)
-        embeddings = vision.tokens * hidden  # the first layer's input
+        peak = max(peak, earlier + attention, earlier + residual + feed_forward)
+        # the first layer's input, or those of all layers so far
+        earlier = earlier + before * hidden if keeps_states else vision.tokens * hidden
     return peak
 
 
@@ -145,7 +162,7 @@ def _packing(model: ModelSpec, workload: Workload, width: int) -> int:
     return width * (projected + peak) * model.text.hidden_size
 
 
-def _qwen_encoding(views: Views, width: int) -> tuple[int, int]:
+def _qwen_encoding(views: Views, width: int, *, keeps_states: bool) -> tuple[int, int]:
     """The same for a Qwen tower.
 
     In each block the most is alive either in the rotation of q and k, which computes in float32, or
@@ -161,7 +178,8 @@ def _qwen_encoding(views: Views, width: int) -> tuple[int, int]:
     if width < _FLOAT32_BYTES:  # q and k are cast
         rotation += 2 * _FLOAT32_BYTES * states
     feed_forward = width * (2 * states + 3 * rows * vision.intermediate_size)
-    return pixels + angles + max(rotation, feed_forward), pixels + width * states
+    kept = pixels if keeps_states else pixels + width * states
+    return pixels + angles + max(rotation, feed_forward), kept
 
 
 def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> int:

@@ -8,9 +8,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aim_cost.schedules.trace import TokenTrace
+from aim_runtime.models.part import Part
 
 
 class Reference:
@@ -22,10 +23,12 @@ class Reference:
     first that went, the closest decision of the last call of ``kept``.
     """
 
-    def __init__(self, decoder: nn.Module, head: nn.Module) -> None:
+    def __init__(self, decoder: Part, head: Part) -> None:
         config = decoder.config
         self.smallest_margin = math.inf
-        self._weights = {f"model.{name}": x for name, x in decoder.state_dict().items()}
+        self._weights: dict[str, Tensor] = {
+            f"model.{name}": x for name, x in decoder.state_dict().items()
+        }
         self._weights["lm_head.weight"] = head.weight
         self._layers = config.num_hidden_layers
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -123,7 +126,7 @@ class Reference:
         return y if bias is None else y + bias
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
-        scale = (x.pow(2).mean(-1, keepdim=True) + self._eps).rsqrt()
+        scale: Tensor = (x.pow(2).mean(-1, keepdim=True) + self._eps).rsqrt()
         return x * scale * self._weights[f"{name}.weight"]
 
     def _rotate(self, x: Tensor, positions: Tensor | None) -> Tensor:
@@ -174,4 +177,5 @@ REFERENCE_SCORES = {
 
 def _split(x: Tensor, heads: int) -> Tensor:
     """[n, h * d] -> [h, n, d]."""
-    return x.unflatten(-1, (heads, -1)).transpose(0, 1)
+    parts: Tensor = x.unflatten(-1, (heads, -1))
+    return parts.transpose(0, 1)

@@ -24,6 +24,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from aim_runtime.errors import PatchError
+from aim_runtime.models.part import Part
 
 Args = tuple[Any, ...]
 Inputs = dict[str, Any]
@@ -120,13 +121,13 @@ def lack_newlines(features: Tensor, tokens: int) -> bool:
     return features.shape[1] != tokens
 
 
-def tower_keeps_hidden_states(model: nn.Module) -> bool:
-    """Whether encoding keeps what every layer of the vision tower gives, until it has ended.
+def tower_keeps_hidden_states(model: Part) -> bool:
+    """Whether encoding keeps what every layer of the vision tower gives, and then nothing of it.
 
-    Older versions ask the tower for all hidden states, which they then choose one from.
+    Releases that take ready features keep the tower's output, with its last state alone, for the
+    whole prefill; older ones ask the tower for all hidden states and drop them with the output.
     """
-    encode = getattr(model.model, "get_image_features", None)
-    return encode is not None and "output_hidden_states" in _parameters(encode)
+    return "mm_encoder_outputs" not in _parameters(model.model.forward)
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ _LAYER_PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-def decoder_seams(decoder: nn.Module) -> list[Seam]:
+def decoder_seams(decoder: Part) -> list[Seam]:
     """What a patch relies on in a language model without its head, and in any."""
     layer = decoder.layers[0]
     attention = getattr(layer, "self_attn", None)

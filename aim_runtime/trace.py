@@ -62,6 +62,9 @@ class RunTrace:
     ) -> None:
         """Replace what is recorded by a prefill that has just finished."""
         if self.tower is not None:
-            seen = {"tower_tokens": self.tower.tokens, "tower_attention": self.tower.attention}
-            rows = [replace(row, **seen) if row.groups else row for row in rows]
+            tokens, attention = self.tower.tokens, self.tower.attention
+            rows = [
+                replace(row, tower_tokens=tokens, tower_attention=attention) if row.groups else row
+                for row in rows
+            ]
         self.rows, self.kept, self.cache_tokens = rows, kept, cache_tokens

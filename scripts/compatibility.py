@@ -31,7 +31,9 @@ Row = dict[str, Any]
 
 def run(python: str, torch: str, transformers: str) -> Row:
     """Make an environment, run CHECKS in it; the row that says what came out."""
-    env = ROOT / ".venv-compatibility" / f"{Path(python).name}-{torch}-{transformers}"
+    ask = "import platform; print(platform.python_version())"
+    version = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
+    env = ROOT / ".venv-compatibility" / f"{version.stdout.strip()}-{torch}-{transformers}"
     here = env / "bin" / "python"
     if not here.exists():
         subprocess.run([python, "-m", "venv", env], check=True)

@@ -5,9 +5,10 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from aim_cost.methods import Method, published_figures
+from aim_cost.methods import Method
 from aim_cost.methods.method import COUNT_MARKS, COUNTS
 from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES
+from aim_cost.papers.figures import published_figures
 from aim_cost.render import Row, table
 
 
@@ -23,6 +24,7 @@ def method_rows(methods: Sequence[Method]) -> list[Row]:
             "parameters": {p.name: p.shown() for p in method.parameters},
             "scale": method.scale.name if method.scale else None,
             "scoring": list(method.scoring),
+            "runs": method.runs,
             "flash_attention": _flash(method),
             "counts": method.counts,
             "verified": method.verified,
@@ -40,6 +42,7 @@ def methods_table(methods: Sequence[Method]) -> RenderableType:
         (
             f"{method.name}{COUNT_MARKS[method.counts]}",
             method.arxiv or "-",
+            "yes" if method.runs else "-",
             method.where,
             ", ".join(f"{p.name} {p.shown()}" for p in method.parameters if p.default is not None),
             ", ".join(method.scoring) + ("" if _flash(method) else " †"),
@@ -47,16 +50,18 @@ def methods_table(methods: Sequence[Method]) -> RenderableType:
         for method in methods
     ]
     note = (
+        "runs: by aim_runtime; the others are priced. "
         "acts: before the LLM, inside it, both, or in the vision tower. Parameters with their "
         "defaults; 16 of 32: layer 16 of an LLM of 32 layers, scaled to others. "
         f"†: flash attention is off where it scores. * {COUNTS['mean']}. ** {COUNTS['assumed']}. "
         "More: aim-cost methods NAME."
     )
-    columns = ("method", "arXiv", "acts", "parameters", "ranks tokens by")
+    columns = ("method", "arXiv", "runs", "acts", "parameters", "ranks tokens by")
     result = table("Methods of visual-token reduction", columns, lines, note)
     for column in result.columns:
         column.justify = "left"
-    result.columns[-2].width = 11  # or the longest names of scores are cut at 80 columns
+    result.columns[-2].width = 11  # leaves room for the names of scores at 80 columns
+    result.columns[-1].overflow = "fold"
     return result
 
 
@@ -71,6 +76,7 @@ def method_table(method: Method) -> RenderableType:
     for column in parameters.columns:
         column.justify = "left"
     text = [f"Ranks tokens by {_scores(method)}.", f"Counts: {COUNTS[method.counts]}."]
+    text += ["aim_runtime runs it." if method.runs else "It is priced; aim_runtime refuses it."]
     text += [method.note] if method.note else []
     found = [figure for figure in published_figures() if figure.method == method.name]
     if not found:

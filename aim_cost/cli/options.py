@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aim_cost.errors import AimError, ScheduleError
+from aim_cost.extras import missing_library
 from aim_cost.models.vision_spec import parse_frame_size
 from aim_cost.models.workload import Workload
 from aim_cost.render import Format
@@ -101,9 +102,15 @@ def new_app(help_text: str) -> typer.Typer:
 
 
 def run(app: typer.Typer) -> None:
-    """Run a command line: an AimError becomes one line on stderr and exit status 2."""
+    """Run a command line: an AimError becomes one line on stderr and exit status 2.
+
+    So does an optional library that a command needs and that is not installed.
+    """
     try:
-        app()
+        try:
+            app()
+        except ModuleNotFoundError as error:
+            raise missing_library(error) or error from error
     except AimError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -64,7 +64,7 @@ def plan(
         flops=_si(flops_tera, "T"),
         memory_bytes=_si(memory_gb, "G"),
         choose_frames=choose_frames,
-        accuracy=accuracy,
+        accuracy=accuracy or None,
         benchmark=benchmark,
     )
     if form is not Format.table:

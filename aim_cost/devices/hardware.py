@@ -1,6 +1,7 @@
 """Hardware profiles: the datasheet peaks of a device, each number with its unit and its source."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
@@ -64,7 +65,12 @@ _REQUIRED = ("flops_per_s", "memory_bytes", "memory_bandwidth_bytes_per_s")
 
 @dataclass(frozen=True)
 class HardwareProfile:
-    """A device and its datasheet peaks, made by ``load_hardware`` or ``from_yaml``."""
+    """A device and its datasheet peaks, made by ``load_hardware`` or ``from_yaml``.
+
+    Args:
+        device_names: patterns of what the driver calls it, for ``find_hardware``.
+        nearest: the calibrated device whose calibration it inherits; None for a roofline.
+    """
 
     name: str
     title: str
@@ -72,6 +78,8 @@ class HardwareProfile:
     release_year: Quantity
     peak: Peak
     notes: str = ""
+    device_names: tuple[str, ...] = ()
+    nearest: str | None = None
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "HardwareProfile":
@@ -134,6 +142,26 @@ def load_hardware(name_or_path: str | Path) -> HardwareProfile:
             fix=f"{hint}{_LIST}.",
         )
     return _read(files("hardware_profiles") / f"{name}.yaml", f"hardware_profiles/{name}.yaml")
+
+
+def find_hardware(device_name: str) -> HardwareProfile | None:
+    """The shipped profile of a device as its driver names it; None for an unknown one.
+
+    Raises: ProfileError where two profiles claim the name.
+    """
+    found = [
+        profile
+        for profile in map(load_hardware, hardware_names())
+        if any(re.search(pattern, device_name) for pattern in profile.device_names)
+    ]
+    if len(found) > 1:
+        raise ProfileError(
+            "device_names",
+            expected="one profile of each device",
+            got=f"{device_name} in {' and '.join(profile.name for profile in found)}",
+            fix="Make the patterns exclude each other, or name --hardware.",
+        )
+    return found[0] if found else None
 
 
 def to_row(profile: HardwareProfile) -> dict[str, Any]:
@@ -222,7 +250,30 @@ def _profile(tree: object, where: str) -> HardwareProfile:
             },
         ),
         notes=_text(root, "notes", at) if "notes" in root else "",
+        device_names=_patterns(root.get("device_names", []), f"{at}device_names"),
+        nearest=_text(root, "nearest", at) if "nearest" in root else None,
     )
+
+
+def _patterns(given: object, where: str) -> tuple[str, ...]:
+    """Regular expressions. Raises: ProfileError."""
+
+    def refuse(got: object) -> ProfileError:
+        return ProfileError(
+            where,
+            expected="a list of regular expressions",
+            got=got,
+            fix="E.g. device_names: ['L40S'].",
+        )
+
+    if not isinstance(given, list) or not all(isinstance(one, str) and one for one in given):
+        raise refuse(given)
+    for one in given:
+        try:
+            re.compile(one)
+        except re.error as error:
+            raise refuse(f"{one!r}, {error}") from error
+    return tuple(given)
 
 
 def _present(tree: Mapping[str, Any], key: str, at: str, expected: str) -> Any:

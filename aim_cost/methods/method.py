@@ -7,6 +7,7 @@ from aim_cost.errors import ScheduleError
 from aim_cost.methods.parameter import Parameter, Value
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Workload
+from aim_cost.schedules.executed import why_not_run
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.schedule import Schedule
 
@@ -82,11 +83,21 @@ class Method:
     @property
     def scoring(self) -> tuple[str, ...]:
         """Names of VISUAL_SCORES or MERGE_KINDS, then of LAYER_SCORES, that it ranks tokens by."""
-        defaults = {p.name: p.default_for(_REFERENCE.layers) for p in self.parameters}
-        made = self.build(_REFERENCE, **defaults)
+        made = self._example
         names = [Merge.by] if made.vision_merge is not None else []
         names += [part.by for part in (made.merge, made.select) if part is not None]
         return (*names, *([made.prune.importance] if made.prune is not None else []))
+
+    @property
+    def runs(self) -> bool:
+        """Whether ``aim_runtime`` runs it, with its default parameters."""
+        return why_not_run(self._example) is None
+
+    @property
+    def _example(self) -> Schedule:
+        """Its schedule with the defaults, on a model of ordinary size."""
+        defaults = {p.name: p.default_for(_REFERENCE.layers) for p in self.parameters}
+        return self.build(_REFERENCE, **defaults)
 
     @property
     def scale(self) -> Parameter | None:

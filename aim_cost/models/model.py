@@ -11,7 +11,13 @@ from aim_cost.checks import mapping, one_of, whole
 from aim_cost.errors import SpecError
 from aim_cost.models.config import Section
 from aim_cost.models.image_rule import ImageRule, read_image_rule
-from aim_cost.models.vision_spec import FrameSize, QwenVisionSpec, Tower, read_vision
+from aim_cost.models.vision_spec import (
+    FrameSize,
+    QwenVisionSpec,
+    Tower,
+    VisionSpec,
+    read_vision,
+)
 
 _PRESETS = resources.files("aim_cost.models") / "presets"
 
@@ -143,6 +149,18 @@ class ModelSpec:
     def newline_tokens(self) -> int:
         """Tokens that follow the last frame of a video."""
         return int(self.model_type == "llava_onevision")
+
+    @property
+    def square_tower(self) -> VisionSpec:
+        """The tower of a model that sees square images. Raises: SpecError for a Qwen tower."""
+        if isinstance(self.vision, QwenVisionSpec):
+            raise SpecError(
+                "vision_config",
+                expected="a tower of square images (SigLIP or CLIP)",
+                got=self.model_type,
+                fix="Choose another model.",
+            )
+        return self.vision
 
     def at(self, frame_size: FrameSize | None, image_tokens: int | None = None) -> "ModelSpec":
         """This model with its tower at a resolution: ``frame_size``, or of a square image.

@@ -159,6 +159,10 @@ class Execution:
             anew in each pass.
         last_layer: of the LLM; ``all``, as transformers runs it, for every token; ``needed``, keys
             and values of every token, all else of the last alone, whose logits are asked for.
+        keeps_tower_states: whether the hidden states of all layers of a SigLIP or CLIP tower stay
+            until the features are there, and nothing of a tower stays after that, as in
+            transformers 5.17. Newer ones keep the last state alone, as long as the prefill runs.
+            Memory alone depends on it.
     Raises: SpecError.
     """
 
@@ -167,6 +171,7 @@ class Execution:
     mode: str = "eager"
     scoring: str = "torch"
     last_layer: str = "all"
+    keeps_tower_states: bool = False
 
     def __post_init__(self) -> None:
         dtype_bytes(self.dtype)

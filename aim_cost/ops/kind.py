@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import ClassVar, Self, TypeAlias
 
 from aim_cost.ops.count import Count
-from aim_cost.ops.formulas import IMPORTANCE_ITERATIONS, IMPORTANCE_ROWS
+from aim_cost.ops.formulas import IMPORTANCE_ROWS
 
 
 class _Kind:
@@ -199,18 +199,13 @@ class Importance(_Sized):
 class FusedImportance(_Sized):
     """AIM's score by kernels that never write its matrix."""
 
-    label: ClassVar[str] = "importance_fused"
+    label: ClassVar[str] = "fused_importance"
 
     tokens: Count
     batch: Count
     heads: Count
     key_value_heads: Count
     head_dim: Count
-
-    @property
-    def parts(self) -> Count:
-        """A pass over rows, the iterations, and the mean over heads."""
-        return IMPORTANCE_ITERATIONS + 2
 
 
 Kind: TypeAlias = (

@@ -61,12 +61,14 @@ class Score:
         source: method or paper.
         ops: what it adds to the graph.
         flash: False when the scored layer must write its attention matrix.
+        runs: whether ``aim_runtime`` has code for it; a test holds both to each other.
     """
 
     summary: str
     source: str
     ops: Callable[[Any], list[Op]]
     flash: bool = True
+    runs: bool = False
 
 
 def _nothing(size: LayerSize | VisualSize) -> list[Op]:
@@ -162,12 +164,20 @@ def _neighbours(size: LayerSize) -> list[Op]:
 
 
 LAYER_SCORES = {
-    "pagerank": Score("PageRank over the layer's attention, five steps", "AIM", _pagerank),
+    "pagerank": Score(
+        "PageRank over the layer's attention, five steps", "AIM", _pagerank, runs=True
+    ),
     "pagerank-causal": Score(
-        "one PageRank step, each column divided by the rows that see it", "ours", _pagerank_causal
+        "one PageRank step, each column divided by the rows that see it",
+        "ours",
+        _pagerank_causal,
+        runs=True,
     ),
     "text-attention": Score(
-        "attention of the last prompt token, one row of q k^T", "ours, after FastV", _last_row
+        "attention of the last prompt token, one row of q k^T",
+        "ours, after FastV",
+        _last_row,
+        runs=True,
     ),
     "eager-attention": Score(
         "attention of the last token, read from the layer's own matrix", "FastV", _head_mean, False
@@ -186,8 +196,8 @@ LAYER_SCORES = {
         "cosine to the same place of the frame before", "FrameFusion", _neighbours
     ),
     "offline": Score("decided beforehand: nothing at run time", "VTW, FitPrune, HiDrop", _nothing),
-    "random": Score("drawn at random", "baseline", _nothing),
-    "uniform": Score("every k-th token", "baseline", _nothing),
+    "random": Score("drawn at random", "baseline", _nothing, runs=True),
+    "uniform": Score("every k-th token", "baseline", _nothing, runs=True),
 }
 """Scores inside the LLM, by the name that a schedule's ``prune.importance`` gives."""
 

@@ -1,5 +1,6 @@
 """Form: a physical law of kernel time with free parameters, before any correction."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -18,11 +19,16 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a law takes from the datasheet: dense FLOP/s, memory elements/s, multiprocessors."""
+    """What a law takes from the datasheet.
+
+    Args: dense FLOP/s, memory elements/s, multiprocessors; clock_hz, the boost clock, not a number
+        where the profile has none.
+    """
 
     flops_per_s: float
     elements_per_s: float
     multiprocessors: int
+    clock_hz: float = float("nan")
 
     @classmethod
     def of(cls, hardware: HardwareProfile, dtype: str) -> "Ceilings":
@@ -39,6 +45,7 @@ class Ceilings:
             hardware.peak_flops_per_s(dtype),
             hardware.memory_bandwidth_bytes_per_s / dtype_bytes(dtype),
             int(multiprocessors.value),
+            float(hardware.peak.boost_clock_hz.value) if hardware.peak.boost_clock_hz else math.nan,
         )
 
 
@@ -60,7 +67,7 @@ class Form:
     """A law and the coordinates of its correction surface.
 
     Args:
-        op: gemm, causal_attention or encoder_attention.
+        op: gemm, causal_attention, encoder_attention or fused_importance.
         dims: names of the sizes. Along the first, ``law`` never falls.
         parameters: what the fit is free to choose.
         law: (parameter values, ceilings, sizes as arrays) -> seconds.

@@ -1,5 +1,6 @@
 """OpTimeModel: the time of any op of the graph, with its band, on a calibrated device."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from aim_cost.ops.op import Op
 from aim_cost.timing.calibration import Calibration
 from aim_cost.timing.elementwise import KernelFigures, figures_of, measured_as
 from aim_cost.timing.form import Array, Ceilings, Mask
+from aim_cost.timing.fused_score import FUSED_SCORE, FUSED_SCORE_KERNELS
 from aim_cost.timing.kernel_model import KernelTimes
 from aim_cost.units import dtype_bytes
 
@@ -39,8 +41,6 @@ OTHER_ARCHITECTURE = 0.33
 # The same for batched products, for attention of the other kind and for that of a single query,
 # which no table holds.
 UNMEASURED_KIND = 0.33
-# Fused scoring multiplies as often as 3 causal attentions and exponentiates as often as 6: between.
-_FUSED_IMPORTANCE_ATTENTIONS = 4.5
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,8 @@ class OpTimeModel:
 
     def _price(self, kind: Kind, moved_bytes: Array, dims: tuple[Array, ...]) -> KernelTimes:
         """Seconds of ops of one kind, [N]; ``dims`` are those of each, whatever ``kind`` holds."""
-        if isinstance(kind, FusedImportance):
-            times = self._price(CausalAttention(*dims), moved_bytes, dims)
-            factor = np.full(len(times.time_s), _FUSED_IMPORTANCE_ATTENTIONS)
-            return _widened(_scaled(times, factor), UNMEASURED_KIND, extrapolated=True)
+        if isinstance(kind, FusedImportance) and kind.label not in self.calibration.kernels:
+            return self._fused_score(dims)
         if isinstance(kind, RowAttention):
             times = self._price(Elementwise.COPY, moved_bytes, dims)
             return _widened(times, UNMEASURED_KIND, extrapolated=True)
@@ -170,6 +168,8 @@ class OpTimeModel:
                 launches = self._kernels_of(kind) * dims[0]
             case Product():
                 times = self._fitted(kind, dims)
+            case FusedImportance():
+                times, launches = self._fitted(kind, dims), FUSED_SCORE_KERNELS
             case BatchedProduct():  # as one product, but no faster than its own bytes
                 times = self._fitted(kind, dims)
                 times = _scaled(times, np.maximum(1, moved_bytes / self.bytes_per_s / times.time_s))
@@ -183,12 +183,27 @@ class OpTimeModel:
     def _fitted(self, kind: Kind, dims: tuple[Array, ...]) -> KernelTimes:
         return self.calibration.kernels[kind.label].model.times(self.ceilings, dims)
 
+    def _fused_score(self, dims: tuple[Array, ...]) -> KernelTimes:
+        """By the count of instructions, where no table of the device has timed it."""
+        if math.isnan(self.ceilings.clock_hz):
+            raise ProfileError(
+                "peak.boost_clock_hz",
+                expected="the clock, by which the fused score is priced",
+                got="none",
+                fix="Add it to the profile, or price scoring torch.",
+            )
+        time_s = FUSED_SCORE.law(FUSED_SCORE.start, self.ceilings, dims)
+        exact = KernelTimes(time_s, time_s, time_s, np.zeros(len(time_s), dtype=bool))
+        return _widened(exact, UNMEASURED_KIND, extrapolated=True)
+
     @property
     def _launch_gap_s(self) -> float:
         dispatch = self.calibration.dispatch
         return max(0.0, dispatch.launch_s.value - dispatch.graph_launch_s.value)
 
     def _kernels_of(self, kind: Kind) -> int:
+        if isinstance(kind, FusedImportance):
+            return FUSED_SCORE_KERNELS
         if self.execution != "fused" and isinstance(kind, Elementwise | Importance):
             return self._figures(kind).kernels
         return 1

@@ -157,7 +157,7 @@ def time_model(
     """The time model of a device.
 
     Args:
-        calibration: by default the device's own, or that of the nearest architecture.
+        calibration: by default the device's own, or the one that its profile names as nearest.
         ideal: the roofline whatever the execution says, for conventions that know no other time.
     Raises: ProfileError when the device has no peak for the dtype.
     """
@@ -172,17 +172,7 @@ def time_model(
 
 
 def nearest_calibration(hardware: HardwareProfile) -> Calibration | None:
-    """The shipped calibration that is nearest; None for what is no GPU."""
+    """The calibration of a device, or the one that its profile names as nearest; None without."""
     if hardware.name in calibration_names():
         return load_calibration(hardware.name)
-    for architectures, nearest in _NEAREST.items():
-        if hardware.architecture.startswith(architectures):
-            return load_calibration(nearest)
-    return None
-
-
-# tensor cores before Hopper, and Ada's, are fed as the A100's are
-_NEAREST = {
-    ("Volta", "Turing", "Ampere", "Ada"): "a100-sxm4-80gb",
-    ("Hopper", "Blackwell", "CDNA"): "h100-sxm",
-}
+    return load_calibration(hardware.nearest) if hardware.nearest is not None else None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from aim_cost.schedules.schedule import Schedule
+from aim_runtime.models import require_onevision
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.patch import patched
 from aim_runtime.prompts.inputs import question_inputs
@@ -24,10 +25,11 @@ def answer(
     Returns: a row with ``text``, the tokens entering each layer, and ``generate_s``, one run of
     the host's clock without warm-up (``measure`` gives times to compare).
     """
+    model = require_onevision(loaded.model, "a question about a video")
     inputs, tokenizer = question_inputs(loaded, sample_frames(video, frames), question)
     start = time.perf_counter()
-    with patched(loaded.model, schedule) as trace:
-        output = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    with patched(model, schedule) as trace:
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     new = output[0, inputs["input_ids"].shape[1] :]
     return {
         "model": loaded.spec.name,

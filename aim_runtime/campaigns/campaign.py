@@ -24,11 +24,16 @@ _TRACE_LINES = 12
 
 
 def agenda_of(
-    steps: Sequence[Step], file: CampaignFile | None, setting: Setting, *, retry: bool = False
+    steps: Sequence[Step],
+    file: CampaignFile | None,
+    setting: Setting,
+    *,
+    retry: bool = False,
+    started: bool = False,
 ) -> Agenda:
     """What is left of ``steps``, without those that the device's memory cannot hold.
 
-    Args: file, what was done before.
+    Args: file, what was done before; retry, as in ``run_campaign``; started, as in ``Agenda``.
     Raises: MeasurementError when it holds none.
     """
     costs = Costs(setting)
@@ -48,7 +53,7 @@ def agenda_of(
         if first is not None:
             visits = file.visits(setting.row_keys(first)[0])
             first = first if visits or first in left else None  # it has failed
-    return Agenda(left, first, costs, visit=max(1, visits) + 1)
+    return Agenda(left, first, costs, visit=max(1, visits) + 1, started=started)
 
 
 def run_campaign(
@@ -78,13 +83,15 @@ def run_campaign(
     file, environment = CampaignFile(folder), runner.environment()
     file.require_same_device(setting, environment)
     PredictionsFile(folder / PREDICTIONS).add(steps, setting, environment["commit"])
-    agenda = agenda_of(steps, file, setting, retry=retry)
+    agenda = agenda_of(steps, file, setting, retry=retry, started=begun is not None)
     with _interrupts() as interrupts:
         while (planned := agenda.next(end - runner.now())) is not None:
             status = _run_step(planned, file, runner, end, interrupts)
             if status == STOPPED:
                 break
             agenda.ran(planned.step, failed=status == FAILED)
+    if agenda.left and not agenda.any_ran:
+        _say(f"no step fits: the shortest needs about {agenda.shortest_s():.0f} s")
     if agenda.left:
         _say(f"{len(agenda.left)} steps are left: run the same command again")
     return file

@@ -31,16 +31,23 @@ class Agenda:
         steps: in order, without those that are done.
         first: the step to repeat at the end, once another has run; None to repeat nothing.
         visit: of that repeat.
+        started: whether imports and the like are over.
     """
 
     def __init__(
-        self, steps: Iterable[Step], first: PrefillStep | None, costs: Costs, *, visit: int = 2
+        self,
+        steps: Iterable[Step],
+        first: PrefillStep | None,
+        costs: Costs,
+        *,
+        visit: int = 2,
+        started: bool = False,
     ) -> None:
         self.left = list(steps)
-        self._costs, self._warmth = costs, Warmth()
+        self._costs, self._warmth = costs, Warmth(started)
         self._first = first
         self._repeat = repeat_of(first, visit) if first else None
-        self._any_ran = self._ended = False
+        self.any_ran = self._ended = False
 
     def next(self, seconds_left: float) -> Planned | None:
         """The first step that fits and leaves time for the repeat; at last the repeat itself.
@@ -58,11 +65,16 @@ class Agenda:
             reserved = self._costs.seconds(self._repeat, warm) if self._repeat else 0.0
             if seconds + reserved <= seconds_left:
                 return Planned(step, seconds)
-        if self._repeat and self._any_ran and self._first not in self.left:
+        if self._repeat and self.any_ran and self._first not in self.left:
             seconds = self._costs.seconds(self._repeat, self._warmth)
             if seconds <= seconds_left:
                 return Planned(self._repeat, seconds)
         return None
+
+    def shortest_s(self) -> float:
+        """Seconds of the shortest step that is left, and of the repeat after it."""
+        repeat_s = self._costs.seconds(self._repeat, self._warmth) if self._repeat else 0.0
+        return repeat_s + min(self._costs.seconds(step, self._warmth) for step in self.left)
 
     def ran(self, step: Step, *, failed: bool = False) -> None:
         """Take a step off. What failed is not repeated."""
@@ -73,7 +85,7 @@ class Agenda:
             self._ended = True
         else:
             self.left.remove(step)
-        self._any_ran = True
+        self.any_ran = True
 
 
 def plan(agenda: Agenda, seconds: float) -> list[Planned]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from aim_cost.case import GROUPS, estimate
+from aim_cost.case import estimate
 from aim_cost.conventions.convention import EXECUTED, LLM_VIEWER
 from aim_cost.devices.hardware import HardwareProfile
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Execution
-from aim_cost.ops.op import PHASES
+from aim_cost.ops.op import GROUPS, PHASES
 from aim_cost.timing.calibration import Calibration
 from aim_cost.timing.prefill_time import nearest_calibration
 from aim_runtime.measurement.row_key import Row, RunKey

@@ -92,7 +92,7 @@ class DeviceRunner:
         return gpu_state()
 
     def prefill(self, step: PrefillStep, store: RowStore) -> None:
-        rows = measure(
+        measure(
             *(self._model(step.model), step.workload, step.schedules),
             repeats=step.rounds,
             warmup=1,
@@ -102,8 +102,6 @@ class DeviceRunner:
             visit=step.visit,
             refuse=False,
         )
-        if any(not row["error"] and row["repeats"] < step.rounds for row in rows):
-            raise KeyboardInterrupt  # measure has caught it
 
     def decode(self, step: DecodeStep) -> list[Row]:
         loaded = self._model(step.model)
@@ -115,14 +113,12 @@ class DeviceRunner:
             )
 
     def kernels(self, step: KernelStep, seconds: float) -> dict[str, str]:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            attention_backend(self.setting.attention),
-        ):
+        with tempfile.TemporaryDirectory() as folder:
             files = microbench(
                 *(step.spec, step.workload, Path(folder), self._device),
                 self.setting.dtype,
                 seconds,
+                self.setting.attention,
             )
             return dict(_as_text(path) for path in files)
 

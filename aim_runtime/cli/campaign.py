@@ -64,6 +64,8 @@ def campaign(
         raise MeasurementError(
             "--out", expected="a folder for the campaign", got="nothing", fix="Add --out DIR."
         )
+    if not rehearsal:
+        _require_gpu(device, "--rehearsal, which needs none")
     runner = _runner(hardware, backend, dtype, device, rehearsal)
     steps = default_steps()
     try:
@@ -82,6 +84,18 @@ def campaign(
     print(
         f"{file.path}: {len(file.rows)} rows, {failed_rows} of them failed; {failed} failed steps"
     )
+
+
+def _require_gpu(device: str | None, instead: str) -> None:
+    """Raises: MeasurementError where the campaign would run on a CPU, for days."""
+    from aim_runtime.errors import MeasurementError
+    from aim_runtime.models.load import default_device, place_of
+
+    place = place_of(device or default_device())
+    if place.type != "cuda":
+        raise MeasurementError(
+            "device", expected="a CUDA GPU", got=place.type, fix=f"Use one, or add {instead}."
+        )
 
 
 def _runner(
@@ -127,6 +141,7 @@ def _planned(
     else:
         from aim_runtime.campaigns.runner import DeviceRunner
 
+        _require_gpu(device, "--hardware NAME, the GPU that is planned for")
         setting = DeviceRunner(device, dtype, attention=attention).setting
     steps = default_steps()
     if out:

@@ -36,13 +36,15 @@ def fidelity(
     """How far schedules move the next-token distributions from the unreduced model's; no labels."""
     from aim_cost.models.workload import Workload
     from aim_runtime.answers.fidelity import VideoPrompt, fidelity_rows, read_prompts
-    from aim_runtime.models.load import load
+    from aim_runtime.models import require_onevision_spec
+    from aim_runtime.models.load import load, spec_of
     from aim_runtime.prompts.inputs import question_inputs
     from aim_runtime.prompts.video import sample_frames
     from aim_runtime.validation.suite import default_schedules
 
     asked = read_prompts(prompts)
     chosen = schedules_from(schedule, merge=merge, prune=prune, vision_merge=vision_merge)
+    require_onevision_spec(spec_of(model), "fidelity")
     loaded = load(model, device, dtype)
     chosen = chosen or default_schedules(loaded.spec, Workload(1, frames=frames or 32))[1:]
 

@@ -31,6 +31,7 @@ from aim_cost.cli.options import (
     schedule_from,
     workload_from,
 )
+from aim_cost.files import write_atomically
 from aim_cost.render import Format, console, print_rows, table, to_csv
 from aim_cost.timing import load_calibration
 from aim_runtime.cli.accuracy import accuracy
@@ -38,12 +39,14 @@ from aim_runtime.cli.campaign import campaign
 from aim_runtime.cli.fidelity import fidelity
 from aim_runtime.cli.measure import measure
 from aim_runtime.cli.options import (
+    AttentionOption,
     DeviceOption,
     FastestDtypeOption,
     LayersOption,
     RepeatsOption,
     VisionLayersOption,
     WeightsOption,
+    chosen_attention,
     chosen_schedules,
     load_model,
 )
@@ -140,6 +143,7 @@ def microbench(
         float | None,
         typer.Option(help="How long; by default 80 on a CPU, 60 on a GPU.", show_default=False),
     ] = None,
+    attention: AttentionOption = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Time the kernels of a model's prefills on this device, as tables for aim-cost calibrate.
@@ -154,7 +158,8 @@ def microbench(
 
     workload = workload_from(text_tokens, 1, frames, image_tokens, image, None, default_frames=8)
     place = torch.device(device or default_device())
-    paths = run_microbench(load_model_spec(model), workload, out, place, dtype, seconds)
+    spec, backend = load_model_spec(model), chosen_attention(attention)
+    paths = run_microbench(spec, workload, out, place, dtype, seconds, backend)
     if form is not Format.table:
         print_rows([{"file": str(path)} for path in paths], form)
         return
@@ -166,7 +171,7 @@ def generate(
     video: Annotated[Path, typer.Option(help="A video file.")],
     prompt: Annotated[str, typer.Option(help="The question about the video.")],
     model: ModelOption = "llava-onevision-qwen2-0.5b",
-    frames: FramesOption = 32,
+    frames: Annotated[int, typer.Option("--frames", help="Video frames.")] = 32,
     merge: MergeOption = None,
     tokens_per_frame: PerFrameOption = None,
     prune: PruneOption = None,
@@ -179,10 +184,13 @@ def generate(
 ) -> None:
     """Answer a question about a video with a checkpoint, under a schedule."""
     from aim_runtime.answers.answer import answer
+    from aim_runtime.models import require_onevision_spec
+    from aim_runtime.models.load import spec_of
 
     chosen = schedule_from(
         schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
     )
+    require_onevision_spec(spec_of(model), "generate")
     loaded = load_model(model, device, dtype, False)
     row = answer(loaded, video, prompt, frames, chosen, max_new_tokens)
     if form is not Format.table:
@@ -198,20 +206,53 @@ def selfcheck(
         typer.Option(help="Recorded outputs, in the format of prefill_prune_*.safetensors."),
     ] = None,
     device: DeviceOption = None,
+    minutes: Annotated[
+        float, typer.Option(help="Begin no further check of the device after so many minutes.")
+    ] = 5,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a .json after each check; Ctrl-C keeps it.")
+    ] = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Does the physical drop equal the mask-based reference on this machine's versions?"""
-    from aim_runtime.models.load import default_device
+    """Is what runs here right, and how fast is the device at best? Exit status 1 if not right.
+
+    Dropping against masking, with these versions; attention by each backend, the score's kernel,
+    patched, captured and repeated prefills on this device; its GEMM and copy rates.
+    """
+    from aim_runtime.models.load import default_device, place_of
+    from aim_runtime.validation.device_check import device_checks
     from aim_runtime.validation.selfcheck import selfcheck as run_selfcheck
 
-    result = run_selfcheck(vectors, device=device or default_device())
+    place = place_of(device or default_device())
+    result = run_selfcheck(vectors, device=str(place))
+    rows: list[dict[str, Any]] = []
+    for check in device_checks(place, seconds=60 * minutes):
+        rows.append(check.to_row())
+        result |= {
+            "device": rows,
+            "passed": result["passed"] and check.passed is not False,
+        }
+        if out is not None:
+            write_atomically(out, (json.dumps(result, indent=2) + "\n").encode())
     if form is Format.json:
         print(json.dumps(result, indent=2))
     elif form is Format.csv:
-        print(to_csv([result]))
+        print(to_csv(rows))
     else:
         console().print(_selfcheck_table(result))
+        console().print(_device_table(str(place), rows))
     sys.exit(0 if result["passed"] else 1)
+
+
+def _device_table(device: str, rows: list[dict[str, Any]]) -> Any:
+    verdicts = {True: "right", False: "WRONG", None: ""}
+    lines = [(row["name"], row["got"], verdicts[row["passed"]]) for row in rows]
+    note = "No verdict: a fact, or nothing to check here."
+    for row in rows:
+        if row["passed"] is False:
+            note += f" {row['name']}: expected {row['expected']}."
+    columns = ("check", "got", "verdict")
+    return table(f"This device: {device}", columns, lines, note)
 
 
 def _selfcheck_table(result: dict[str, Any]) -> Any:

@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from aim_cost.files import write_atomically
 from aim_cost.render import table
 from aim_cost.units import milli, tera
-from aim_runtime.validation.validate import Row, Validation
+from aim_runtime.validation.agreement import Row
+from aim_runtime.validation.validate import Validation
 
 # Okabe and Ito's palette, told apart by colour-blind readers and in print
 _COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")

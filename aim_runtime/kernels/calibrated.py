@@ -38,9 +38,9 @@ def present_calibration(
     transformers; the tables stay in ``cache_folder``. They are measured anew where the device now
     runs more than a quarter faster or slower than it did then: one of the two times it was busy.
     """
-    name = known_profile(device)
-    if name in calibration_names():
-        return load_hardware(name), load_calibration(name)
+    known = known_profile(device)
+    if known is not None and known.name in calibration_names():
+        return known, load_calibration(known.name)
     folder = cache_folder(spec, workload, device, dtype)
     profile_file, file = folder / PROFILE_FILE, folder / _CALIBRATION_FILE
     if file.exists() and not _still_holds(load_hardware(profile_file), device, dtype):

@@ -63,7 +63,7 @@ class Case:
     """One row of a table.
 
     Args:
-        table: gemm, causal_attention, encoder_attention or elementwise.
+        table: gemm, causal_attention, encoder_attention, fused_importance or elementwise.
         row: its columns, without the time.
         flops, moved_bytes: of one run, to foresee how long it takes.
         weights, activations: at least the elements that it takes from either part of a Pool.

@@ -55,8 +55,8 @@ def _host_s(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[f
         num_attention_heads=text.num_attention_heads,
         num_key_value_heads=text.num_key_value_heads,
         num_hidden_layers=1,
-        attn_implementation="sdpa",
     )
+    config._attn_implementation = "sdpa"
     layer = Qwen2DecoderLayer(config, 0).to(device, dtype).eval()
     x = torch.randn(1, 1, text.hidden_size, device=device, dtype=dtype)
     angles = tuple(torch.randn(1, 1, text.head_dim, device=device, dtype=dtype) for _ in range(2))

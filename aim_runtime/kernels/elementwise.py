@@ -90,8 +90,8 @@ def _collect(
 def _input_elements(op: Op) -> int:
     """At least the elements of an op's inputs; the score makes its matrices itself."""
     if isinstance(op.kind, Importance):
-        return 2 * op.kind.tokens * op.kind.heads * op.kind.head_dim
-    return op.bytes
+        return int(2 * op.kind.tokens * op.kind.heads * op.kind.head_dim)
+    return int(op.bytes)
 
 
 def _decoder_work(spec: ModelSpec, tokens: int) -> dict[Elementwise, Make]:
@@ -168,7 +168,7 @@ def _decoder_work(spec: ModelSpec, tokens: int) -> dict[Elementwise, Make]:
 
 
 def _vision_work(spec: ModelSpec, images: int) -> dict[Elementwise, Make]:
-    tower, tokens = spec.vision, spec.vision.tokens
+    tower, tokens = spec.square_tower, spec.vision.tokens
     hidden, inner = tower.hidden_size, tower.intermediate_size
 
     def stream(pool: Pool) -> Tensor:

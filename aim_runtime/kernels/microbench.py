@@ -29,7 +29,14 @@ from aim_runtime.kernels.dispatch import dispatch_rows, graph_elapsed_s
 from aim_runtime.kernels.elementwise import elementwise_cases
 from aim_runtime.kernels.products import attention_cases, gemm_cases
 from aim_runtime.kernels.profile_file import profile_yaml
+from aim_runtime.kernels.score import score_cases
 from aim_runtime.kernels.sizes import Sizes
+from aim_runtime.measurement.attention_backend import (
+    AttentionBackend,
+    attention_backend,
+    chosen_backend,
+)
+from aim_runtime.reduction.importance_kernel import scoring
 
 DEFAULT_SECONDS = {"cpu": 80.0, "cuda": 60.0}
 PROFILE_FILE = "hardware.yaml"
@@ -39,6 +46,8 @@ _SMALL_S = 2e-3  # kernels shorter than this run several times a round
 _RUNS = 3
 _LAUNCHES = 10  # of a kernel in one CUDA graph
 _COLD_BYTES = 2**28  # several times any last-level cache
+
+_ATTENTION_TABLES = "causal_attention", "encoder_attention"
 
 Row = dict[str, Any]
 
@@ -61,6 +70,7 @@ def microbench(
     device: torch.device,
     dtype: str = "bfloat16",
     seconds: float | None = None,
+    attention: AttentionBackend | None = None,
 ) -> list[Path]:
     """Time the kernels of a prefill and write a table of each kind, and the profile, to ``folder``.
 
@@ -70,7 +80,8 @@ def microbench(
     in an order shuffled anew; rounds go on for ``seconds`` (80 on a CPU, 60 on a GPU). The first
     warms up. Statistic: the median of the runs during which no other process took a core from us,
     or of all runs where there is none. Cases that would not fit into the time five times are left
-    out, the longest first. Ctrl-C writes what there is.
+    out, the longest first. Ctrl-C writes what there is. Rows of attention name its backend:
+    ``attention``, or the one that torch takes for the model's decoder.
 
     Returns: the files. Raises: MeasurementError for another device or tower, or too short a time.
     """
@@ -93,15 +104,20 @@ def microbench(
     sizes = Sizes.of(spec, workload)
     cases = gemm_cases(spec, sizes, width) + attention_cases(spec, sizes, width)
     cases += elementwise_cases(spec, sizes, width)
+    if scoring(device) == "fused":
+        cases += score_cases(spec, sizes, width)
     cases = _affordable(cases, ceilings, width, budget_s / _LEAST_ROUNDS)
     kind = getattr(torch, dtype)
     weights = max(_COLD_BYTES // width, *(case.weights for case in cases))
     pool = Pool(device, kind, weights, max(case.activations for case in cases))
     sample = _clock_sampler(pool) if device.type == "cpu" else _graph_sampler(pool)
-    with torch.inference_mode():
+    with torch.inference_mode(), attention_backend(attention):
         rows = dispatch_rows(spec, device, kind)
         samples = _rounds(cases, sample, start + budget_s)
     tables = _tables(cases, samples)
+    backend = attention or chosen_backend(spec.text, device, dtype)
+    for name in _ATTENTION_TABLES:
+        tables[name] = [{**row, "attention_backend": backend.value} for row in tables[name]]
     tables["dispatch"] = rows
     paths = [folder / PROFILE_FILE]
     write_atomically(paths[0], profile_yaml(profile).encode())
@@ -151,7 +167,7 @@ def _rounds(cases: list[Case], sample: Sampler, until: float) -> dict[int, list[
     try:
         with Progress(*columns, console=console(error=True), transient=True) as progress:
             task = progress.add_task(f"timing {len(cases)} kernels", total=until - begun)
-            longest = 0.0
+            longest = 0.0  # of the rounds after the first, which captures and compiles
             while not all(samples.values()) or time.perf_counter() + longest < until:
                 round_start = time.perf_counter()
                 shuffled.shuffle(order)
@@ -162,7 +178,8 @@ def _rounds(cases: list[Case], sample: Sampler, until: float) -> dict[int, list[
                         runs = _RUNS if warm[place] < _SMALL_S else 1
                         samples[place] += [sample(cases[place]) for _ in range(runs)]
                     progress.update(task, completed=time.perf_counter() - begun)
-                longest = max(longest, time.perf_counter() - round_start)
+                if all(samples.values()):
+                    longest = max(longest, time.perf_counter() - round_start)
     except KeyboardInterrupt:
         print("interrupted: the tables hold what was measured", file=sys.stderr)
     return samples

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -14,7 +15,7 @@ from aim_runtime.kernels.sizes import Sizes, every_other
 _SPREAD_SHAPES = 12
 _SPREAD_WIDTHS = (128, 4096)
 # heads, key-value heads, head_dim of decoders and of vision towers other than the model's
-_DECODERS = ((8, 8, 64), (28, 4, 128), (12, 2, 128))
+DECODERS = ((8, 8, 64), (28, 4, 128), (12, 2, 128))
 _TOWERS = ((12, 64), (16, 80), (16, 64))
 
 
@@ -43,7 +44,7 @@ def attention_cases(spec: ModelSpec, sizes: Sizes, width: int) -> list[Case]:
     text, vision = spec.text, spec.vision
     heads = text.num_attention_heads, text.num_key_value_heads, text.head_dim
     cases = [_causal(tokens, *heads, width) for tokens in sizes.tokens]
-    for other in _DECODERS:
+    for other in DECODERS:
         cases += [_causal(tokens, *other, width) for tokens in every_other(sizes.tokens)]
     own = vision.num_attention_heads, vision.hidden_size // vision.num_attention_heads
     cases += [_encoder(vision.tokens, images, *own, width) for images in sizes.images]
@@ -71,7 +72,7 @@ def _linear(m: int, n: int, k: int, biased: bool, scratch: int, width: int) -> C
 
 def _patch_embedding(spec: ModelSpec, images: int, width: int) -> Case:
     """The product of patches and filters runs as a convolution."""
-    vision = spec.vision
+    vision = spec.square_tower
     channels, patch, size = vision.num_channels, vision.patch_size, vision.image_size
 
     def make(pool: Pool) -> Work:
@@ -123,7 +124,9 @@ def _attention(
         )
         if causal:  # keys and values come out of the cache, which holds them head by head
             key, value = key.contiguous(), value.contiguous()
-        module = SimpleNamespace(num_key_value_groups=heads // key_value_heads, is_causal=causal)
+        module: Any = SimpleNamespace(
+            num_key_value_groups=heads // key_value_heads, is_causal=causal
+        )
         scaling = head_dim**-0.5
         return lambda: sdpa_attention_forward(module, query, key, value, None, scaling=scaling)
 

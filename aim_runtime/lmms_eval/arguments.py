@@ -63,8 +63,8 @@ class Arguments:
             values["log"] = Path(str(values["log"]))
         arguments = cls(**values, schedule=Schedule.from_options(parts, "model_args.{}"))
         whole(arguments.max_frames, "model_args.max_frames", InputError)
-        if not isinstance(arguments.images_as_frames, bool):
-            got = arguments.images_as_frames
+        got = values.get("images_as_frames", False)
+        if not isinstance(got, bool):
             raise _wrong("images_as_frames", "true or false", got, "Write one of them.")
         return arguments
 

@@ -67,7 +67,7 @@ class AimLlavaOnevision(lmms):
 
     def clean(self) -> None:
         """Free the model, as lmms-eval wants it after the last request."""
-        self._loaded = None
+        del self._loaded
         super().clean()
 
     def _answer(self, request: Instance) -> GenerationResult:
@@ -80,7 +80,8 @@ class AimLlavaOnevision(lmms):
             where=f"{task}, document {doc_id}",
         )
         inputs, tokenizer = question_inputs(self._loaded, frames, question)
-        model, recorder = self._loaded.model, recorder_for(self._loaded.device)
+        model = require_onevision(self._loaded.model, "pretrained")
+        recorder = recorder_for(self._loaded.device)
         with patched(model, self._schedule) as trace, FirstToken(recorder) as first:
             criteria = StoppingCriteriaList([first])
             output = model.generate(**inputs, **options, stopping_criteria=criteria)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from aim_runtime.errors import MeasurementError
 from aim_runtime.models import MODEL_TYPES, find_adapter
+from aim_runtime.recorder import Recorder
 
 
 class ClockRecorder:
@@ -88,7 +89,7 @@ def recorder_for(device: torch.device) -> ClockRecorder:
 
 
 @contextmanager
-def phase_hooks(model: PreTrainedModel, recorder: ClockRecorder) -> Iterator[None]:
+def phase_hooks(model: PreTrainedModel, recorder: Recorder) -> Iterator[None]:
     """Record the phases of the cost model while the body runs ``model``.
 
     Spans: ``vision.tower``, ``vision.projector``, ``vision.pooling``, ``llm.layers`` (decoder

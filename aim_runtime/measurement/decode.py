@@ -30,8 +30,8 @@ def measure_decode(
     workload: Workload,
     schedules: Sequence[Schedule],
     *,
-    new_tokens: int = 64,
-    repeats: int = 5,
+    new_tokens: int = 32,
+    repeats: int = 3,
     seed: int = 0,
 ) -> list[Row]:
     """Time greedy decoding of ``new_tokens`` after each schedule's prefill, interleaved.
@@ -72,6 +72,9 @@ def _decode(
         output = model(**inputs, use_cache=True, logits_to_keep=1)
         cache, cached = cache_of(output), trace.cache_tokens
         token = output.logits[:, -1:].argmax(dim=-1)
+        if loaded.device.type == "cuda":
+            # else the host would start the first tokens while the device still runs the prefill
+            torch.cuda.synchronize(loaded.device)
         with recorder.span("decode"):
             for _ in range(new_tokens):
                 # positions go on from the cache's first layer, which nothing leaves

@@ -106,7 +106,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def _cudnn() -> int | None:
-    found = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    found = torch.backends.cudnn.version()
     return None if found is None else int(found)
 
 

@@ -45,7 +45,7 @@ def track_peak_bytes(fn: Callable[[], Any]) -> PeakMemory:
 
 class _Tracker(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # TorchDispatchMode's own
         self.live_bytes = 0
         self.peak_bytes = 0
         self.peak_operation = ""

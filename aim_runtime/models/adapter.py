@@ -1,14 +1,16 @@
 """Adapter: what a vision-language model of transformers calls its parts, and how it sees pixels."""
 
 from abc import ABC, abstractmethod
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from aim_cost.models.model import ModelSpec
+from aim_runtime.errors import PatchError
 from aim_runtime.models.compiled import unwrapped
+from aim_runtime.models.part import Part
 from aim_runtime.models.visual import VisualItem
 
 Inputs = dict[str, Any]
@@ -25,6 +27,14 @@ _VISION_PARTS = (
 """What models call the parts between pixels and visual tokens; the phase of the cost model."""
 
 
+def config_class(kind: type[PreTrainedModel]) -> type[PreTrainedConfig]:
+    """The class of the configs of ``kind``. Raises: TypeError for a class without one."""
+    found = kind.config_class
+    if found is None:
+        raise TypeError(f"{kind.__name__} has no class of configs")
+    return found
+
+
 class Adapter(ABC):
     """Args: model, one of ``kinds``, with its parts in ``model.model`` as all of them have it.
 
@@ -39,15 +49,17 @@ class Adapter(ABC):
     """Of each modality, the input that holds its pixels, and those that describe them."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.config, self.inner = model.config, unwrapped(model.model)
+        whole: Part = model
+        self.config = model.config
+        self.inner: Part = unwrapped(whole.model)
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Part:
         """The language model, without its head."""
         return unwrapped(self.inner.language_model)
 
     @property
-    def tower(self) -> nn.Module:
+    def tower(self) -> Part:
         """The vision encoder."""
         return unwrapped(getattr(self.inner, "vision_tower", None) or self.inner.visual)
 
@@ -67,7 +79,9 @@ class Adapter(ABC):
         found = []
         for path, phase in _VISION_PARTS:
             *names, method = path.split(".")
-            owner = reduce(lambda part, name: getattr(part, name, None), names, self.inner)
+            owner = self.inner
+            for name in names:
+                owner = getattr(owner, name, None)
             if hasattr(owner, method):
                 found.append((owner, method, phase))
         return found
@@ -75,3 +89,16 @@ class Adapter(ABC):
     @abstractmethod
     def items(self, inputs: Inputs, modality: str) -> Items | None:
         """The images, or the videos, of ``inputs`` in order; None without any."""
+
+    def items_of_pixels(self, inputs: Inputs, modality: str) -> Items:
+        """``items`` of ``inputs`` that have some. Raises: PatchError without any."""
+        items = self.items(inputs, modality)
+        if items is None:
+            name = self.pixel_inputs[modality][0]
+            raise PatchError(
+                name,
+                expected=f"the pixels of {modality}s",
+                got="none",
+                fix=f"Pass {name} as the processor returned it.",
+            )
+        return items

@@ -6,20 +6,22 @@ patch gives the decoder a forward that is never compiled, and its layers must no
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
 
 from aim_runtime.errors import PatchError
+from aim_runtime.models.part import Part
 
 Forward = Callable[..., Any]
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(module: _Module) -> _Module:
     """The module inside the wrapper that ``torch.compile(module)`` returns; others themselves."""
-    return module._orig_mod if isinstance(module, OptimizedModule) else module
+    return cast(_Module, module._orig_mod) if isinstance(module, OptimizedModule) else module
 
 
 def uncompiled(function: Forward, *, recursive: bool = True) -> Forward:
@@ -28,10 +30,11 @@ def uncompiled(function: Forward, *, recursive: bool = True) -> Forward:
     Args: recursive, nor is anything that it calls.
     """
     reason = "aim_runtime.patching.patch reduces tokens here: compile without fullgraph=True"
-    return torch.compiler.disable(function, recursive=recursive, reason=reason)
+    disabled: Forward = torch.compiler.disable(function, recursive=recursive, reason=reason)
+    return disabled
 
 
-def require_uncompiled(decoder: nn.Module) -> None:
+def require_uncompiled(decoder: Part) -> None:
     """Raises: PatchError when the decoder, or a part in which tokens leave, is itself compiled."""
     instead = "Compile the whole model or its vision tower instead, or use GraphedPrefill."
     _require("decoder", decoder, decoder.layers, ("o_proj",), instead)
@@ -43,7 +46,7 @@ def require_uncompiled_tower(tower: nn.Module, layers: Iterable[nn.Module]) -> N
 
 
 def _require(
-    name: str, module: nn.Module, layers: Iterable[nn.Module], projections: Iterable[str], fix: str
+    name: str, module: nn.Module, layers: Iterable[Part], projections: Iterable[str], fix: str
 ) -> None:
     for where, part in _hooked_parts(name, module, layers, projections):
         if _is_compiled(part):
@@ -56,7 +59,7 @@ def _require(
 
 
 def _hooked_parts(
-    name: str, module: nn.Module, layers: Iterable[nn.Module], projections: Iterable[str]
+    name: str, module: nn.Module, layers: Iterable[Part], projections: Iterable[str]
 ) -> Iterator[tuple[str, nn.Module]]:
     yield name, module
     for index, layer in enumerate(layers):

@@ -23,7 +23,7 @@ class LlavaNextVideoAdapter(Adapter):
         if pixels is None:
             return None
         if modality == "video":
-            videos, frames = pixels.shape[:2]
+            videos, frames = map(int, pixels.shape[:2])
             vision = self.config.vision_config
             side = vision.image_size // vision.patch_size // self.config.spatial_pool_stride
             return (equal_groups(frames, side**2),) * videos

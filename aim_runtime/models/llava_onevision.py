@@ -23,7 +23,7 @@ class LlavaOnevisionAdapter(Adapter):
         if pixels is None:
             return None
         if modality == "video":
-            videos, frames = pixels.shape[:2]
+            videos, frames = map(int, pixels.shape[:2])
             vision = self.config.vision_config
             # pooling halves the grid of patches, rounding up
             side = (vision.image_size // vision.patch_size + 1) // 2

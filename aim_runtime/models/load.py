@@ -16,6 +16,8 @@ from aim_cost.models.model import ModelSpec, preset_config, preset_names
 from aim_cost.units import dtype_bytes
 from aim_runtime.errors import LoadError
 from aim_runtime.models import MODEL_TYPES
+from aim_runtime.models.adapter import config_class
+from aim_runtime.models.part import Part
 
 WEIGHT_STD = 0.02
 """Standard deviation of random weights, the default of the configs of the LLMs."""
@@ -90,7 +92,8 @@ def load(
         config = _config(kind, fields, spec.name)
         model = _random_model(kind, config, place, getattr(torch, dtype), seed)
     else:
-        model = _pretrained(kind, source, spec.name, getattr(torch, dtype)).to(place)
+        pretrained: Part = _pretrained(kind, source, spec.name, getattr(torch, dtype))
+        model = pretrained.to(place)
     return Loaded(model.eval(), spec, model.config, place, dtype, source)
 
 
@@ -128,7 +131,7 @@ def place_of(given: str | torch.device) -> torch.device:
 def _config(kind: type[PreTrainedModel], fields: Mapping[str, Any], name: str) -> PreTrainedConfig:
     given = {k: copy.deepcopy(v) for k, v in fields.items() if k != "aim_cost"}
     try:
-        return kind.config_class(**given)
+        return config_class(kind)(**given)
     except Exception as error:  # the class has errors of its own for each kind of wrong field
         raise LoadError(
             f"config of {name}",
@@ -217,7 +220,7 @@ def _random_model(
 ) -> PreTrainedModel:
     # the class's own initialisation is skipped: it draws every matrix, slowly, and is then replaced
     with device, no_init_weights():
-        model = kind._from_config(config, dtype=dtype)
+        model: PreTrainedModel = kind._from_config(config, dtype=dtype)
     model.tie_weights()
     if device.type != "meta":
         _fill(model, torch.Generator(device).manual_seed(seed))

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from aim_runtime.models.adapter import config_class
+
 _HIDDEN, _PATCH = 64, 4
 _IMAGE, _VIDEO = 250, 251  # token ids of the placeholders
 _TEXT = {
@@ -93,7 +95,10 @@ def smallest_model(kind: type[PreTrainedModel]) -> PreTrainedModel:
 
     Raises: KeyError for a class whose model_type has no entry here.
     """
-    fields = _FIELDS[kind.config_class.model_type]
+    config = config_class(kind)
+    fields = _FIELDS[config.model_type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return kind(kind.config_class(**fields)).eval()
+        model = kind(config(**fields))
+    model.eval()
+    return model

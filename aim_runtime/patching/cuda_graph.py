@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import CacheLayerMixin
 
 from aim_cost.checks import one_of
 from aim_cost.models.workload import LAST_LAYERS
@@ -149,7 +150,8 @@ class StaticPrefill:
         cache = DynamicCache(config=loaded.model.model.language_model.config)
         nothing = torch.empty(0, dtype=self._pixels.dtype, device=loaded.device)
         for layer in cache.layers:
-            layer.lazy_initialization(nothing, nothing)
+            if isinstance(layer, CacheLayerMixin):  # as all layers of these decoders
+                layer.lazy_initialization(nothing, nothing)
         return partial(self._forward, prefill, cache)
 
     def _forward(self, prefill: Prefill, cache: DynamicCache) -> PrefillOutput:
@@ -184,7 +186,8 @@ class StaticPrefill:
     def _features(self) -> Tensor:
         """Visual tokens of all videos, newlines included: [videos, tokens, hidden]."""
         core = self._loaded.model.model
-        features = core.get_video_features(self._pixels).pooler_output  # the patch has merged them
+        # the patch has merged them
+        features: Tensor = core.get_video_features(self._pixels).pooler_output
         if not lack_newlines(features, self._prompt.placed[0][0].tokens):
             return features
         newline = core.image_newline.expand(len(features), 1, -1)

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import wraps
 from itertools import groupby
 from typing import Any
@@ -11,52 +10,15 @@ import torch
 from torch import Tensor
 
 from aim_cost.schedules.merge import Merge
-from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.compiled import uncompiled
 from aim_runtime.models.visual import VisualItem, group_counts
+from aim_runtime.prompts.encoded import Encoded
 from aim_runtime.recorder import Recorder
 from aim_runtime.reduction.merge import merge_passes
 from aim_runtime.seams import lack_newlines, with_video_pixels
 
 Features = Tensor | list[Tensor]
-Items = tuple[VisualItem, ...]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The images, or the videos, that were encoded last.
-
-    Args:
-        items: they, as they were before merging.
-        counts: of each size of groups that occurred, its tokens before merging and after each
-            pass.
-        places: int64 [tokens left] of each item: the place in it of each token that is left.
-        features: [tokens left, hidden] of each item.
-    Places and features are () where merged tokens are numbered anew: nobody needs them.
-    """
-
-    items: Items
-    counts: dict[int, tuple[int, ...]]
-    places: tuple[Tensor, ...]
-    features: tuple[Tensor, ...]
-
-    def require(self, features: Sequence[Tensor], numbers: Sequence[int]) -> None:
-        """Raises: PatchError unless ``features`` are those of these items, by number."""
-        for ready, number in zip(features, numbers, strict=True):
-            mine = self.features[number]
-            if ready is not mine and not torch.equal(ready, mine):
-                raise features_of_another_run("features of another image or video than the last")
-
-
-def features_of_another_run(got: str) -> PatchError:
-    """The error for ready features that this patched model did not make for the prompt at hand."""
-    return PatchError(
-        "mm_encoder_outputs",
-        expected="features of this prompt's images and videos, made by this patched model",
-        got=got,
-        fix="Pass pixel_values or pixel_values_videos.",
-    )
 
 
 class Encoding:
@@ -96,9 +58,11 @@ class Encoding:
         """Features [tokens, hidden] of each item, and what is left of them, alike in form."""
         if self._modality == "video":
             given = with_video_pixels(given)
-        items = self._adapter.items(given, self._modality)
+        items = self._adapter.items_of_pixels(given, self._modality)
         together = isinstance(features, Tensor)
-        counts = {block.tokens: (block.tokens,) for item in items for block in item.blocks}
+        counts: dict[int, tuple[int, ...]] = {
+            block.tokens: (block.tokens,) for item in items for block in item.blocks
+        }
         if self._merge is None:
             self.last = Encoded(items, counts, (), ())
             return features
@@ -111,7 +75,8 @@ class Encoding:
         with self._recorder.span("merge"):
             for item, same in groupby(items):
                 stop = start + len(tuple(same))
-                stack = features[start:stop] if together else torch.stack(features[start:stop])
+                alike = features[start:stop]
+                stack = alike if isinstance(alike, Tensor) else torch.stack(alike)
                 left, where = merge_item(stack, item, self._merge, counts)
                 merged.append(left)
                 places += where

@@ -11,10 +11,11 @@ from transformers import DynamicCache, PreTrainedModel
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.trace import TokenTrace
 from aim_runtime.errors import PatchError
-from aim_runtime.models import Adapter
+from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.compiled import require_uncompiled, uncompiled
+from aim_runtime.models.part import Part
 from aim_runtime.patching.attention import observed_name
-from aim_runtime.patching.encoding import Encoded, Encoding
+from aim_runtime.patching.encoding import Encoding
 from aim_runtime.patching.generate import with_own_prompt
 from aim_runtime.patching.last_layer import of_last_token, wants_last_token_alone
 from aim_runtime.patching.layer import leaving_after_attention
@@ -23,7 +24,13 @@ from aim_runtime.patching.prompt_lookup import behind_the_prompt
 from aim_runtime.patching.tower import TowerMerging
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.axes import Axes
-from aim_runtime.prompts.cached import Cached, cached_tokens, require_empty_cache
+from aim_runtime.prompts.cached import (
+    Cached,
+    cached_tokens,
+    require_empty_cache,
+    unknown_cache,
+)
+from aim_runtime.prompts.encoded import Encoded
 from aim_runtime.prompts.layout import Layout
 from aim_runtime.prompts.positions import (
     positions_behind,
@@ -53,7 +60,7 @@ class Hooks:
     def __init__(
         self,
         model: PreTrainedModel,
-        decoder: nn.Module,
+        decoder: Part,
         schedule: Schedule,
         *,
         adapter: Adapter | None,
@@ -62,7 +69,8 @@ class Hooks:
         last_layer: str,
     ) -> None:
         self.trace = RunTrace()
-        self._model, self._decoder, self._schedule = model, decoder, schedule
+        self._model: Part = model
+        self._decoder, self._schedule = decoder, schedule
         self._embedded, self._recorder = embedded, recorder
         self._changes = Changes()
         merge, has_axes = schedule.merge, adapter is not None and adapter.has_axes
@@ -136,7 +144,7 @@ class Hooks:
         """Restore the model."""
         self._changes.close()
 
-    def _asked(self, module: nn.Module, args: Args, kwargs: Inputs) -> None:
+    def _asked(self, module: Part, args: Args, kwargs: Inputs) -> None:
         """Before the whole model: what is wanted of it."""
         inputs = named(module, args, kwargs)
         configs = (module.config, self._decoder.config)
@@ -155,7 +163,7 @@ class Hooks:
         else:
             earlier = self._cached.get(cache_in(inputs))
             if earlier is None:
-                require_empty_cache(inputs)
+                raise unknown_cache(cached_tokens(inputs))
             short = self._layout.prepare_follow_up(inputs, earlier.prompt)
             if self._axes is not None:
                 self._axes.deltas = earlier.deltas
@@ -293,9 +301,7 @@ class Hooks:
             plans = {row: plan.last_needed() for row, plan in plans.items()}
         return [plans[row] for row in rows]
 
-    def _enter_layer(
-        self, module: nn.Module, args: Args, kwargs: Inputs
-    ) -> tuple[Args, Inputs] | None:
+    def _enter_layer(self, module: Part, args: Args, kwargs: Inputs) -> tuple[Args, Inputs] | None:
         if self._layer_padding:
             own = self._layer_padding[module.self_attn.layer_idx]
             return args, kwargs | {"aim_padding": own}

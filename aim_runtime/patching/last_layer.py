@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward, rotate_half
 
+from aim_runtime.models.part import Part
 from aim_runtime.seams import CACHE
 
 _OUTPUTS = ("output_hidden_states", "output_attentions")
@@ -28,7 +29,7 @@ def wants_last_token_alone(inputs: Mapping[str, Any], *configs: PreTrainedConfig
     )
 
 
-def of_last_token(layer: nn.Module) -> Callable[..., Tensor]:
+def of_last_token(layer: Part) -> Callable[..., Tensor]:
     """The forward of the last decoder layer, for prefills that need its last token alone.
 
     Keys and values are those of every token: hidden[B, n, H] -> k, v[B, kv_heads, n, d]. Query,
@@ -43,16 +44,18 @@ def of_last_token(layer: nn.Module) -> Callable[..., Tensor]:
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         prefill = kwargs.get("aim_prefill")
         if prefill is None or prefill.plan.last_queries is None:
-            return own(hidden_states, *args, **kwargs)
+            whole: Tensor = own(hidden_states, *args, **kwargs)
+            return whole
         mixed = _attend(layer.self_attn, layer.input_layernorm(hidden_states), **kwargs)
         hidden_states = prefill.leave(hidden_states) + layer.self_attn.o_proj(mixed)
-        return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+        changed: Tensor = layer.mlp(layer.post_attention_layernorm(hidden_states))
+        return hidden_states + changed
 
     return forward
 
 
 def _attend(
-    attention: nn.Module,
+    attention: Part,
     x: Tensor,
     *,
     position_embeddings: tuple[Tensor, Tensor],
@@ -62,7 +65,8 @@ def _attend(
     """What the last of x[B, n, H] gathers from all, before the output projection: [B, 1, h * d]."""
 
     def heads(projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+        parts: Tensor = projected.unflatten(-1, (-1, attention.head_dim))
+        return parts.transpose(1, 2)
 
     cos, sin = position_embeddings
     query = _rotated(heads(attention.q_proj(x[:, -1:])), cos[:, -1:], sin[:, -1:])
@@ -87,9 +91,11 @@ def _attend(
         sliding_window=getattr(attention, "sliding_window", None),
         **kwargs,
     )
-    return mixed.flatten(2).contiguous()
+    together: Tensor = mixed.flatten(2)
+    return together.contiguous()
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x[B, heads, n, d] turned by the angles of its positions, cos and sin[B or 1, n, d]."""
-    return x * cos[:, None] + rotate_half(x) * sin[:, None]
+    turned: Tensor = rotate_half(x)
+    return x * cos[:, None] + turned * sin[:, None]

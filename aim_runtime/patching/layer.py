@@ -4,10 +4,12 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from aim_runtime.models.part import Part
 
 
-def leaving_after_attention(layer: nn.Module) -> Callable[..., Tensor]:
+def leaving_after_attention(layer: Part) -> Callable[..., Tensor]:
     """The forward of a Qwen2 or Llama decoder layer, for a prefill that drops tokens inside it.
 
     The attention sees every token that enters; a hook before its output projection (``stay`` of
@@ -21,10 +23,12 @@ def leaving_after_attention(layer: nn.Module) -> Callable[..., Tensor]:
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         prefill = kwargs.get("aim_prefill")
         if prefill is None:
-            return own(hidden_states, *args, **kwargs)
+            whole: Tensor = own(hidden_states, *args, **kwargs)
+            return whole
         normed = layer.input_layernorm(hidden_states)
         mixed, _ = layer.self_attn(hidden_states=normed, **kwargs)
         hidden_states = prefill.leave(hidden_states) + mixed
-        return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+        changed: Tensor = layer.mlp(layer.post_attention_layernorm(hidden_states))
+        return hidden_states + changed
 
     return forward

@@ -9,17 +9,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
-    LlavaOnevisionForConditionalGeneration,
+    PreTrainedModel,
 )
 from transformers.masking_utils import eager_mask
 
 from aim_cost.models.workload import VisualInput
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.models import require_onevision
+from aim_runtime.models.part import Part
 from aim_runtime.patching.patch import patched
 from aim_runtime.patching.prefill import Prefill
 from aim_runtime.recorder import NULL_RECORDER, Recorder
@@ -31,7 +32,7 @@ _NAME = "aim_masked"
 
 @contextmanager
 def masked(
-    model: LlavaOnevisionForConditionalGeneration,
+    model: PreTrainedModel,
     schedule: Schedule,
     *,
     recorder: Recorder = NULL_RECORDER,
@@ -41,8 +42,7 @@ def masked(
     One prompt at a time. The trace that comes back holds full counts, since nothing leaves.
     Raises: PatchError for other models.
     """
-    require_onevision(model, "masked")
-    decoder = model.model.language_model
+    decoder = require_onevision(model, "masked").model.language_model
     merging = Schedule(merge=schedule.merge, vision_merge=schedule.vision_merge)
     with patched(model, merging, recorder=recorder) as trace:
         state = _Masks(schedule, recorder)
@@ -58,14 +58,15 @@ def masked(
 class _Masks:
     """Which tokens may still be attended to; ``kept`` is bool [n]."""
 
+    kept: Tensor
+    _visual: Tensor
+    _counts: tuple[int, ...]
+
     def __init__(self, schedule: Schedule, recorder: Recorder) -> None:
         self._schedule, self._recorder = schedule, recorder
-        self.kept: Tensor | None = None
-        self._visual: Tensor | None = None
-        self._counts: tuple[int, ...] = ()
 
     def enter_layer(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: Part, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if module.self_attn.layer_idx == 0:
             self._begin(kwargs["aim_prefill"])
@@ -110,7 +111,7 @@ class _Masks:
 
 
 def _attention(
-    module: nn.Module,
+    module: Part,
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -23,8 +23,10 @@ from aim_cost.checks import one_of
 from aim_cost.models.workload import LAST_LAYERS
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import PatchError
-from aim_runtime.models import ADAPTERS, Adapter, find_adapter
+from aim_runtime.models import ADAPTERS, find_adapter
+from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.compiled import require_uncompiled, unwrapped
+from aim_runtime.models.part import Part
 from aim_runtime.patching.attention import SUPPORTED_ATTENTION
 from aim_runtime.patching.executable import check_executable
 from aim_runtime.patching.hooks import Hooks
@@ -134,8 +136,8 @@ def unpatch(model: PreTrainedModel) -> None:
     hooks.detach()
 
 
-def _decoder(model: PreTrainedModel, adapter: Adapter | None) -> nn.Module:
-    decoder = None
+def _decoder(model: PreTrainedModel, adapter: Adapter | None) -> Part:
+    decoder: Part = None
     if adapter is not None:
         decoder = adapter.decoder
     elif isinstance(model, LANGUAGE_MODELS):
@@ -151,7 +153,7 @@ def _decoder(model: PreTrainedModel, adapter: Adapter | None) -> nn.Module:
     )
 
 
-def _checked_decoder(model: PreTrainedModel, adapter: Adapter | None) -> nn.Module:
+def _checked_decoder(model: PreTrainedModel, adapter: Adapter | None) -> Part:
     decoder = _decoder(model, adapter)
     if getattr(decoder, _PATCH, None) is not None:
         raise PatchError(

@@ -124,7 +124,7 @@ class Prefill:
     def _attended(
         self, query: Tensor, key: Tensor, scaling: float, stay: tuple[int, ...]
     ) -> Attended:
-        counts: tuple[int | Tensor, ...] = (self._candidates[0], stay[0])
+        counts: tuple[int | Tensor, int | Tensor] = (self._candidates[0], stay[0])
         if not self.prompt.is_even:
             counts = (torch.tensor(self._candidates)[:, None], torch.tensor(stay)[:, None])
         return Attended(query, key, scaling, self.visual, *counts, self._padding)

@@ -14,8 +14,9 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from aim_cost.schedules.vision_merge import VisionMerge
 from aim_runtime.errors import PatchError
-from aim_runtime.models import Adapter
+from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.compiled import require_uncompiled_tower, uncompiled
+from aim_runtime.models.part import Part
 from aim_runtime.patching.undo import Changes
 from aim_runtime.reduction.merge import match_tokens
 from aim_runtime.seams import require_seams, siglip_seams
@@ -32,12 +33,13 @@ class TowerMerging:
     Raises: PatchError where the tower cannot be merged in, ScheduleError where counts do not fit.
     """
 
+    _keys: Tensor  # of the layer that runs, until it has merged
+
     def __init__(self, adapter: Adapter, merge: VisionMerge, trace: RunTrace) -> None:
         self._merge, self._trace = merge, trace
         self._tower = adapter.tower
         self._layers = _checked_layers(adapter, self._tower, merge)
         self._seen: list[int] = []
-        self._keys: Tensor | None = None  # of the layer that runs
         self._sizes: Tensor | None = None  # [frames, tokens, 1], once some are merged
         self._places: Tensor | None = None  # [frames, places], the token that each went into
 
@@ -78,7 +80,8 @@ class TowerMerging:
             hidden_states = self._merged(
                 _attended(layer, hidden_states, *args, **kwargs), layer.self_attn.num_heads
             )
-            return hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
+            changed: Tensor = layer.mlp(layer.layer_norm2(hidden_states))
+            return hidden_states + changed
 
         return forward
 
@@ -86,10 +89,10 @@ class TowerMerging:
         """x[frames, tokens, hidden] -> [frames, tokens - remove, hidden], by the keys just seen."""
         frames, tokens, _ = x.shape
         # [frames, tokens, heads * head_dim] -> [frames, tokens, head_dim]
-        keys = self._keys.unflatten(-1, (heads, -1)).mean(dim=2)
-        self._keys = None
+        keys: Tensor = self._keys.unflatten(-1, (heads, -1)).mean(dim=2)
+        del self._keys
         plan = match_tokens(keys, self._merge.remove)
-        if self._sizes is None:
+        if self._sizes is None or self._places is None:
             self._sizes = torch.ones(frames, tokens, 1, device=x.device)
             self._places = torch.arange(tokens, device=x.device).expand(frames, -1)
         x, self._sizes = plan.average(x, self._sizes)
@@ -102,9 +105,11 @@ class TowerMerging:
 
         @wraps(own)
         def forward(*args: Any, **kwargs: Any) -> Tensor:
-            x = own(*args, **kwargs)
+            x: Tensor = own(*args, **kwargs)
             self._trace.tower = TowerRecord((*self._seen, x.shape[1]), self._merge.attention)
             places, self._sizes, self._places = self._places, None, None
+            if places is None:  # nothing was merged
+                return x
             return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
 
         return forward
@@ -118,13 +123,12 @@ def _attended(
 ) -> Tensor:
     """The first half of a layer: its attention, added to what enters."""
     normed = layer.layer_norm1(hidden_states)
+    mixed: Tensor
     mixed, _ = layer.self_attn(hidden_states=normed, attention_mask=attention_mask, **kwargs)
     return hidden_states + mixed
 
 
-def _checked_layers(
-    adapter: Adapter, tower: nn.Module, merge: VisionMerge
-) -> list[SiglipEncoderLayer]:
+def _checked_layers(adapter: Adapter, tower: Part, merge: VisionMerge) -> list[SiglipEncoderLayer]:
     config = adapter.config
     layers = [module for module in tower.modules() if isinstance(module, SiglipEncoderLayer)]
     if not layers:

@@ -16,7 +16,8 @@ from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import PatchError
-from aim_runtime.models import Adapter, find_adapter
+from aim_runtime.models import find_adapter
+from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.load import Loaded
 from aim_runtime.models.smallest import smallest_model
 from aim_runtime.patching.encoding import merge_item
@@ -97,18 +98,18 @@ def _of_vision_model(model: PreTrainedModel, adapter: Adapter, run_patched: RunP
     inputs = sized_inputs(loaded, workload)
     merge = Merge(retention=0.5)
     embeds, positions = _entering_decoder(model, adapter, inputs)
-    (item,) = adapter.items(inputs, modality)
+    (item,) = adapter.items_of_pixels(inputs, modality)
     visual = inputs["input_ids"][0] == adapter.placeholders[modality]
     start = int(visual.int().argmax())
     features, places = merge_item(embeds[None, visual], item, merge, {})
     end = start + item.tokens
     embeds = torch.cat([embeds[:start], features[0], embeds[end:]])
     kept = torch.cat([torch.arange(start), places[0] + start, torch.arange(end, len(visual))])
-    positions = positions[:, kept] if adapter.has_axes else None
+    survivors = positions[:, kept] if adapter.has_axes else None
     with run_patched(model, Schedule(merge=merge, prune=_PRUNE)) as trace:
         logits = model(**inputs).logits[0]
     reference = Reference(adapter.decoder, model.lm_head)
-    return _compared(reference, embeds, visual[kept], positions, trace, logits)
+    return _compared(reference, embeds, visual[kept], survivors, trace, logits)
 
 
 def _entering_decoder(

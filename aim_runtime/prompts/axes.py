@@ -33,7 +33,8 @@ class Axes:
     @property
     def deltas(self) -> Tensor | None:
         """What the model adds to the places of new tokens, [B, 1]; None before it counts."""
-        return self._inner.rope_deltas
+        deltas: Tensor | None = self._inner.rope_deltas
+        return deltas
 
     @deltas.setter
     def deltas(self, deltas: Tensor | None) -> None:
@@ -113,7 +114,8 @@ class Axes:
             prompt = self._prompt
             if prompt is None or input_ids.shape != prompt.visual_mask.shape:
                 own = {"attention_mask": attention_mask, **kwargs}
-                return rope_index(input_ids, mm_token_type_ids, *args, **own)
+                positions, deltas = rope_index(input_ids, mm_token_type_ids, *args, **own)
+                return positions, deltas
             places = unmerged_places(prompt, {})
             ends = places[:, -1:] + 1
             full = torch.arange(int(ends.max())).repeat(len(places), 1)
@@ -147,8 +149,8 @@ class Axes:
                 got="none",
                 fix="Pass all that the processor returned.",
             )
-        ours = table is not None
-        if ours:
+        ours = False
+        if table is not None:
             table = table.repeat_interleave(len(places) // table.shape[1], dim=1)
             positions = _columns(table, places)
             text = ~prompt.visual_mask

@@ -46,9 +46,14 @@ def require_empty_cache(inputs: Inputs) -> None:
     """Raises: PatchError when something is cached."""
     cached = cached_tokens(inputs)
     if cached:
-        raise PatchError(
-            CACHE,
-            expected="an empty cache, or text alone after a prompt that this patch has cached",
-            got=f"new tokens after {cached} cached ones",
-            fix="Give each prompt, with its images and videos, in one prefill.",
-        )
+        raise unknown_cache(cached)
+
+
+def unknown_cache(cached: int) -> PatchError:
+    """The error for new tokens after ``cached`` ones that this patch knows nothing about."""
+    return PatchError(
+        CACHE,
+        expected="an empty cache, or text alone after a prompt that this patch has cached",
+        got=f"new tokens after {cached} cached ones",
+        fix="Give each prompt, with its images and videos, in one prefill.",
+    )

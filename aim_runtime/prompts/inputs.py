@@ -9,7 +9,7 @@ import torch
 from aim_cost.checks import whole
 from aim_cost.models.workload import Workload
 from aim_runtime.errors import InputError
-from aim_runtime.models import find_adapter, require_onevision
+from aim_runtime.models import MODEL_TYPES, find_adapter, require_onevision
 from aim_runtime.models.load import Loaded
 from aim_runtime.models.visual import MODALITIES
 from aim_runtime.prompts.pixels import random_pixels
@@ -38,11 +38,18 @@ def sized_inputs(
     generator = torch.Generator().manual_seed(seed)
     modality = "image" if workload.frames is None else "video"
     adapter, batch = find_adapter(loaded.model), workload.batch
+    if adapter is None:
+        raise InputError(
+            "model",
+            expected=f"one of {', '.join(kind.__name__ for kind in MODEL_TYPES.values())}",
+            got=type(loaded.model).__name__,
+            fix="Only these take images or videos.",
+        )
     if video is None:
         pixels = random_pixels(loaded.spec, workload, generator)
     else:
         pixels = {"pixel_values_videos": _same_video(loaded, workload, video)}
-    items = adapter.items(pixels, modality)
+    items = adapter.items_of_pixels(pixels, modality)
     runs = [item.tokens for item in items[: len(items) // batch]]  # alike in each prompt
     if adapter.has_axes and 1 < len(runs) >= workload.text_tokens:
         raise InputError(
@@ -63,7 +70,7 @@ def sized_inputs(
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if adapter.has_axes:
         kind = 1 + MODALITIES.index(modality)
-        inputs["mm_token_type_ids"] = kind * (ids == adapter.placeholders[modality]).int()
+        inputs["mm_token_type_ids"] = kind * ids.eq(adapter.placeholders[modality]).int()
     dtype = getattr(torch, loaded.dtype)
     return inputs | {
         name: value.to(loaded.device, dtype if value.is_floating_point() else None)
@@ -81,7 +88,7 @@ def _same_video(loaded: Loaded, workload: Workload, video: np.ndarray) -> torch.
             got=len(video),
             fix="Sample as many frames as the workload has.",
         )
-    pixels = pixel_values(video, loaded.spec.vision.image_size, _MEAN_STD, _MEAN_STD)
+    pixels = pixel_values(video, loaded.spec.square_tower.image_size, _MEAN_STD, _MEAN_STD)
     return pixels.repeat(workload.batch, 1, 1, 1, 1)
 
 
@@ -102,7 +109,7 @@ def question_inputs(loaded: Loaded, video: np.ndarray, question: str) -> tuple[I
     )
     middle = torch.full((1, placeholders), loaded.config.video_token_id)
     ids = torch.cat([before, middle, after], dim=1).to(loaded.device)
-    pixels = pixel_values(video, loaded.spec.vision.image_size, mean, std)
+    pixels = pixel_values(video, loaded.spec.square_tower.image_size, mean, std)
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
@@ -116,6 +123,8 @@ def _tokenizer_and_normalisation(source: str | None) -> tuple[Any, list[float], 
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     try:
+        if source is None:
+            raise ValueError("a config without a checkpoint")
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         processor = SiglipImageProcessorPil.from_pretrained(source)
     except Exception as error:  # transformers raises OSError, ValueError, TypeError and its own

@@ -11,7 +11,7 @@ from aim_cost.schedules.merge import Merge
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.visual import MODALITIES, VisualItem, visual_input
-from aim_runtime.patching.encoding import Encoded, features_of_another_run
+from aim_runtime.prompts.encoded import Encoded, features_of_another_run
 from aim_runtime.prompts.prompt import Placed, Prompt, check_visual_mask, left_padding, text_prompt
 
 Inputs = dict[str, Any]
@@ -121,7 +121,7 @@ class Layout:
         short = [item.merged_tokens(self._merge) for item in items]
         full = [item.tokens for item in items]
         given = mask.sum(dim=1).tolist()
-        sizes = next((s for s in (full, short) if sum(s) * copies == sum(given)), None)
+        sizes = next((s for s in (full, short) if sum(s) * copies == sum(given)), [])
         rows: list[list[Placed]] = []
         first = 0
         for row, count in enumerate(given if sizes else ()):
@@ -159,8 +159,9 @@ class Layout:
         for row in rows:
             row.sort(key=lambda placed: placed.start)
         visual = tuple(visual_input([placed.item for placed in row]) for row in rows)
-        for size in {row.group_tokens for row in visual if row.groups and self._merge}:
-            self._merge.token_counts(size)  # before anything is encoded
+        if self._merge is not None:
+            for size in {row.group_tokens for row in visual if row.groups}:
+                self._merge.token_counts(size)  # before anything is encoded
         if mask.sum(dim=1).tolist() == [sum(placed.tokens for placed in row) for row in rows]:
             return Shortened(inputs, Prompt(mask, visual, tuple(map(tuple, rows))))
         if inputs.get("position_ids") is not None:

@@ -25,8 +25,8 @@ def random_pixels(spec: ModelSpec, workload: Workload, generator: Generator) -> 
         return _patches(spec.vision, spec, workload, generator)
     side, channels = spec.vision.image_size, spec.vision.num_channels
     if workload.frames is not None:
-        shape = (workload.batch, workload.frames, channels, side, side)
-        return {"pixel_values_videos": _normal(shape, generator)}
+        clips = (workload.batch, workload.frames, channels, side, side)
+        return {"pixel_values_videos": _normal(clips, generator)}
     if isinstance(spec.image_rule, Anyres):
         return _crops(spec, workload, generator)
     images = workload.visual_input(spec)
@@ -57,7 +57,7 @@ def _crops(spec: ModelSpec, workload: Workload, generator: Generator) -> Inputs:
         "pixel_values": _normal((len(grids), *shape), generator),
         "image_sizes": torch.tensor([grid.size for grid in grids]),
     }
-    if spec.image_rule.alone:
+    if isinstance(spec.image_rule, Anyres) and spec.image_rule.alone:
         found["batch_num_images"] = torch.tensor([len(workload.images)] * workload.batch)
     return found
 

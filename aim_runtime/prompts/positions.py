@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aim_runtime.errors import PatchError
-from aim_runtime.patching.encoding import Encoded
+from aim_runtime.prompts.encoded import Encoded
 from aim_runtime.prompts.prompt import Prompt
 
 

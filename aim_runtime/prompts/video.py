@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from aim_cost.checks import whole
+from aim_cost.extras import import_optional
 from aim_runtime.errors import InputError
 
 
@@ -18,7 +19,7 @@ def sample_frames(video_file: str | Path, n: int, *, fewer: bool = False) -> np.
     Returns: uint8 [n, H, W, 3], RGB. The file is decoded once from the start, since seeking is
     inexact in many files. Raises: InputError.
     """
-    import av  # here, so that only reading a video needs it
+    av = import_optional("av")  # here, so that only reading a video needs it
 
     whole(n, "frames", InputError)
     where = f"video {Path(video_file).name}"
@@ -73,7 +74,7 @@ def _sample(video_file: str | Path, n: int, where: str, fewer: bool) -> list[np.
 
 
 def _packets(video_file: str | Path, where: str) -> int:
-    import av
+    av = import_optional("av")
 
     with av.open(str(video_file)) as container:
         if not container.streams.video:
@@ -89,7 +90,7 @@ def _packets(video_file: str | Path, where: str) -> int:
 
 def _decode(video_file: str | Path, wanted: set[int]) -> tuple[list[np.ndarray], int]:
     """The wanted frames, in the size of the first, and the count of all frames."""
-    import av
+    av = import_optional("av")
 
     frames: list[np.ndarray] = []
     decoded = 0

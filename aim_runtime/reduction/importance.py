@@ -74,7 +74,7 @@ def text_attention_importance(
     FLOPs as torch counts them: 2 * heads * n * d a batch row, those of one row of q k^T.
     """
     # q[B, kv, heads / kv, d] @ k[B, kv, n, d]^T -> [B, kv, heads / kv, n]
-    last = query[:, :, -1].unflatten(1, (key.shape[1], -1))
+    last: Tensor = query[:, :, -1].unflatten(1, (key.shape[1], -1))
     logits = (last @ key.transpose(2, 3)).float() * scaling
     if padding is not None:
         real = _real(key.shape[2], padding)

@@ -73,4 +73,5 @@ def load_tiny(folder: Path = SHIPPED) -> LlavaOnevisionForConditionalGeneration:
             got="other words",
             fix="Train the checkpoint again.",
         )
-    return model.eval()
+    model.eval()
+    return model

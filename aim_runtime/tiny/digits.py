@@ -100,4 +100,5 @@ def _datasets() -> ModuleType:
             got=str(cause),
             fix="Install the extra: pip install 'aim-efficiency[runtime,tiny]'.",
         ) from cause
-    return sklearn.datasets
+    found: ModuleType = sklearn.datasets
+    return found

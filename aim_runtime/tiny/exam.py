@@ -55,12 +55,13 @@ def draw_exam(
     """Draw ``count`` clips of a split, ask one question about each, and encode them."""
     rng = np.random.default_rng(seed)
     names = tuple(KINDS)
-    pixels, ids, answers, kinds = [], [], [], []
+    kinds: list[str] = []
+    pixels, ids, answers = [], [], []
     while len(kinds) < count:
         clips = draw_clips(split, 100, frames, rng)
         for clip in range(len(clips.digit)):
             kind = names[len(kinds) % len(names)]
-            facts = [x[clip] for x in (clips.digit, clips.color, clips.place)]
+            facts = (clips.digit[clip], clips.color[clip], clips.place[clip])
             if len(kinds) == count or not can_ask(kind, facts[0], facts[1]):
                 continue
             words, answer = ask(kind, *facts, rng)

@@ -42,8 +42,8 @@ def tiny_config() -> LlavaOnevisionConfig:
         },
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
-        image_token_id=WORD_ID["<image>"],
-        video_token_id=WORD_ID["<video>"],
+        image_token_index=WORD_ID["<image>"],
+        video_token_index=WORD_ID["<video>"],
         tie_word_embeddings=True,
     )
 
@@ -61,7 +61,8 @@ def new_model(seed: int) -> LlavaOnevisionForConditionalGeneration:
 
 def frame_features(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
     """What the LLM sees of each frame: pixels[n, 3, 32, 32] -> [n, 16, hidden]."""
-    return model.model.apply_pooling(patch_features(model, pixels))
+    pooled: Tensor = model.model.apply_pooling(patch_features(model, pixels))
+    return pooled
 
 
 def patch_features(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -70,7 +71,8 @@ def patch_features(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor
     # the last hidden state before the final norm is what the model reads
     layer = model.config.vision_feature_layer
     patches = core.vision_tower(pixels, output_hidden_states=True).hidden_states[layer]
-    return core.multi_modal_projector(patches)
+    projected: Tensor = core.multi_modal_projector(patches)
+    return projected
 
 
 def video_embeddings(model: LlavaOnevisionForConditionalGeneration, features: Tensor) -> Tensor:

@@ -40,9 +40,10 @@ def packed_questions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Clips that allow a question of every kind: features, questions[C, 6, 5], answers[C, 6]."""
     drawn, features = clip_features(model, split, 2 * clips, frames, rng)
-    kept, questions, answers = [], [], []
+    kept: list[int] = []
+    questions, answers = [], []
     for clip in range(2 * clips):
-        facts = [x[clip] for x in (drawn.digit, drawn.color, drawn.place)]
+        facts = (drawn.digit[clip], drawn.color[clip], drawn.place[clip])
         if len(kept) < clips and all(can_ask(kind, facts[0], facts[1]) for kind in KINDS):
             asked = [ask(kind, *facts, rng) for kind in KINDS]
             kept.append(clip)

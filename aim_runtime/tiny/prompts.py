@@ -38,7 +38,8 @@ def packed_logits(
         position_ids=positions.expand(batch, -1),
         use_cache=False,
     ).last_hidden_state
-    return model.lm_head(hidden[:, seen + _BLOCK - 1 :: _BLOCK])
+    logits: Tensor = model.lm_head(hidden[:, seen + _BLOCK - 1 :: _BLOCK])
+    return logits
 
 
 def prompt_ids(question: Sequence[int], visual_tokens: int) -> Tensor:
@@ -48,4 +49,5 @@ def prompt_ids(question: Sequence[int], visual_tokens: int) -> Tensor:
 
 
 def _prefix(embed: nn.Module, batch: int) -> Tensor:
-    return embed(torch.tensor(PREFIX)).expand(batch, -1, -1)
+    embedded: Tensor = embed(torch.tensor(PREFIX))
+    return embedded.expand(batch, -1, -1)

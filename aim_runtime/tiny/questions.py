@@ -26,7 +26,8 @@ _COLOR_NAMES = tuple(COLORS)
 def _once(values: Ints) -> Ints:
     """The values that one frame alone shows."""
     found, counts = np.unique(values[values != NOTHING], return_counts=True)
-    return found[counts == 1]
+    once: Ints = found[counts == 1]
+    return once
 
 
 def _digit_of_color(digit: Ints, color: Ints, place: Ints, rng: np.random.Generator) -> Question:

@@ -36,7 +36,7 @@ class Run:
     def __init__(self, seed: int, folder: Path, recipe: Recipe) -> None:
         self.seed, self.folder, self.recipe = seed, folder, recipe
         self.model = new_model(seed)
-        self.heads = Heads(self.model.config.text_config.hidden_size, seed)
+        self.heads = Heads(self.model.config.get_text_config().hidden_size, seed)
         self.done = {"vision": 0, "answers": 0}
         self.curve: list[dict[str, Any]] = []
         self._spent, self._since = (0.0, 0.0), _clocks()

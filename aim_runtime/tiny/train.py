@@ -31,4 +31,5 @@ def train(
     with counted_progress() as progress:
         train_vision(run, progress)
         train_answers(run, progress)
-    return run.model.eval()
+    run.model.eval()
+    return run.model

@@ -67,11 +67,12 @@ def _questions(
     """A batch: features[B, F, 16, hidden] of frames drawn from the pool, questions, answers."""
     kinds = tuple(recipe.kind_weights)
     weights = np.array([recipe.kind_weights[kind] for kind in kinds])
-    seen, questions, answers = [], [], []
+    seen: list[Tensor] = []
+    questions, answers = [], []
     while len(seen) < recipe.batch:
         clip = int(rng.integers(len(clips.digit)))
         order = rng.permutation(clips.digit.shape[1])[:frames]
-        facts = [x[clip, order] for x in (clips.digit, clips.color, clips.place)]
+        facts = (clips.digit[clip, order], clips.color[clip, order], clips.place[clip, order])
         able = np.array([can_ask(kind, facts[0], facts[1]) for kind in kinds])
         if not able.any():
             continue

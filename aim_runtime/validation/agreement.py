@@ -77,7 +77,9 @@ def _phase(rows: Sequence[Row], key: str) -> Row:
 
 def in_band(times: Sequence[tuple[float | None, float, float | None]]) -> float | None:
     """The share of (low, measured, high) that lie within; None where none has a band."""
-    inside = [low <= clock <= high for low, clock, high in times if high is not None]
+    inside = [
+        low <= clock <= high for low, clock, high in times if low is not None and high is not None
+    ]
     return sum(inside) / len(inside) if inside else None
 
 

@@ -90,7 +90,7 @@ def qwen2_config(fields: dict[str, Any]) -> Qwen2Config:
     # since transformers 5 the base of the rotary embedding lives in rope_parameters
     rope = {"rope_type": "default", "rope_theta": fields["rope_theta"]}
     # no token ends a generation, so that lengths can be compared
-    ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    ends: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     return Qwen2Config(**wanted, **ends, rope_parameters=rope)
 
 

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 
 from aim_cost import Execution, Schedule, Workload
 from aim_cost.memory import prefill_memory
 from aim_runtime import load, patched
 from aim_runtime.measurement.memory import track_peak_bytes
 from aim_runtime.prompts.inputs import sized_inputs
+from aim_runtime.seams import tower_keeps_hidden_states
 
 WORKLOAD = Workload(text_tokens=60, frames=3)
 
@@ -17,13 +16,16 @@ WORKLOAD = Workload(text_tokens=60, frames=3)
 @pytest.fixture(scope="module")
 def loaded():
     # the two layers of each kind that the peak needs; more only add to the KV cache
-    return load("llava-onevision-qwen2-0.5b", "cpu", "bfloat16", random_weights=True, layers=2)
+    return load(
+        "llava-onevision-qwen2-0.5b",
+        "cpu",
+        "bfloat16",
+        random_weights=True,
+        layers=2,
+        vision_layers=6,
+    )
 
 
-@pytest.mark.skipif(
-    Version(transformers.__version__) < Version("5.20"),
-    reason="this version of transformers keeps every hidden state of the vision tower",
-)
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -42,7 +44,8 @@ def test_the_peak_is_that_of_the_tensors(loaded, schedule):
             lambda: loaded.model(**inputs, use_cache=True, logits_to_keep=1).logits
         )
     trace = schedule.resolve(loaded.spec, WORKLOAD)
-    memory = prefill_memory(loaded.spec, WORKLOAD, trace, Execution())
+    execution = Execution(keeps_tower_states=tower_keeps_hidden_states(loaded.model))
+    memory = prefill_memory(loaded.spec, WORKLOAD, trace, execution)
     # the tracker does not see what was there before: weights and pixels
     pixels = inputs["pixel_values_videos"]
     activations = memory.peak_bytes - memory.weights_bytes - pixels.nbytes

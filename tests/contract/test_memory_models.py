@@ -9,11 +9,11 @@ import copy
 import pytest
 import torch
 import transformers
-from packaging.version import Version
 
 from aim_cost import Execution, ModelSpec, Schedule, Workload, preset_config
 from aim_cost.memory import prefill_memory
 from aim_runtime.measurement.memory import track_peak_bytes
+from aim_runtime.seams import tower_keeps_hidden_states
 
 CLASSES = {
     "llava-1.5-7b": "Llava",
@@ -87,10 +87,6 @@ def inputs_of(name, spec, workload, visual):
     return inputs, {"pixel_values_videos": torch.randn(shape).bfloat16()}
 
 
-@pytest.mark.skipif(
-    Version(transformers.__version__) < Version("5.20"),
-    reason="this version of transformers keeps every hidden state of the vision tower",
-)
 @pytest.mark.parametrize(
     ("largest", "hidden", "text_tokens"), [("vision", 512, 20), ("llm", 1536, 1000)]
 )
@@ -120,7 +116,8 @@ def test_the_peak_is_that_of_the_tensors(name, visual, largest, hidden, text_tok
         tracked = track_peak_bytes(
             lambda: model(**inputs, **pixels, use_cache=True, logits_to_keep=1).logits
         )
-    memory = prefill_memory(spec, workload, trace, Execution())
+    execution = Execution(keeps_tower_states=tower_keeps_hidden_states(model))
+    memory = prefill_memory(spec, workload, trace, execution)
     # the tracker does not see what was there before: weights and pixels
     (before,) = pixels.values()
     activations = memory.peak_bytes - memory.weights_bytes - before.nbytes

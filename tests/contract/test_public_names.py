@@ -79,7 +79,7 @@ app(["predict", "--merge", "0.25", "--prune", "linear:14:22"], standalone_mode=F
 CASE = """
 import aim_cost as aim
 case = aim.Case("llava-onevision-qwen2-7b", aim.Workload(100, frames=32), "h100-sxm")
-print(case.price(aim.Schedule.parse("0.25", "linear:14:22")))
+print(case.price(aim.Schedule.parse("merge 0.25, prune linear:14:22")))
 """
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from decimal import Decimal
@@ -12,9 +13,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aim_cost import HardwareProfile, load_hardware
-from aim_cost.devices.hardware import Quantity, hardware_names, to_row
+from aim_cost import Case, HardwareProfile, Schedule, Workload, load_hardware
+from aim_cost.devices.hardware import Quantity, find_hardware, hardware_names, to_row
 from aim_cost.errors import ProfileError
+from aim_cost.timing.calibration import calibration_names
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTS = Path(os.environ.get("AIM_SHARED", ROOT.parent / "shared")) / "facts" / "gpus.csv"
@@ -329,3 +331,72 @@ def test_names_are_listed_without_reading_a_profile():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) == len(hardware_names())
+
+
+@pytest.mark.parametrize(
+    ("device", "profile"),
+    [
+        ("NVIDIA H200", "h200-sxm"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H20", "h20"),
+        ("NVIDIA GH200 480GB", "gh200-96gb"),
+        ("NVIDIA GH200 144G HBM3e", "gh200-144gb"),
+        ("NVIDIA B200", "b200-sxm"),
+        ("NVIDIA GB200", "gb200"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000-blackwell-server"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "rtx-pro-6000-blackwell-ws"),
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm4-80gb"),
+        ("NVIDIA A100-SXM4-40GB", "a100-sxm4-40gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-pcie-80gb"),
+        ("NVIDIA A100-PCIE-40GB", "a100-pcie-40gb"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA A10G", "a10g"),
+        ("Tesla T4", "t4"),
+        ("Tesla V100-SXM2-16GB", "v100-sxm2-16gb"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("AMD Instinct MI300X", "mi300x"),
+        ("Some new device", None),
+    ],
+)
+def test_devices_find_their_profile(device, profile):
+    found = find_hardware(device)
+    assert (found and found.name) == profile
+
+
+def test_a_new_gpu_is_one_file(tmp_path, monkeypatch):
+    from aim_cost.devices import hardware as module
+
+    folder = tmp_path / "profiles"
+    shutil.copytree(Path(module.files("hardware_profiles")), folder)
+    new = (folder / "l40s.yaml").read_text().replace("name: l40s", "name: new-gpu", 1)
+    new = new.replace("'L40S'", "'Brand New 9000'")
+    (folder / "new-gpu.yaml").write_text(new)
+    monkeypatch.setattr(module, "files", lambda package: folder)
+    found = find_hardware("NVIDIA Brand New 9000")
+    assert found.name == "new-gpu"
+    case = Case("llava-onevision-qwen2-0.5b", Workload(20, frames=2), "new-gpu")
+    assert case.price(Schedule()).ttft.source == "inherited"
+    # two files that claim one name are an error, not a matter of order
+    (folder / "newer-gpu.yaml").write_text(new.replace("name: new-gpu", "name: newer-gpu"))
+    with pytest.raises(ProfileError, match="new-gpu and newer-gpu"):
+        find_hardware("NVIDIA Brand New 9000")
+
+
+def test_the_nearest_is_a_calibrated_device_and_the_calibrated_name_none():
+    for name in hardware_names():
+        nearest = load_hardware(name).nearest
+        assert nearest is None or nearest in calibration_names()
+        assert (nearest is None) or name not in calibration_names()
+
+
+@pytest.mark.parametrize("wrong", ["L40S", ["["], [""], [3]])
+def test_patterns_are_checked(wrong, tmp_path):
+    tree = yaml.safe_load((ROOT / "hardware_profiles" / "l40s.yaml").read_text())
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(tree | {"device_names": wrong}))
+    with pytest.raises(ProfileError, match="device_names"):
+        load_hardware(path)

@@ -5,11 +5,11 @@ import pytest
 from aim_cost import Schedule, Workload, estimate, load_hardware, load_model_spec
 from aim_cost.conventions.convention import get_convention
 from aim_cost.errors import ScheduleError
-from aim_cost.methods import METHODS, Setting, get_method, parse_methods, published_figures
+from aim_cost.methods import METHODS, Setting, get_method, parse_methods
 from aim_cost.methods.method import COUNTS, VERIFIED, WHERE, method
 from aim_cost.methods.parameter import Parameter, show_value
 from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES
-from aim_cost.papers.figures import find_figure
+from aim_cost.papers.figures import find_figure, published_figures
 from aim_cost.schedules.merge import MERGE_KINDS
 from aim_cost.schedules.select import Select
 

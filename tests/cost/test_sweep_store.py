@@ -107,13 +107,22 @@ def test_other_suffixes_and_a_missing_pyarrow_are_refused(tmp_path, monkeypatch)
 def test_ctrl_c_keeps_what_is_finished(tmp_path):
     out = tmp_path / "sweep.csv"
     axes = ["--frames", "1:193", "--text-tokens", "1:101", "--l1", "0:28", "--l2", "1:29"]
-    process = subprocess.Popen([*COMMAND, *axes, "--out", out], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, *axes, "--out", out],
+        stderr=subprocess.PIPE,
+        text=True,
+        # a test run in the background ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     parts, deadline = tmp_path / "sweep.csv.parts", time.monotonic() + 60
-    while not (parts / "00000000").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    try:
+        while not (parts / "00000000").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    finally:
+        process.kill()
     assert "the same command goes on" in process.stderr.read()
     assert not out.exists() and os.listdir(parts)
 

@@ -41,7 +41,7 @@ def kernels(monkeypatch):
     """Stand in for the microbenchmark, which takes as long as it is told and has its own tests."""
     made = []
 
-    def fake(spec, workload, folder, device, dtype, seconds):
+    def fake(spec, workload, folder, device, dtype, seconds, attention):
         made.append((spec.name, workload.frames))
         (folder / "hardware.yaml").write_text("a profile")
         (folder / "table.csv").write_text("a table")
@@ -114,7 +114,7 @@ def test_ctrl_c_in_a_prefill_ends_the_campaign(steps, kernels, runner, tmp_path,
 
 
 def test_ctrl_c_in_a_microbenchmark_leaves_no_table(steps, kernels, runner, tmp_path, monkeypatch):
-    def struck(spec, workload, folder, device, dtype, seconds):
+    def struck(spec, workload, folder, device, dtype, seconds, attention):
         try:  # as the real one does
             signal.raise_signal(signal.SIGTERM)
         except KeyboardInterrupt:

@@ -117,6 +117,28 @@ def test_a_step_that_does_not_fit_leaves_its_place_to_the_next_that_does():
     assert [one.step for one in plan(Agenda([long, short], None, costs), budget)] == [short]
 
 
+def test_a_longer_video_waits_for_the_shorter_ones_before_it():
+    costs = Costs(setting_of())
+    order = default_steps()
+    shorter = prefills(order, model=LARGE, frames=128, execution="eager")[0]
+    longer = prefills(order, model=LARGE, frames=192)[0]
+    budget = costs.seconds(longer, Warmth()) + 1
+    assert costs.seconds(shorter, Warmth()) > budget
+    assert plan(Agenda([shorter, longer], None, costs), budget) == []
+    graph = replace(longer, execution="cuda-graph")  # another way to run waits for none
+    budget = costs.seconds(graph, Warmth()) + 1
+    steps = [replace(shorter, rounds=100), graph]
+    assert [one.step for one in plan(Agenda(steps, None, costs), budget)] == [graph]
+
+
+def test_imports_that_are_over_cost_nothing():
+    costs, step = Costs(setting_of()), default_steps()[0]
+    seconds = [
+        Agenda([step], None, costs, started=started).next(1e3).seconds for started in (False, True)
+    ]
+    assert seconds[0] - seconds[1] == pytest.approx(Overheads().start_s)
+
+
 def test_what_memory_cannot_hold_is_left_out():
     steps = [one.step for one in planned(600, "rtx-4090")]
     assert max(step.frames for step in prefills(steps, model=SMALL)) == 192

@@ -200,7 +200,7 @@ def test_prompt_lookup_finds_the_same_tokens(llava, schedule, seed, monkeypatch)
 
     def seen(self, input_ids, **kwargs):
         candidates, logits = stock(self, input_ids, **kwargs)
-        assert not bool((candidates[:, inputs["input_ids"].shape[1] :] == VIDEO_TOKEN).any())
+        assert not bool((candidates[:, input_ids.shape[1] :] == VIDEO_TOKEN).any())
         accepted.append(candidates.shape[1] - input_ids.shape[1])
         return candidates, logits
 

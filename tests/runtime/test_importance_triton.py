@@ -104,8 +104,23 @@ def interpreted(tmp_path_factory):
         capture_output=True,
         text=True,
     )
+    if done.returncode:
+        require_interpreter()
     assert done.returncode == 0, done.stderr
     return load_file(files[1])
+
+
+def require_interpreter():
+    """Skip where the interpreter does not run the simplest loop, as triton 3.6 with numpy 2.4."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.runtime.interpreter_probe"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        why = done.stderr.strip().splitlines()[-1]
+        pytest.skip(f"triton {triton.__version__} interprets no loop with this numpy: {why}")
 
 
 def recorded_heads():
@@ -125,6 +140,28 @@ def assert_same_choice(scores, expected):
         assert torch.equal(*kept), count
 
 
+def assert_nearly_same_choice(scores, expected):
+    """The same but for a few tokens, for 16-bit heads.
+
+    Sums in another order now and then round a logit to its 16-bit neighbour, which changes the
+    scores of the tokens that it speaks of.
+    """
+    beyond = (scores - expected).abs() > RELATIVE * expected
+    assert int(beyond.sum()) <= max(3, 0.01 * expected.numel())
+    assert float((scores - expected).norm() / expected.norm()) < 0.02
+    half = max(1, expected.shape[1] // 2)
+    for row, wanted in zip(scores.topk(half).indices, expected.topk(half).indices, strict=True):
+        assert len({*row.tolist()} & {*wanted.tolist()}) >= half - 1
+
+
+def test_the_criterion_for_16_bits_sees_a_wrong_kernel():
+    expected = pagerank_importance(*heads_of("bfloat16"), **arguments_of("bfloat16"))
+    assert_nearly_same_choice(expected * (1 + RELATIVE / 2), expected)
+    for wrong in (expected * 1.001, expected.flip(1), expected + 0.01 * expected.mean()):
+        with pytest.raises(AssertionError):
+            assert_nearly_same_choice(wrong, expected)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_reference(interpreted, case):
     expected = pagerank_importance(*heads_of(case), **arguments_of(case))
@@ -141,18 +178,23 @@ def test_equals_the_recorded_scores(interpreted, name):
 def test_launches_memory_and_repetition(interpreted, case):
     _, batch, heads, _, tokens, *_, iterations = CASES[case]
     assert interpreted[f"{case}.launches"] == iterations + 2
-    assert interpreted[f"{case}.peak_bytes"] == batch * (4 * heads + 1) * tokens * 4
+    vector = -(-batch * heads * tokens // 4) * 4  # each of the four begins at 16 bytes
+    assert interpreted[f"{case}.peak_bytes"] == (4 * vector + batch * tokens) * 4
     assert torch.equal(interpreted[f"{case}.scores"], interpreted[f"{case}.again"])
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_equals_the_reference_on_a_gpu():
-    for case in CASES:
-        query, key = heads_of(case, "cuda")
-        arguments = arguments_of(case, "cuda")
-        expected = pagerank_importance(query, key, **arguments)
-        assert_same_choice(fused_importance(query, key, **arguments), expected)
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_reference_on_a_gpu(case):
+    query, key = heads_of(case, "cuda")
+    arguments = arguments_of(case, "cuda")
+    expected = pagerank_importance(query, key, **arguments)
+    scores = fused_importance(query, key, **arguments)
+    if query.dtype == torch.float32:
+        assert_same_choice(scores, expected)
+    else:
+        assert_nearly_same_choice(scores, expected)
 
 
 @pytest.mark.gpu
@@ -167,11 +209,7 @@ def test_equals_the_reference_at_the_size_of_7b_on_a_gpu(dtype):
     query, key = query.transpose(1, 2), key.transpose(1, 2)
     expected = pagerank_importance(query, key, scaling=128**-0.5)
     scores = fused_importance(query, key, scaling=128**-0.5)
-    # sums in another order now and then round a logit to its 16-bit neighbour
-    beyond = (scores - expected).abs() > RELATIVE * expected
-    assert beyond.float().mean() < 0.01
-    kept, wanted = (x.topk(900).indices[0].tolist() for x in (scores, expected))
-    assert len({*kept} & {*wanted}) >= 899
+    assert_nearly_same_choice(scores, expected)
 
 
 @pytest.mark.parametrize("capability", [80, 90])

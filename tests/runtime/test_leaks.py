@@ -16,10 +16,11 @@ from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patch, patched, unpatch
-from aim_runtime.patching.encoding import Encoded, Encoding
+from aim_runtime.patching.encoding import Encoding
 from aim_runtime.patching.hooks import Hooks
 from aim_runtime.patching.prefill import Prefill
 from aim_runtime.patching.undo import Changes
+from aim_runtime.prompts.encoded import Encoded
 from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.seams import cache_of, with_cache
 from aim_runtime.trace import RunTrace

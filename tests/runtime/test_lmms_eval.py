@@ -17,7 +17,6 @@ from aim_runtime.errors import InputError
 from aim_runtime.models.load import load
 from aim_runtime.prompts.inputs import question_inputs
 from aim_runtime.prompts.video import sample_frames
-from benchmarks.make_clip import make_clip
 from tests.runtime.checkpoint import save_checkpoint
 from tests.runtime.support import FRAME_TOKENS
 
@@ -43,6 +42,9 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    pytest.importorskip("av")
+    from benchmarks.make_clip import make_clip
+
     make_clip(path, frames=10)
     return path
 

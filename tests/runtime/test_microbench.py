@@ -85,6 +85,9 @@ def test_tables_price_a_whole_prefill(spec, tmp_path):
         "measured_elementwise_fp32",
         "measured_dispatch_fp32",
     }
+    for name in ("causal_attention", "encoder_attention"):
+        rows = pd.read_parquet(table_path(tmp_path, "measured", name, "float32"))
+        assert set(rows["attention_backend"]) == {"flash"}
     profile = load_hardware(tmp_path / "hardware.yaml")
     model = OpTimeModel.from_calibration(
         fit_calibration(tmp_path, profile, "float32"), profile, "float32"

@@ -224,7 +224,9 @@ def test_the_minutes_may_end_in_the_middle_of_a_step(tmp_path, monkeypatch):
 def test_a_call_with_too_few_minutes_measures_nothing_and_says_so(tmp_path, capsys):
     _, file = run(tmp_path, minutes=0.1)
     assert file.rows == file.steps == []
-    assert "16 steps are left" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no step fits: the shortest needs about" in told
+    assert "16 steps are left" in told
 
 
 def test_each_call_ends_with_a_repeat_of_the_first_step(tmp_path):

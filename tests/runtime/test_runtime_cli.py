@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from aim_cost import Schedule
 from aim_runtime.cli.main import main
 from tests.runtime.models import tiny_llava_15
 from tests.runtime.support import shared_golden
@@ -119,9 +120,19 @@ def test_a_workload_is_refused_before_any_weights_are_made(run, monkeypatch, com
         (("validate", "--layers", "2", "--device", "tpu"), "device"),
         (("measure", "--layers", "2", "--pretrained"), "random"),
         (("measure", "--schedule", "/nowhere.yaml"), "/nowhere.yaml"),
+        (("accuracy", "--questions", "0"), "--questions"),
+        (("campaign", "--minutes", "9", "--dry-run", "--device", "cpu"), "a CUDA GPU"),
+        (
+            ("generate", "--model", "qwen2-vl-7b", "--video", "x.mp4", "--prompt", "what"),
+            "a LLaVA-OneVision",
+        ),
+        (("fidelity", "--model", "llava-1.5-7b", "--prompts", "{prompts}"), "a LLaVA-OneVision"),
     ],
 )
-def test_bad_input_is_one_clear_error(run, arguments, named):
+def test_bad_input_is_one_clear_error(run, arguments, named, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"video": "x.mp4", "question": "what"}\n')
+    arguments = [part.replace("{prompts}", str(prompts)) for part in arguments]
     message = run(*arguments, status=2)
     assert named in message
     assert "Traceback" not in message
@@ -152,6 +163,7 @@ def checkpoint(tmp_path_factory):
 
 
 def test_generate_answers_a_question_about_a_video(run, checkpoint, tmp_path):
+    pytest.importorskip("av")
     from benchmarks.make_clip import make_clip
 
     clip = tmp_path / "clip.mp4"
@@ -174,6 +186,7 @@ def test_generate_answers_a_question_about_a_video(run, checkpoint, tmp_path):
 def test_generate_names_what_a_checkpoint_lacks(run, checkpoint, tmp_path):
     import shutil
 
+    pytest.importorskip("av")
     from benchmarks.make_clip import make_clip
 
     make_clip(tmp_path / "clip.mp4", frames=4)
@@ -186,3 +199,20 @@ def test_generate_names_what_a_checkpoint_lacks(run, checkpoint, tmp_path):
         status=2,
     )
     assert "tokenizer" in message
+
+
+ACCURACY = ("accuracy", "--questions", 6, "--draws", 1, "--format", "json")
+
+
+def test_accuracy_of_a_schedule_beside_no_reduction(run):
+    rows = json.loads(run(*ACCURACY, "--schedule", "merge 0.5"))
+    assert list(dict.fromkeys(row["schedule"] for row in rows)) == ["none", "merge 0.5"]
+
+
+def test_accuracy_takes_the_schedules_of_the_exam_where_none_is_named(run, monkeypatch):
+    monkeypatch.setattr(
+        "aim_runtime.answers.accuracy.exam_schedules",
+        lambda: [Schedule(), Schedule.parse("prune linear:2:6")],
+    )
+    rows = json.loads(run(*ACCURACY))
+    assert list(dict.fromkeys(row["schedule"] for row in rows)) == ["none", "prune linear:2:6"]

@@ -6,8 +6,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from aim_cost.errors import AimError
+from aim_runtime import selfcheck
 from aim_runtime.reduction import select as prune
-from aim_runtime.validation import selfcheck
 from tests.runtime.support import shared_golden
 
 

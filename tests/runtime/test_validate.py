@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from aim_cost import Schedule, Workload, estimate, load_hardware, load_model_spec, preset_config
 from aim_runtime import load, validate
 from aim_runtime.cli.validate import validation_plot, verdict
-from aim_runtime.kernels.device import profile_name
 from aim_runtime.validation import validate as module
 from aim_runtime.validation.agreement import summary
 from aim_runtime.validation.suite import default_schedules, validation_schedules
@@ -156,31 +155,6 @@ def test_the_picture_is_written(result, tmp_path):
     path = tmp_path / "validation.png"
     validation_plot(result.rows, path, result.title)
     assert path.read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(
-    ("device", "profile"),
-    [
-        ("NVIDIA H200", "h200-sxm"),
-        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
-        ("NVIDIA H100 PCIe", "h100-pcie"),
-        ("NVIDIA A100-SXM4-80GB", "a100-sxm4-80gb"),
-        ("NVIDIA A100-SXM4-40GB", "a100-sxm4-40gb"),
-        ("NVIDIA A100 80GB PCIe", "a100-pcie-80gb"),
-        ("NVIDIA A100-PCIE-40GB", "a100-pcie-40gb"),
-        ("NVIDIA L40S", "l40s"),
-        ("NVIDIA L4", "l4"),
-        ("NVIDIA A10G", "a10g"),
-        ("Tesla T4", "t4"),
-        ("Tesla V100-SXM2-16GB", "v100-sxm2-16gb"),
-        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
-        ("AMD Instinct MI300X", "mi300x"),
-        ("Some new device", None),
-    ],
-)
-def test_devices_find_their_profile(device, profile):
-    assert profile_name(device) == profile
 
 
 @pytest.mark.gpu

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from aim_cost.devices.hardware import HardwareProfile, load_hardware
+from aim_cost.errors import ProfileError
 from aim_cost.timing.calibration import Calibration, FittedKernels
 from aim_cost.timing.fit.band import band_of, errors_of
 from aim_cost.timing.fit.elementwise import fit_eager
@@ -16,6 +17,8 @@ from aim_cost.timing.fit.table import KernelTable, load_kernels
 from aim_cost.timing.form import Array, Ceilings
 from aim_cost.timing.kernel_model import Band, KernelModel
 from aim_cost.timing.surface import Surface
+
+_LEAST_SHAPES = 2
 
 
 def fit_calibration(
@@ -50,7 +53,18 @@ def fit_calibration(
 
 
 def fit_kernels(table: KernelTable, ceilings: Ceilings) -> FittedKernels:
-    """Fit one table, with the errors and the band of folds that never saw the shape they price."""
+    """Fit one table, with the errors and the band of folds that never saw the shape they price.
+
+    Raises: ProfileError for a table of one shape, from which no fold could be held out.
+    """
+    shapes = len(np.unique(table.shapes()))
+    if shapes < _LEAST_SHAPES:
+        raise ProfileError(
+            table.source,
+            expected=f"at least {_LEAST_SHAPES} shapes of {table.form.op}, to hold some out",
+            got=f"{shapes} in {len(table)} rows",
+            fix="Measure longer, or with more frames (aim-runtime microbench --seconds).",
+        )
     predicted = held_out(table, ceilings, surface_model)
     rows = bar_rows(table)
     rows = rows if rows.any() else np.ones(len(table), dtype=bool)
