@@ -1,7 +1,7 @@
 """The graph of one prefill as aim_runtime executes it."""
 
-from aim_cost.models import decoder, vision
-from aim_cost.models.encoder import image_ops
+from aim_cost.models import decoder
+from aim_cost.models.encoder import feature_ops, image_ops
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.ops import reduction
@@ -26,8 +26,8 @@ def build_executed(
     if workload.images is not None:
         ops = image_ops(model, workload, width, tokens=tower, attention=trace.tower_attention)
     else:
-        ops = vision.feature_ops(
-            *(model, groups, width),
+        ops = feature_ops(
+            *(model, [(model.vision, groups)], width),
             video=workload.frames is not None,
             tokens=tower,
             attention=trace.tower_attention,

@@ -1,16 +1,48 @@
-"""Ops from the pixels of images of any size to their visual tokens."""
+"""Ops from pixels to visual tokens: of frames, and of images of any size."""
 
 from collections.abc import Sequence
 
-from aim_cost.models import qwen_vision, vision
+from aim_cost.models import vision
 from aim_cost.models.image_rule import Anyres
 from aim_cost.models.images import ImageGrid
 from aim_cost.models.model import ModelSpec
-from aim_cost.models.vision_spec import QwenVisionSpec
+from aim_cost.models.vision_spec import Tower
 from aim_cost.models.workload import Workload
+from aim_cost.ops.count import Count
 from aim_cost.ops.kernels import Kernels
 from aim_cost.ops.kind import Elementwise
 from aim_cost.ops.op import Op
+
+
+def feature_ops(
+    model: ModelSpec,
+    views: Sequence[tuple[Tower, Count]],
+    width: int,
+    *,
+    video: bool,
+    tokens: Sequence[int] = (),
+    attention: str = "proportional",
+) -> list[Op]:
+    """All ops from pixels to the visual tokens of ``views``, see ``Tower``.
+
+    Frames of a ``video`` are pooled where the model has a pooling, before or after the projector.
+    ``tokens`` and ``attention``: of a tower that merges, see ``vision.tower_ops``. A number of
+    views may be a symbol where the tower takes all of them at once: SigLIP's or CLIP's.
+    """
+    tower, hidden = model.vision, model.text.hidden_size
+    ops = tower.ops(views, width, tokens, attention)
+    if tower.output_size is not None:
+        return ops
+    groups = sum(number for _, number in views)
+    before, pooling = model.image_tokens, model.pooling if video else None
+    if pooling is None:
+        return ops + vision.projector_ops(tower.hidden_size, hidden, groups * before, width)
+    after = model.frame_tokens
+    if pooling.before_projector:
+        ops += vision.pooling_ops(groups, before, after, tower.hidden_size, width)
+        return ops + vision.projector_ops(tower.hidden_size, hidden, groups * after, width)
+    ops += vision.projector_ops(tower.hidden_size, hidden, groups * before, width)
+    return ops + vision.pooling_ops(groups, before, after, hidden, width)
 
 
 def image_ops(
@@ -26,12 +58,9 @@ def image_ops(
     All crops of all prompts go through the tower at once, then each image is packed on its own.
     ``tokens`` and ``attention``: of a tower that merges, see ``vision.tower_ops``.
     """
-    batch, views = workload.batch, workload.views(model)
-    if isinstance(model.vision, QwenVisionSpec):
-        sized = [(view, batch * n) for view, n in views if isinstance(view, QwenVisionSpec)]
-        return qwen_vision.tower_ops(sized, width)
-    crops = batch * sum(number for _, number in views)
-    ops = vision.feature_ops(model, crops, width, video=False, tokens=tokens, attention=attention)
+    batch = workload.batch
+    views = [(view, batch * number) for view, number in workload.views(model)]
+    ops = feature_ops(model, views, width, video=False, tokens=tokens, attention=attention)
     if not isinstance(model.image_rule, Anyres):
         return ops
     grids = workload.image_grids(model) * batch

@@ -168,7 +168,7 @@ def _decoder_work(spec: ModelSpec, tokens: int) -> dict[Elementwise, Make]:
 
 
 def _vision_work(spec: ModelSpec, images: int) -> dict[Elementwise, Make]:
-    tower, tokens = spec.square_tower, spec.vision.tokens
+    tower, tokens = spec.vision, spec.vision.tokens
     hidden, inner = tower.hidden_size, tower.intermediate_size
 
     def stream(pool: Pool) -> Tensor:
@@ -198,7 +198,7 @@ def _vision_work(spec: ModelSpec, images: int) -> dict[Elementwise, Make]:
         return lambda: x + y
 
     def bilinear(pool: Pool) -> Work:
-        sides = SimpleNamespace(image_size=tower.image_size, patch_size=tower.patch_size)
+        sides = SimpleNamespace(image_size=spec.square_side, patch_size=tower.patch_size)
         model: Any = SimpleNamespace(config=SimpleNamespace(vision_config=sides))
         x = pool.activations(images, spec.image_tokens, spec.text.hidden_size)
         return lambda: LlavaOnevisionModel.apply_pooling(model, x)
