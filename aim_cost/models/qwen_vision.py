@@ -78,6 +78,10 @@ class QwenVisionSpec(TowerSpec):
         return True
 
     @property
+    def channel_major(self) -> bool:
+        return False
+
+    @property
     def group_frames(self) -> int:
         """Those of a temporal patch."""
         return self.temporal_patch_size
@@ -262,10 +266,10 @@ def _block_ops(views: Views, width: int, block: int) -> list[Op]:
         *ops,
         make.elementwise("join_segments", Elementwise.COPY, size, size),
         make.linear("proj", rows, hidden, hidden, bias=True),
-        make.elementwise("attention_add", Elementwise.TOWER_ADD, 2 * size, size),
+        make.elementwise("attention_add", Elementwise.ADD, 2 * size, size),
         make.elementwise("norm2", _norm(vision), size, size),
         *_mlp_ops(vision, make, rows),
-        make.elementwise("mlp_add", Elementwise.TOWER_ADD, 2 * size, size),
+        make.elementwise("mlp_add", Elementwise.ADD, 2 * size, size),
     ]
 
 

@@ -54,6 +54,11 @@ class VisionSpec(TowerSpec):
         return False
 
     @property
+    def channel_major(self) -> bool:
+        """SigLIP's do; CLIP's class token is joined to a copy that lies token by token."""
+        return not self.is_clip
+
+    @property
     def group_frames(self) -> int:
         return 1
 
@@ -228,6 +233,10 @@ def tower_ops(
     ]
 
 
+def _add(vision: Any) -> Elementwise:
+    return Elementwise.TOWER_ADD if vision.channel_major else Elementwise.ADD
+
+
 def _attention_ops(vision: Any, make: Kernels, images: Count, tokens: Count) -> list[Op]:
     hidden, heads, rows = vision.hidden_size, vision.num_attention_heads, images * tokens
     return [
@@ -235,7 +244,7 @@ def _attention_ops(vision: Any, make: Kernels, images: Count, tokens: Count) -> 
         *(make.linear(f"{n}_proj", rows, hidden, hidden, bias=True) for n in "qkv"),
         *make.attention("sdpa", EncoderAttention, images, tokens, heads, heads, hidden // heads),
         make.linear("out_proj", rows, hidden, hidden, bias=True),
-        make.elementwise("attention_add", Elementwise.TOWER_ADD, 2 * rows * hidden, rows * hidden),
+        make.elementwise("attention_add", _add(vision), 2 * rows * hidden, rows * hidden),
     ]
 
 
@@ -246,7 +255,7 @@ def _mlp_ops(vision: Any, make: Kernels, rows: Count) -> list[Op]:
         make.linear("fc1", rows, hidden, inner, bias=True),
         make.elementwise("activation", Elementwise.ACTIVATION, rows * inner, rows * inner),
         make.linear("fc2", rows, inner, hidden, bias=True),
-        make.elementwise("mlp_add", Elementwise.TOWER_ADD, 2 * rows * hidden, rows * hidden),
+        make.elementwise("mlp_add", _add(vision), 2 * rows * hidden, rows * hidden),
     ]
 
 

@@ -111,6 +111,11 @@ class Tower(Protocol):
         ...
 
     @property
+    def channel_major(self) -> bool:
+        """Whether hidden states lie channel by channel between layers, as a convolution's do."""
+        ...
+
+    @property
     def group_frames(self) -> int:
         """Frames of a video that are encoded together."""
         ...

@@ -44,6 +44,7 @@ VISION = SimpleNamespace(
     patch_size=_side,
     patches=_patches,
     tokens=_seen,
+    channel_major=True,  # FLOPs do not depend on it
 )
 """A vision tower whose dims are symbols; same attributes as VisionSpec, but for the layers."""
 

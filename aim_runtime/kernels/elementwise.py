@@ -172,7 +172,9 @@ def _vision_work(spec: ModelSpec, images: int) -> dict[Elementwise, Make]:
     hidden, inner = tower.hidden_size, tower.intermediate_size
 
     def stream(pool: Pool) -> Tensor:
-        """Hidden states lie as the patch embedding leaves them, token by token within a channel."""
+        """Hidden states as they lie between the layers of the tower."""
+        if not tower.channel_major:
+            return pool.activations(images, tokens, hidden)
         return pool.activations(images, hidden, tokens).transpose(1, 2)
 
     def layer_norm(pool: Pool) -> Work:

@@ -131,3 +131,16 @@ def test_every_kind_of_the_graphs_can_be_resized():
         twice = tuple(2 * size for size in op.kind.sizes)
         assert op.kind.resized(twice).sizes == twice
         assert type(op.kind.resized(twice)) is type(op.kind)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("llava-onevision-qwen2-0.5b", Elementwise.TOWER_ADD),
+        ("llava-1.5-7b", Elementwise.ADD),
+        ("qwen2.5-vl-7b", Elementwise.ADD),
+    ],
+)
+def test_hidden_states_of_siglip_alone_lie_channel_by_channel(model, kind):
+    graph = Case(model, IMAGES, "h100-sxm").price().graph.phase("vision.tower")
+    assert {op.kind for op in graph if op.name.endswith("_add")} == {kind}
