@@ -104,7 +104,7 @@ def _last_row(size: LayerSize) -> list[Op]:
     flops = formulas.attention_scores_flops(size.batch, heads, 1, size.tokens, head_dim)
     keys = size.batch * size.tokens * text.key_value_dim
     scores = size.batch * heads * size.tokens
-    kind = Product(size.batch * heads, size.tokens, head_dim)
+    kind = BatchedProduct(size.batch * heads, 1, size.tokens, head_dim)
     return _op(size, flops, keys, scores, kind)
 
 
@@ -138,7 +138,7 @@ def _all_rows(size: LayerSize) -> list[Op]:
         flops,
         rows * (text.query_dim + text.key_value_dim),
         size.batch * heads * tokens * tokens,
-        Product(size.batch * heads * tokens, tokens, head_dim),
+        BatchedProduct(size.batch * heads, tokens, tokens, head_dim),
     )
 
 
