@@ -135,10 +135,11 @@ def image_grid(model: ModelSpec, size: FrameSize, *, alone: bool = True) -> Imag
     """
     size = checked_size(size)
     rule, vision = model.image_rule, model.vision
-    if isinstance(rule, PixelLimits):
-        view = vision.at(_resized(size, vision.unit, rule))
+    if vision.any_size:
+        limits = rule if isinstance(rule, PixelLimits) else PixelLimits()
+        view = vision.at(_resized(size, vision.unit, limits))
         return ImageGrid(size, view.frame_size, view.output_tokens)
-    if rule is None:
+    if not isinstance(rule, Anyres):
         return ImageGrid(size, vision.frame_size, model.image_tokens)
     if rule.alone and not alone:
         return ImageGrid(size, vision.frame_size, model.image_tokens, newline_tokens=1)
