@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 
@@ -176,6 +176,8 @@ class OpTimeModel:
                 times = _widened(times, UNMEASURED_KIND, extrapolated=True)
             case CausalAttention() | EncoderAttention():
                 times = self._attention(kind, dims)
+            case _:
+                assert_never(kind)
         if self.execution == "eager":  # the tables were measured inside CUDA graphs
             times = _delayed(times, launches * self._launch_gap_s)
         return _widened(times, self.widening) if self.widening else times
