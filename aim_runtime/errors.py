@@ -1,4 +1,4 @@
-"""The runtime's own errors, beside those of aim_cost.errors."""
+"""The runtime's own errors, beside those of aim_cost.errors, and any error in one line."""
 
 from aim_cost.errors import AimError
 
@@ -17,3 +17,8 @@ class InputError(AimError):
 
 class MeasurementError(AimError):
     """A measurement that cannot be made here, or a file of rows that cannot be continued."""
+
+
+def error_line(error: BaseException) -> str:
+    """An exception in one line of at most 300 characters and its class."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

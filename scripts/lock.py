@@ -50,9 +50,9 @@ def main() -> int:
         if done.returncode:
             print(done.stderr, file=sys.stderr)
             return done.returncode
-        new = Path(folder) / LOCK.name
+        new = LOCK.with_suffix(".tmp")
         new.write_text(HEADER + done.stdout, encoding="utf-8")
-        LOCK.write_bytes(new.read_bytes())
+        new.replace(LOCK)
     print(f"Wrote {LOCK.name}: {done.stdout.count('==')} versions.")
     return 0
 

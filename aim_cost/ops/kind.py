@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import ClassVar, Self, TypeAlias
 
 from aim_cost.ops.count import Count
-from aim_cost.ops.formulas import IMPORTANCE_ROWS
+from aim_cost.ops.formulas import IMPORTANCE_ITERATIONS, IMPORTANCE_ROWS
 
 
 class _Kind:
@@ -200,6 +200,8 @@ class FusedImportance(_Sized):
     """AIM's score by kernels that never write its matrix."""
 
     label: ClassVar[str] = "fused_importance"
+    launches: ClassVar[int] = IMPORTANCE_ITERATIONS + 2
+    """A pass over rows, the iterations, and the mean over heads."""
 
     tokens: Count
     batch: Count

@@ -107,7 +107,7 @@ def fused_importance_ops(
     query_key = width * batch * tokens * head_dim * (heads + key_value_heads)
     return [
         Op(
-            "fused_importance",
+            FusedImportance.label,
             "importance",
             flops,
             (iterations + 1) * query_key + (3 * iterations + 1) * vector,

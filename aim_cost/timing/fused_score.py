@@ -10,14 +10,13 @@ of ``aim-runtime microbench`` on a GPU fits the parameters.
 import numpy as np
 
 from aim_cost.ops.formulas import IMPORTANCE_ITERATIONS
+from aim_cost.ops.kind import FusedImportance
 from aim_cost.timing.form import Array, Ceilings, Form, Parameter, soft_max
 
 _TILE = 64  # tokens a side
 _ROW_CLOCKS, _STEP_CLOCKS = 803, 974  # instructions of a warp; each takes a clock or more
 _STALLS = 1.15  # clocks an instruction
 _CLOCKS = _STALLS * (_ROW_CLOCKS + IMPORTANCE_ITERATIONS * _STEP_CLOCKS)
-FUSED_SCORE_KERNELS = IMPORTANCE_ITERATIONS + 2
-"""Launches of one score: the rows, the steps, and the mean over heads."""
 
 
 def _law(parameters: Array, ceilings: Ceilings, dims: tuple[Array, ...]) -> Array:
@@ -27,9 +26,8 @@ def _law(parameters: Array, ceilings: Ceilings, dims: tuple[Array, ...]) -> Arra
     tile_s = _CLOCKS * np.exp(clocks) / ceilings.clock_hz
     blocks = np.ceil(tokens / _TILE)
     spread_s = batch * heads * blocks * (blocks + 1) / 2 * tile_s / ceilings.multiprocessors
-    time: Array = (
-        soft_max(spread_s, blocks * tile_s, 2.0) + FUSED_SCORE_KERNELS * np.exp(start) * 1e-6
-    )
+    starts_s = FusedImportance.launches * np.exp(start) * 1e-6
+    time: Array = soft_max(spread_s, blocks * tile_s, 2.0) + starts_s
     return time
 
 
@@ -46,7 +44,7 @@ def _coordinates(dims: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 FUSED_SCORE = Form(
-    op="fused_importance",
+    op=FusedImportance.label,
     dims=("tokens", "batch", "heads", "key_value_heads", "head_dim"),
     parameters=(
         Parameter("log_clocks_of_a_tile", 0.0, 0.1),

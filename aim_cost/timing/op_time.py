@@ -26,7 +26,7 @@ from aim_cost.ops.op import Op
 from aim_cost.timing.calibration import Calibration
 from aim_cost.timing.elementwise import KernelFigures, figures_of, measured_as
 from aim_cost.timing.form import Array, Ceilings, Mask
-from aim_cost.timing.fused_score import FUSED_SCORE, FUSED_SCORE_KERNELS
+from aim_cost.timing.fused_score import FUSED_SCORE
 from aim_cost.timing.kernel_model import KernelTimes
 from aim_cost.units import dtype_bytes
 
@@ -169,7 +169,7 @@ class OpTimeModel:
             case Product():
                 times = self._fitted(kind, dims)
             case FusedImportance():
-                times, launches = self._fitted(kind, dims), FUSED_SCORE_KERNELS
+                times, launches = self._fitted(kind, dims), kind.launches
             case BatchedProduct():  # as one product, but no faster than its own bytes
                 times = self._fitted(kind, dims)
                 times = _scaled(times, np.maximum(1, moved_bytes / self.bytes_per_s / times.time_s))
@@ -205,7 +205,7 @@ class OpTimeModel:
 
     def _kernels_of(self, kind: Kind) -> int:
         if isinstance(kind, FusedImportance):
-            return FUSED_SCORE_KERNELS
+            return kind.launches
         if self.execution != "fused" and isinstance(kind, Elementwise | Importance):
             return self._figures(kind).kernels
         return 1

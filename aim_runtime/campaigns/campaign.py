@@ -17,8 +17,7 @@ from aim_runtime.campaigns.predictions_file import PREDICTIONS, PredictionsFile
 from aim_runtime.campaigns.runner import Runner
 from aim_runtime.campaigns.setting import Setting
 from aim_runtime.campaigns.step import DecodeStep, KernelStep, PrefillStep, Step
-from aim_runtime.errors import MeasurementError
-from aim_runtime.measurement.timed_run import error_line
+from aim_runtime.errors import MeasurementError, error_line
 
 _TRACE_LINES = 12
 

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from statistics import median, quantiles
 
+from aim_runtime.errors import error_line
 from aim_runtime.measurement.row_key import Row, RowKey
 
 WHOLE = "prefill"
@@ -91,11 +92,6 @@ class TimedRun(ABC):
             "repeats": len(samples),
             "error": self._error,
         }
-
-
-def error_line(error: BaseException) -> str:
-    """An exception in one line of at most 300 characters and its class."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def quartiles(values: Sequence[float]) -> tuple[float | None, float | None]:

@@ -15,7 +15,7 @@ from aim_cost.models.workload import Workload
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
-from aim_runtime.errors import PatchError
+from aim_runtime.errors import PatchError, error_line
 from aim_runtime.models import find_adapter
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.load import Loaded
@@ -72,7 +72,7 @@ def _difference(kind: type[PreTrainedModel], run_patched: RunPatched) -> str:
             return _of_language_model(model, run_patched)
         return _of_vision_model(model, adapter, run_patched)
     except Exception as error:  # an unknown release may raise anything
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return error_line(error)
 
 
 def _of_language_model(model: PreTrainedModel, run_patched: RunPatched) -> str:

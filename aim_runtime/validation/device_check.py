@@ -4,17 +4,21 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from aim_cost.devices.hardware import HardwareProfile
 from aim_cost.models.model import preset_config
 from aim_cost.models.workload import Workload
+from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.units import show
+from aim_runtime.errors import error_line
 from aim_runtime.kernels.probe import probe
 from aim_runtime.measurement.attention_backend import (
     AttentionBackend,
@@ -101,8 +105,7 @@ def device_checks(
         try:
             expected, got, passed = ask()
         except Exception as error:  # whatever torch, its libraries or the driver raise
-            text = " ".join(str(error).split())[:300]
-            expected, got, passed = "an answer", f"{type(error).__name__}: {text}", False
+            expected, got, passed = "an answer", error_line(error), False
         yield Check(name, expected, got, passed, time.monotonic() - start)
 
 
@@ -116,13 +119,15 @@ class _Bench:
         self._inputs: Inputs = {}
         self._generator = torch.Generator().manual_seed(0)
 
+    @cached_property
+    def _ceilings(self) -> HardwareProfile:
+        return probe(self._device, self._name)
+
     def gemm_rate(self) -> Answer:
-        rate = probe(self._device, self._name).peak_flops_per_s(self._name)
-        return "", show(rate, "FLOP/s"), None
+        return "", show(self._ceilings.peak_flops_per_s(self._name), "FLOP/s"), None
 
     def copy_rate(self) -> Answer:
-        profile = probe(self._device, self._name)
-        return "", show(float(profile.memory_bandwidth_bytes_per_s), "B/s"), None
+        return "", show(float(self._ceilings.memory_bandwidth_bytes_per_s), "B/s"), None
 
     def backend(self) -> Answer:
         text = self._model().spec.text
@@ -142,11 +147,8 @@ class _Bench:
                 query.float(), key.float(), value.float(), is_causal=True, enable_gqa=True
             )
         error = float((got.float() - exact).norm() / exact.norm())
-        return (
-            f"relative error at most {_ATTENTION_ERROR:g}",
-            f"{error:.1e}",
-            (error <= _ATTENTION_ERROR),
-        )
+        expected = f"relative error at most {_ATTENTION_ERROR:g}"
+        return expected, f"{error:.1e}", error <= _ATTENTION_ERROR
 
     def plan_cost(self) -> Answer:
         """A backend that builds a plan for each shape is slow at the first of it."""
@@ -221,9 +223,8 @@ class _Bench:
             return logits, [kept.clone() for kept in trace.kept]
 
     def _schedule(self) -> Schedule:
-        return Schedule(
-            Schedule.parse("merge 0.25").merge, Prune.at_depth(self._sizes[0], 14 / 28, 22 / 28)
-        )
+        prune = Prune.at_depth(self._sizes[0], 14 / 28, 22 / 28)
+        return Schedule(Merge(retention=0.25), prune)
 
     def _model(self) -> Loaded:
         if self._loaded is None:

@@ -61,8 +61,8 @@ def validation_schedules(spec: ModelSpec, workload: Workload) -> list[Schedule]:
 def _distinct(parts: Iterable[_Part], spec: ModelSpec, workload: Workload) -> list[Schedule]:
     """The first schedule of each token trace; merging that would leave no token has none."""
     found: dict[TokenTrace, Schedule] = {}
+    layers = spec.text.num_hidden_layers
     for retention, depth in parts:
-        layers = spec.text.num_hidden_layers
         schedule = Schedule(
             Merge(retention=retention) if retention is not None else None,
             prune=Prune.at_depth(layers, *depth) if depth is not None else None,
