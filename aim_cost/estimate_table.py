@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 
 from aim_cost.models.images import ImageGrid
-from aim_cost.models.vision_spec import QwenVisionSpec
 from aim_cost.ops.op import GROUPS, OpGraph
 from aim_cost.render import table
 from aim_cost.timing.prefill_time import PhaseTime
@@ -60,7 +59,7 @@ def estimate_table(result: "Estimate") -> RenderableType:
 def _size(result: "Estimate") -> str:
     """The resolution, where it is the workload's choice."""
     vision = result.workload.sized(result.model).vision
-    if not isinstance(vision, QwenVisionSpec) or result.workload.images is not None:
+    if not vision.any_size or result.workload.images is not None:
         return ""
     height, width = vision.frame_size
     return f" ({height} x {width})"

@@ -5,16 +5,12 @@ stack still holds when the largest kernel of a stage runs.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 from aim_cost.models.image_rule import Anyres
 from aim_cost.models.model import ModelSpec, TextSpec
 from aim_cost.models.parameters import model_parameters
-from aim_cost.models.qwen_vision import Views
-from aim_cost.models.vision_spec import QwenVisionSpec, VisionSpec
 from aim_cost.models.workload import Execution, Workload
-from aim_cost.ops.formulas import IMPORTANCE_ROWS
-from aim_cost.ops.reduction import IMPORTANCE_ITERATIONS
+from aim_cost.ops.formulas import IMPORTANCE_ITERATIONS, IMPORTANCE_ROWS
 from aim_cost.schedules.trace import TokenTrace
 
 _FLOAT32_BYTES = 4
@@ -57,19 +53,15 @@ def prefill_memory(
     """
     width, model = execution.element_bytes, workload.sized(model)
     views = [(view, trace.batch * number) for view, number in workload.views(model)]
-    if isinstance(model.vision, QwenVisionSpec):
-        sized = [(view, number) for view, number in views if isinstance(view, QwenVisionSpec)]
-        peak, kept = _qwen_encoding(sized, width, keeps_states=execution.keeps_tower_states)
-    else:
-        images, video = sum(number for _, number in views), workload.frames is not None
-        tokens = trace.tower_tokens
-        peak, kept = _vit_encoding(
-            *(model, model.vision, images, width),
-            video=video,
-            tokens=tokens,
-            keeps_states=execution.keeps_tower_states,
-        )
-        peak = max(peak, kept + _packing(model, workload, width))
+    tower = model.vision.memory(
+        views, width, trace.tower_tokens, keeps_states=execution.keeps_tower_states
+    )
+    peak, kept = tower.running, tower.kept
+    if model.vision.output_size is None:
+        number, video = sum(number for _, number in views), workload.frames is not None
+        features_bytes = width * _feature_elements(model, number, video=video)
+        packing_bytes = _packing(model, workload, width)
+        peak = max(peak, tower.encoded + features_bytes, kept + packing_bytes)
     # text and placeholders are embedded before the video is encoded
     prompt = trace.batch * trace.prompt_tokens * model.text.hidden_size
     features = trace.batch * trace.visual_tokens * model.text.hidden_size
@@ -87,64 +79,16 @@ def prefill_memory(
     )
 
 
-def _vit_encoding(
-    model: ModelSpec,
-    vision: VisionSpec,
-    images: int,
-    width: int,
-    *,
-    video: bool,
-    tokens: tuple[int, ...],
-    keeps_states: bool,
-) -> tuple[int, int]:
-    """Bytes alive at most until the features are there, and bytes alive from then on.
-
-    ``tokens``: of an image entering each layer and after the last, () where none are merged.
-    """
+def _feature_elements(model: ModelSpec, views: int, *, video: bool) -> int:
+    """Elements alive at most while ``views`` of the tower's output are projected and pooled."""
     hidden = model.text.hidden_size
-    pixels = images * vision.pixels
-    states = images * vision.tokens * vision.hidden_size
-    # the tower's last hidden state, normed and not, outlives it
-    encoded = pixels + 2 * states
-    layers = images * _largest_layer(vision, tokens, keeps_states=keeps_states)
-    earlier = images * _earlier_states(vision, tokens) if keeps_states else 0
     pooling = model.pooling if video else None
     if pooling is None:
-        features = 2 * images * model.image_tokens * hidden
-    elif pooling.before_projector:
+        return 2 * views * model.image_tokens * hidden
+    if pooling.before_projector:
         # each step reads one tensor and writes another
-        features = images * model.frame_tokens * (max(vision.hidden_size, hidden) + hidden)
-    else:
-        features = images * (2 * model.image_tokens + model.frame_tokens) * hidden
-    peak = max(pixels + layers, encoded + earlier + features)
-    return width * peak, width * (pixels if keeps_states else encoded)
-
-
-def _earlier_states(vision: VisionSpec, tokens: tuple[int, ...]) -> int:
-    """Elements of the hidden states of one image that enter all layers but the last."""
-    counts = tokens or (vision.tokens,) * (vision.num_hidden_layers + 1)
-    return sum(counts[:-1]) * vision.hidden_size
-
-
-def _largest_layer(vision: VisionSpec, tokens: tuple[int, ...], *, keeps_states: bool) -> int:
-    """Elements alive at most in a layer, of one image: in its attention or in its MLP.
-
-    The tower's embeddings live as long as it runs, and with ``keeps_states`` the input of every
-    layer. Beside a layer's input: its norm, q, k, v, what attention gives and its projection; or
-    the residual, its norm and the MLP.
-    """
-    hidden, inner = vision.hidden_size, vision.intermediate_size
-    # before and after the activation; CLIP's is x sigmoid(1.702 x), one tensor more
-    parts = 3 if vision.model_type == "clip_vision_model" else 2
-    counts = tokens or (vision.tokens,) * (vision.num_hidden_layers + 1)
-    earlier = peak = 0
-    for before, after in pairwise(counts):
-        attention, feed_forward = 7 * before * hidden, parts * after * inner
-        residual = (before + 2 * after) * hidden
-        peak = max(peak, earlier + attention, earlier + residual + feed_forward)
-        # the first layer's input, or those of all layers so far
-        earlier = earlier + before * hidden if keeps_states else vision.tokens * hidden
-    return peak
+        return views * model.frame_tokens * (max(model.vision.hidden_size, hidden) + hidden)
+    return views * (2 * model.image_tokens + model.frame_tokens) * hidden
 
 
 def _packing(model: ModelSpec, workload: Workload, width: int) -> int:
@@ -161,26 +105,6 @@ def _packing(model: ModelSpec, workload: Workload, width: int) -> int:
         packed += grid.tokens
     projected = sum(grid.crops * grid.base_tokens for grid in grids)
     return width * (projected + peak) * model.text.hidden_size
-
-
-def _qwen_encoding(views: Views, width: int, *, keeps_states: bool) -> tuple[int, int]:
-    """The same for a Qwen tower.
-
-    In each block the most is alive either in the rotation of q and k, which computes in float32, or
-    in the MLP. The merger writes less.
-    """
-    vision = views[0][0]
-    pixels = width * sum(number * view.pixels for view, number in views)
-    rows = sum(number * view.patches for view, number in views)
-    states = rows * vision.hidden_size
-    angles = 2 * _FLOAT32_BYTES * rows * vision.hidden_size // vision.num_attention_heads
-    # residual, its norm, q, k, v; then the rotated q and three parts of the rotated k
-    rotation = 5 * width * states + 4 * _FLOAT32_BYTES * states
-    if width < _FLOAT32_BYTES:  # q and k are cast
-        rotation += 2 * _FLOAT32_BYTES * states
-    feed_forward = width * (2 * states + 3 * rows * vision.intermediate_size)
-    kept = pixels if keeps_states else pixels + width * states
-    return pixels + angles + max(rotation, feed_forward), kept
 
 
 def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> int:

@@ -1,11 +1,12 @@
 """The graph of one prefill as aim_runtime executes it."""
 
-from aim_cost.models import decoder, vision
-from aim_cost.models.encoder import image_ops
+from aim_cost.models import decoder
+from aim_cost.models.encoder import feature_ops, image_ops
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.ops import reduction
 from aim_cost.ops.kernels import Kernels
+from aim_cost.ops.kind import Elementwise
 from aim_cost.ops.op import Op, OpGraph
 from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES, LayerSize, VisualSize
 from aim_cost.schedules.trace import TokenTrace
@@ -25,8 +26,8 @@ def build_executed(
     if workload.images is not None:
         ops = image_ops(model, workload, width, tokens=tower, attention=trace.tower_attention)
     else:
-        ops = vision.feature_ops(
-            *(model, groups, width),
+        ops = feature_ops(
+            *(model, [(model.vision, groups)], width),
             video=workload.frames is not None,
             tokens=tower,
             attention=trace.tower_attention,
@@ -70,5 +71,5 @@ def _select_ops(
         width=width,
     )
     gathered = trace.batch * kept * model.text.hidden_size
-    gather = Kernels("merge", width).elementwise("gather", gathered, gathered)
+    gather = Kernels("merge", width).elementwise("gather", Elementwise.GATHER, gathered, gathered)
     return [*VISUAL_SCORES[trace.selected_by].ops(size), gather]

@@ -67,4 +67,4 @@ def _layer(text: TextSpec, batch: int, tokens: int, layer: int) -> list[Op]:
 def _op(
     name: str, flops: int, reads: int, writes: int, layer: int | None, phase: str = "llm.layers"
 ) -> Op:
-    return Op(name, phase, flops, _ELEMENT_BYTES * reads, _ELEMENT_BYTES * writes, layer=layer)
+    return Op(name, phase, flops, _ELEMENT_BYTES * reads, _ELEMENT_BYTES * writes, None, layer)

@@ -12,7 +12,8 @@ from typing import Any
 
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Execution, Workload
-from aim_cost.ops.op import Count, Op, OpGraph
+from aim_cost.ops.count import Count
+from aim_cost.ops.op import Op, OpGraph
 from aim_cost.schedules.trace import TokenTrace
 
 LayerMacs = Callable[[Any, Count, Count], Count]
@@ -52,7 +53,7 @@ def build_multiply_adds(
     counts = zip(trace.attention_tokens, trace.mlp_tokens, strict=True)
     return OpGraph(
         tuple(
-            Op("layer", "llm.layers", 2 * trace.batch * layer_macs(model.text, n, k), 0, 0, {}, i)
+            Op("layer", "llm.layers", 2 * trace.batch * layer_macs(model.text, n, k), 0, 0, None, i)
             for i, (n, k) in enumerate(counts)
         )
     )

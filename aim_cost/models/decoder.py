@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from aim_cost.ops.count import Count
 from aim_cost.ops.kernels import Kernels
-from aim_cost.ops.op import Count, Op
+from aim_cost.ops.kind import CausalAttention, Elementwise
+from aim_cost.ops.op import Op
 
 
 def embedding_ops(batch: Count, tokens: Count, hidden: Count, width: int) -> list[Op]:
@@ -11,8 +13,8 @@ def embedding_ops(batch: Count, tokens: Count, hidden: Count, width: int) -> lis
     make = Kernels("llm.layers", width)
     size = batch * tokens * hidden
     return [
-        make.elementwise("embed_tokens", size, size),
-        make.elementwise("scatter_visual", 2 * size, size),
+        make.elementwise("embed_tokens", Elementwise.EMBED_TOKENS, size, size),
+        make.elementwise("scatter_visual", Elementwise.SCATTER_VISUAL, 2 * size, size),
     ]
 
 
@@ -43,18 +45,20 @@ def layer_ops(
         leave = 2 * hidden  # residual, and its norm for the queries
     bias = text.has_qkv_bias
     return [
-        make.elementwise("input_norm", rows * hidden, rows * hidden),
+        make.elementwise("input_norm", Elementwise.RMS_NORM, rows * hidden, rows * hidden),
         make.linear("q_proj", query_rows, hidden, query, bias),
         make.linear("k_proj", rows, hidden, key, bias),
         make.linear("v_proj", rows, hidden, key, bias),
         make.elementwise(
             "rotary",
+            Elementwise.ROTARY,
             query_rows * query + rows * key + 2 * attention_tokens * text.head_dim,
             query_rows * query + rows * key,
         ),
-        make.elementwise("cache_append", 2 * rows * key, 2 * rows * key),
+        make.elementwise("cache_append", Elementwise.CACHE_APPEND, 2 * rows * key, 2 * rows * key),
         *make.attention(
             attention,
+            CausalAttention,
             batch,
             attention_tokens,
             text.num_attention_heads,
@@ -64,14 +68,18 @@ def layer_ops(
         ),
         *_leave_ops(make, attention_tokens, mlp_tokens, batch, leave),
         make.linear("o_proj", mlp_rows, query, hidden),
-        make.elementwise("attention_add", 2 * mlp_rows * hidden, mlp_rows * hidden),
-        make.elementwise("post_attention_norm", mlp_rows * hidden, mlp_rows * hidden),
+        make.elementwise(
+            "attention_add", Elementwise.ADD, 2 * mlp_rows * hidden, mlp_rows * hidden
+        ),
+        make.elementwise(
+            "post_attention_norm", Elementwise.RMS_NORM, mlp_rows * hidden, mlp_rows * hidden
+        ),
         make.linear("gate_proj", mlp_rows, hidden, inner),
         make.linear("up_proj", mlp_rows, hidden, inner),
-        make.elementwise("silu", mlp_rows * inner, mlp_rows * inner),
-        make.elementwise("gate_mul", 2 * mlp_rows * inner, mlp_rows * inner),
+        make.elementwise("silu", Elementwise.SILU, mlp_rows * inner, mlp_rows * inner),
+        make.elementwise("gate_mul", Elementwise.GATE_MUL, 2 * mlp_rows * inner, mlp_rows * inner),
         make.linear("down_proj", mlp_rows, inner, hidden),
-        make.elementwise("mlp_add", 2 * mlp_rows * hidden, mlp_rows * hidden),
+        make.elementwise("mlp_add", Elementwise.ADD, 2 * mlp_rows * hidden, mlp_rows * hidden),
     ]
 
 
@@ -79,7 +87,9 @@ def _leave_ops(make: Kernels, tokens: Count, stay: Count, batch: Count, width: C
     """Gather of the tokens that stay, ``width`` elements each."""
     if tokens == stay:
         return []
-    return [make.elementwise("gather", batch * stay * width, batch * stay * width)]
+    return [
+        make.elementwise("gather", Elementwise.GATHER, batch * stay * width, batch * stay * width)
+    ]
 
 
 def head_ops(text: Any, batch: Count, tokens: Count, width: int) -> list[Op]:
@@ -88,6 +98,6 @@ def head_ops(text: Any, batch: Count, tokens: Count, width: int) -> list[Op]:
     hidden = text.hidden_size
     size = batch * tokens * hidden
     return [
-        Kernels("llm.layers", width).elementwise("final_norm", size, size),
+        Kernels("llm.layers", width).elementwise("final_norm", Elementwise.RMS_NORM, size, size),
         make.linear("lm_head", batch, hidden, text.vocab_size),
     ]

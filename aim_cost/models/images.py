@@ -13,7 +13,7 @@ from aim_cost.checks import sequence, whole
 from aim_cost.errors import SpecError
 from aim_cost.models.image_rule import Anyres, PixelLimits
 from aim_cost.models.model import ModelSpec
-from aim_cost.models.vision_spec import FrameSize, QwenVisionSpec
+from aim_cost.models.vision_spec import FrameSize
 
 _SHRINKS_ABOVE = 1.1  # how much longer a side than the limit's, transformers' constant
 _MOST_OBLONG = 200  # long side over short side that Qwen's processor accepts
@@ -135,15 +135,15 @@ def image_grid(model: ModelSpec, size: FrameSize, *, alone: bool = True) -> Imag
     """
     size = checked_size(size)
     rule, vision = model.image_rule, model.vision
-    if isinstance(vision, QwenVisionSpec):
+    if vision.any_size:
         limits = rule if isinstance(rule, PixelLimits) else PixelLimits()
         view = vision.at(_resized(size, vision.unit, limits))
-        return ImageGrid(size, view.frame_size, view.merged_tokens)
+        return ImageGrid(size, view.frame_size, view.output_tokens)
     if not isinstance(rule, Anyres):
         return ImageGrid(size, vision.frame_size, model.image_tokens)
     if rule.alone and not alone:
         return ImageGrid(size, vision.frame_size, model.image_tokens, newline_tokens=1)
-    side = vision.patches_per_side
+    side, crop = vision.grid[0], vision.frame_size[0]
     if model.image_tokens != side**2:
         raise SpecError(
             "vision_feature_select_strategy",
@@ -151,8 +151,8 @@ def image_grid(model: ModelSpec, size: FrameSize, *, alone: bool = True) -> Imag
             got=model.image_tokens,
             fix="Drop the class token ('default').",
         )
-    height, width = _best_grid(size, rule, vision.image_size)
-    full = (height // vision.image_size * side, width // vision.image_size * side)
+    height, width = _best_grid(size, rule, crop)
+    full = (height // crop * side, width // crop * side)
     unpadded = _unpadded(size, full)
     rows, columns = _shrunk(unpadded, rule, side)
     return ImageGrid(

@@ -11,13 +11,8 @@ from aim_cost.checks import mapping, one_of, whole
 from aim_cost.errors import SpecError
 from aim_cost.models.config import Section
 from aim_cost.models.image_rule import ImageRule, read_image_rule
-from aim_cost.models.vision_spec import (
-    FrameSize,
-    QwenVisionSpec,
-    Tower,
-    VisionSpec,
-    read_vision,
-)
+from aim_cost.models.towers import read_vision
+from aim_cost.models.vision_spec import FrameSize, Tower
 
 _PRESETS = resources.files("aim_cost.models") / "presets"
 
@@ -79,9 +74,12 @@ class Pooling:
     rounds_up: bool
     before_projector: bool
 
-    def tokens(self, side: int) -> int:
-        """Tokens of a frame of ``side`` x ``side`` features."""
-        return (-(-side // self.stride) if self.rounds_up else side // self.stride) ** 2
+    def tokens(self, grid: tuple[int, int]) -> int:
+        """Tokens of a frame of so many rows and columns of features."""
+        rows, columns = (
+            -(-side // self.stride) if self.rounds_up else side // self.stride for side in grid
+        )
+        return rows * columns
 
 
 @dataclass(frozen=True)
@@ -114,13 +112,12 @@ class ModelSpec:
     @property
     def image_tokens(self) -> int:
         """Visual tokens of one image or crop: 729 (SigLIP), 576 (CLIP), 64 (Qwen, 224 x 224)."""
-        if isinstance(self.vision, QwenVisionSpec):
-            return self.vision.merged_tokens
-        return self.vision.tokens - (self.vision.has_class_token and self.drops_class_token)
+        dropped = self.vision.class_tokens if self.drops_class_token else 0
+        return self.vision.output_tokens - dropped
 
     @property
     def takes_video(self) -> bool:
-        return self.pooling is not None or isinstance(self.vision, QwenVisionSpec)
+        return self.pooling is not None or self.vision.takes_video
 
     @property
     def frame_tokens(self) -> int:
@@ -128,8 +125,8 @@ class ModelSpec:
 
         Raises: SpecError when the model takes no video.
         """
-        if isinstance(self.vision, QwenVisionSpec):
-            return self.vision.merged_tokens
+        if self.vision.takes_video:
+            return self.vision.output_tokens
         if self.pooling is None:
             raise SpecError(
                 f"model {self.name}",
@@ -137,13 +134,12 @@ class ModelSpec:
                 got=f"model_type {self.model_type!r}",
                 fix="Describe an image workload instead (--image-tokens N).",
             )
-        return self.pooling.tokens(self.vision.patches_per_side)
+        return self.pooling.tokens(self.vision.grid)
 
     @property
     def group_frames(self) -> int:
         """Frames encoded and merged together: a temporal patch of Qwen's, else a single frame."""
-        vision = self.vision
-        return vision.temporal_patch_size if isinstance(vision, QwenVisionSpec) else 1
+        return self.vision.group_frames
 
     @property
     def newline_tokens(self) -> int:
@@ -151,16 +147,16 @@ class ModelSpec:
         return int(self.model_type == "llava_onevision")
 
     @property
-    def square_tower(self) -> VisionSpec:
-        """The tower of a model that sees square images. Raises: SpecError for a Qwen tower."""
-        if isinstance(self.vision, QwenVisionSpec):
+    def square_side(self) -> int:
+        """Side of the square images that the tower sees, pixels. Raises: SpecError for others."""
+        if self.vision.any_size:
             raise SpecError(
                 "vision_config",
                 expected="a tower of square images (SigLIP or CLIP)",
                 got=self.model_type,
                 fix="Choose another model.",
             )
-        return self.vision
+        return self.vision.frame_size[0]
 
     def at(self, frame_size: FrameSize | None, image_tokens: int | None = None) -> "ModelSpec":
         """This model with its tower at a resolution: ``frame_size``, or of a square image.
@@ -195,8 +191,7 @@ class ModelSpec:
                 fix="This combination is not supported yet.",
             )
         tower, decoder = read_vision(vision), _text(text, root)
-        if isinstance(tower, QwenVisionSpec):
-            _check_output_size(tower, decoder)
+        _check_output_size(tower, decoder)
         keys = ("base_vocab_size", "image_pixels")
         extra = mapping(root.values.get("aim_cost", {}), "aim_cost", SpecError, keys=keys)
         base = extra.get("base_vocab_size", decoder.vocab_size)
@@ -272,8 +267,8 @@ def _text(config: Section, outer: Section) -> TextSpec:
     )
 
 
-def _check_output_size(vision: QwenVisionSpec, text: TextSpec) -> None:
-    if vision.output_size != text.hidden_size:
+def _check_output_size(vision: Tower, text: TextSpec) -> None:
+    if vision.output_size not in (None, text.hidden_size):
         raise SpecError(
             "vision_config",
             expected=f"an output as wide as text_config.hidden_size = {text.hidden_size}",
@@ -283,8 +278,8 @@ def _check_output_size(vision: QwenVisionSpec, text: TextSpec) -> None:
 
 
 def _drops_class_token(config: Section, vision: Tower) -> bool:
-    """Whether the features leave the class token out; Qwen's towers have none."""
-    if isinstance(vision, QwenVisionSpec):
+    """Whether the features leave the class token out; a tower with a merger of its own has none."""
+    if vision.output_size is not None:
         return False
     layer, layers = config.get("vision_feature_layer"), vision.num_hidden_layers
     if not isinstance(layer, int) or isinstance(layer, bool) or not -layers - 1 <= layer <= layers:
@@ -295,7 +290,7 @@ def _drops_class_token(config: Section, vision: Tower) -> bool:
             fix="Lists of layers are not supported; correct the config.",
         )
     strategy = config.choice("vision_feature_select_strategy", ("default", "full"))
-    if strategy == "default" and not vision.has_class_token:
+    if strategy == "default" and not vision.class_tokens:
         raise SpecError(
             "vision_feature_select_strategy",
             expected=f"'full' for {vision.model_type}, which has no class token to drop",

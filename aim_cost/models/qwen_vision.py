@@ -1,18 +1,223 @@
-"""Ops of the towers of Qwen2-VL and Qwen2.5-VL, their mergers included.
+"""The towers of Qwen2-VL and Qwen2.5-VL, their mergers included, and their ops.
 
 Source: transformers 5.23, qwen2_vl and qwen2_5_vl, with sdpa.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self, TypeAlias
 
-from aim_cost.models.vision_spec import QwenVisionSpec
+from aim_cost.checks import sequence, whole
+from aim_cost.errors import SpecError
+from aim_cost.models.vision_spec import DEFAULT_FRAME_SIZE, FrameSize, TowerBytes, TowerSpec
+from aim_cost.ops.count import Count
 from aim_cost.ops.kernels import Kernels
+from aim_cost.ops.kind import Elementwise, EncoderAttention
 from aim_cost.ops.op import Op
 
 _FLOAT32_BYTES = 4
 
 
-Views = Sequence[tuple[QwenVisionSpec, int]]
+@dataclass(frozen=True)
+class QwenVisionSpec(TowerSpec):
+    """The tower of Qwen2-VL or Qwen2.5-VL, at one resolution.
+
+    A temporal patch holds ``temporal_patch_size`` frames and attends to itself alone; the last
+    frame of an odd number is repeated. An image is one temporal patch.
+
+    Args:
+        hidden_size: inside the tower; Qwen2-VL's config calls it embed_dim, num_hidden_layers depth
+            and num_attention_heads num_heads.
+        output_size: after the merger, the LLM's hidden size.
+        spatial_merge_size: sides of the square of patches that the merger makes one token.
+        window_size: pixels of a window's side, None where all blocks attend to all (Qwen2-VL).
+        full_blocks: blocks that attend to all, among others that attend within windows.
+        frame_size: height and width in pixels, multiples of ``unit``.
+    """
+
+    output_size: int
+    temporal_patch_size: int
+    spatial_merge_size: int
+    window_size: int | None = None
+    full_blocks: tuple[int, ...] = ()
+    frame_size: FrameSize = DEFAULT_FRAME_SIZE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = sequence(self.frame_size, "frame_size", SpecError)
+        for side in size:
+            whole(side, "frame_size", SpecError)
+        if len(size) != 2 or any(side % self.unit for side in size):
+            raise SpecError(
+                "frame_size",
+                expected=f"height and width, both multiples of {self.unit} pixels",
+                got=size,
+                fix=f"E.g. {8 * self.unit}x{8 * self.unit}: processors resize to such sizes.",
+            )
+        object.__setattr__(self, "frame_size", size)
+        if self.window_size is not None and self.window_size < self.unit:
+            raise SpecError(
+                "vision_config.window_size",
+                expected=f"at least patch_size x spatial_merge_size = {self.unit}",
+                got=self.window_size,
+                fix="Correct the config.",
+            )
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether its MLP is gated and its norms are RMS norms, as in Qwen2.5-VL."""
+        return self.model_type == "qwen2_5_vl_vision"
+
+    @property
+    def any_size(self) -> bool:
+        return True
+
+    @property
+    def takes_video(self) -> bool:
+        return True
+
+    @property
+    def channel_major(self) -> bool:
+        return False
+
+    @property
+    def group_frames(self) -> int:
+        """Those of a temporal patch."""
+        return self.temporal_patch_size
+
+    @property
+    def unit(self) -> int:
+        """Side of the square of pixels that becomes a token of the LLM."""
+        return self.patch_size * self.spatial_merge_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of merged tokens: (8, 8) at 224 x 224."""
+        height, width = self.frame_size
+        return height // self.unit, width // self.unit
+
+    @property
+    def class_tokens(self) -> int:
+        return 0
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens of a temporal patch after the merger: 64 at 224 x 224."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def patches(self) -> int:
+        """Patches of a temporal patch, all its tokens inside the tower: 256 at 224 x 224."""
+        return self.output_tokens * self.spatial_merge_size**2
+
+    @property
+    def tokens(self) -> int:
+        return self.patches
+
+    @property
+    def patch_elements(self) -> int:
+        return self.num_channels * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def pixels(self) -> int:
+        """Elements of one temporal patch, channels included."""
+        height, width = self.frame_size
+        return self.num_channels * self.temporal_patch_size * height * width
+
+    def segments(self, block: int) -> dict[int, int]:
+        """How many segments of how many patches attend to themselves alone in ``block``.
+
+        Of one temporal patch; windows at its right and lower edges are cut off.
+        """
+        if self.window_size is None or block in self.full_blocks:
+            return {self.patches: 1}
+        rows, columns = (_cut(side, self.window_size // self.unit) for side in self.grid)
+        found: Counter[int] = Counter()
+        for height, down in rows.items():
+            for width, across in columns.items():
+                found[height * width * self.spatial_merge_size**2] += down * across
+        return dict(found)
+
+    def at(self, frame_size: FrameSize | None, image_tokens: int | None = None) -> Self:
+        """This tower at ``frame_size``; without one, at that of a square of ``image_tokens``.
+
+        Raises: SpecError.
+        """
+        if frame_size is not None:
+            return replace(self, frame_size=frame_size)
+        if image_tokens is None:
+            return self
+        side = round(image_tokens**0.5)
+        if side**2 != image_tokens:
+            raise SpecError(
+                "image_tokens",
+                expected="the tokens of a square image, or a frame_size",
+                got=image_tokens,
+                fix="Give its height and width (--frame-size HEIGHTxWIDTH).",
+            )
+        return replace(self, frame_size=(side * self.unit, side * self.unit))
+
+    @property
+    def parameters(self) -> int:
+        """The tower and its merger."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        norm = hidden if self.is_gated else 2 * hidden
+        mlp = 2 * hidden * inner + inner + hidden
+        if self.is_gated:
+            mlp += hidden * inner + inner
+        layer = 4 * (hidden * hidden + hidden) + mlp + 2 * norm
+        square = hidden * self.spatial_merge_size**2
+        merger = norm + square * square + square + square * self.output_size + self.output_size
+        return self.patch_elements * hidden + self.num_hidden_layers * layer + merger
+
+    def ops(
+        self,
+        views: Sequence[tuple[Self, Count]],
+        width: int,
+        tokens: Sequence[Count] = (),
+        attention: str = "proportional",
+    ) -> list[Op]:
+        """See ``tower_ops``; no token is merged inside the tower."""
+        assert not tokens
+        del attention
+        return tower_ops(views, width)
+
+    def memory(
+        self,
+        views: Sequence[tuple[Self, int]],
+        width: int,
+        tokens: Sequence[int] = (),
+        *,
+        keeps_states: bool,
+    ) -> TowerBytes:
+        """In each block the most is alive where q and k are rotated in float32, or in the MLP.
+
+        The merger writes less.
+        """
+        assert not tokens
+        pixels = width * sum(number * view.pixels for view, number in views)
+        rows = _patches(views)
+        states = rows * self.hidden_size
+        angles = 2 * _FLOAT32_BYTES * rows * self.hidden_size // self.num_attention_heads
+        # residual, its norm, q, k, v; then the rotated q and three parts of the rotated k
+        rotation = 5 * width * states + 4 * _FLOAT32_BYTES * states
+        if width < _FLOAT32_BYTES:  # q and k are cast
+            rotation += 2 * _FLOAT32_BYTES * states
+        feed_forward = width * (2 * states + 3 * rows * self.intermediate_size)
+        kept = pixels if keeps_states else pixels + width * states
+        return TowerBytes(pixels + angles + max(rotation, feed_forward), kept, kept)
+
+
+def _cut(side: int, window: int) -> Counter[int]:
+    """Lengths of the pieces of ``side`` and their number: whole windows, then the rest."""
+    found = Counter({window: side // window})
+    found[side % window] += 1
+    return Counter({length: times for length, times in found.items() if length and times})
+
+
+Views: TypeAlias = Sequence[tuple[QwenVisionSpec, int]]
 """The tower at each resolution, and the number of temporal patches there."""
 
 
@@ -27,11 +232,10 @@ def tower_ops(views: Views, width: int) -> list[Op]:
     """
     vision = views[0][0]
     hidden, rows = vision.hidden_size, _patches(views)
-    pixels = vision.num_channels * vision.temporal_patch_size * vision.patch_size**2
     top = Kernels("vision.tower", width)
-    ops = [top.linear("patch_embedding", rows, pixels, hidden)]
+    ops = [top.linear("patch_embedding", rows, vision.patch_elements, hidden)]
     if vision.window_size is not None:
-        ops.append(top.elementwise("gather", rows * hidden, rows * hidden))
+        ops.append(top.elementwise("gather", Elementwise.GATHER, rows * hidden, rows * hidden))
     for block in range(vision.num_hidden_layers):
         ops += _block_ops(views, width, block)
     return ops + _merger_ops(vision, rows, width)
@@ -49,21 +253,23 @@ def _block_ops(views: Views, width: int, block: int) -> list[Op]:
     # cos and sin stay in float32
     angles = 2 * rows * head_dim * _FLOAT32_BYTES // width
     ops = [
-        make.elementwise(_norms(vision)[0], size, size),
+        make.elementwise("norm1", _norm(vision), size, size),
         make.linear("qkv", rows, hidden, 3 * hidden, bias=True),
-        make.elementwise("rotary", 2 * size + angles, 2 * size),
+        make.elementwise("rotary", Elementwise.ROTARY, 2 * size + angles, 2 * size),
     ]
     for view, groups in views:
         for patches, times in view.segments(block).items():
-            ops += make.attention("sdpa", 1, patches, heads, heads, head_dim) * (groups * times)
+            ops += make.attention("sdpa", EncoderAttention, 1, patches, heads, heads, head_dim) * (
+                groups * times
+            )
     return [
         *ops,
-        make.elementwise("join_segments", size, size),
+        make.elementwise("join_segments", Elementwise.COPY, size, size),
         make.linear("proj", rows, hidden, hidden, bias=True),
-        make.elementwise("attention_add", 2 * size, size),
-        make.elementwise(_norms(vision)[1], size, size),
+        make.elementwise("attention_add", Elementwise.ADD, 2 * size, size),
+        make.elementwise("norm2", _norm(vision), size, size),
         *_mlp_ops(vision, make, rows),
-        make.elementwise("mlp_add", 2 * size, size),
+        make.elementwise("mlp_add", Elementwise.ADD, 2 * size, size),
     ]
 
 
@@ -73,14 +279,14 @@ def _mlp_ops(vision: QwenVisionSpec, make: Kernels, rows: int) -> list[Op]:
     if not vision.is_gated:
         return [
             make.linear("fc1", rows, hidden, inner, bias=True),
-            make.elementwise("activation", size, size),
+            make.elementwise("activation", Elementwise.ACTIVATION, size, size),
             make.linear("fc2", rows, inner, hidden, bias=True),
         ]
     return [
         make.linear("gate_proj", rows, hidden, inner, bias=True),
-        make.elementwise("silu", size, size),
+        make.elementwise("silu", Elementwise.SILU, size, size),
         make.linear("up_proj", rows, hidden, inner, bias=True),
-        make.elementwise("gate_mul", 2 * size, size),
+        make.elementwise("gate_mul", Elementwise.GATE_MUL, 2 * size, size),
         make.linear("down_proj", rows, inner, hidden, bias=True),
     ]
 
@@ -91,18 +297,17 @@ def _merger_ops(vision: QwenVisionSpec, patches: int, width: int) -> list[Op]:
     size, tokens = patches * vision.hidden_size, patches // vision.spatial_merge_size**2
     inputs, outputs = vision.hidden_size * vision.spatial_merge_size**2, vision.output_size
     ops = [
-        make.elementwise(_norms(vision)[2], size, size),
+        make.elementwise("ln_q", _norm(vision), size, size),
         make.linear("linear_1", tokens, inputs, inputs, bias=True),
-        make.elementwise("gelu", tokens * inputs, tokens * inputs),
+        make.elementwise("gelu", Elementwise.GELU, tokens * inputs, tokens * inputs),
         make.linear("linear_2", tokens, inputs, outputs, bias=True),
     ]
     if vision.window_size is not None:  # back from the order of the windows
-        ops.append(make.elementwise("gather", tokens * outputs, tokens * outputs))
+        ops.append(
+            make.elementwise("gather", Elementwise.GATHER, tokens * outputs, tokens * outputs)
+        )
     return ops
 
 
-def _norms(vision: QwenVisionSpec) -> tuple[str, str, str]:
-    """Names of the norms before the attention, the MLP and the merger: RMS or layer norms."""
-    if vision.is_gated:
-        return "input_norm", "post_attention_norm", "final_norm"
-    return "layer_norm1", "layer_norm2", "post_layernorm"
+def _norm(vision: QwenVisionSpec) -> Elementwise:
+    return Elementwise.RMS_NORM if vision.is_gated else Elementwise.LAYER_NORM

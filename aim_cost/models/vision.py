@@ -1,47 +1,185 @@
-"""Ops of the vision tower, the projector and the pooling of video frames."""
+"""A ViT of square images, SigLIP's or CLIP's; ops of its layers, of projector and pooling."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
-from aim_cost.models import qwen_vision
-from aim_cost.models.model import ModelSpec
-from aim_cost.models.vision_spec import QwenVisionSpec
+from aim_cost.errors import SpecError
+from aim_cost.models.vision_spec import FrameSize, TowerBytes, TowerSpec
+from aim_cost.ops.count import Count
 from aim_cost.ops.kernels import Kernels
-from aim_cost.ops.op import Count, Op
+from aim_cost.ops.kind import Elementwise, EncoderAttention
+from aim_cost.ops.op import Op
 from aim_cost.ops.reduction import match_ops
 
 _INDEX_BYTES = 8
 
 
-def feature_ops(
-    model: ModelSpec,
-    groups: Count,
-    width: int,
-    *,
-    video: bool,
-    tokens: Sequence[int] = (),
-    attention: str = "proportional",
-) -> list[Op]:
-    """All ops from pixels to the visual tokens of ``groups`` frames, crops or temporal patches.
+@dataclass(frozen=True)
+class VisionSpec(TowerSpec):
+    """A ViT encoder of square images (SigLIP or CLIP).
 
-    Frames of a ``video`` are pooled where the model has a pooling, before or after the projector.
-    ``tokens`` and ``attention``: of a tower that merges, see ``tower_ops``; never a Qwen tower.
-    A symbol of ``groups`` needs a tower that takes all of them at once: SigLIP's or CLIP's.
+    CLIP adds a class token to the patches. All ``num_hidden_layers`` are run, whichever layer the
+    features are read from: that is what transformers executes.
     """
-    vision, hidden = model.vision, model.text.hidden_size
-    if isinstance(vision, QwenVisionSpec):
-        return qwen_vision.tower_ops([(vision, groups)], width)
-    ops = tower_ops(vision, groups, width, tokens, attention)
-    before, pooling = model.image_tokens, model.pooling if video else None
-    if pooling is None:
-        return ops + projector_ops(vision.hidden_size, hidden, groups * before, width)
-    after = model.frame_tokens
-    if pooling.before_projector:
-        ops += pooling_ops(groups, before, after, vision.hidden_size, width)
-        return ops + projector_ops(vision.hidden_size, hidden, groups * after, width)
-    ops += projector_ops(vision.hidden_size, hidden, groups * before, width)
-    return ops + pooling_ops(groups, before, after, hidden, width)
+
+    image_size: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.patch_size > self.image_size:
+            raise SpecError(
+                "vision_config.patch_size",
+                expected=f"at most image_size = {self.image_size}",
+                got=self.patch_size,
+                fix="Correct one of the two.",
+            )
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether it has CLIP's class token, first norm and activation; SigLIP's otherwise."""
+        return self.model_type == "clip_vision_model"
+
+    @property
+    def class_tokens(self) -> int:
+        return int(self.is_clip)
+
+    @property
+    def any_size(self) -> bool:
+        return False
+
+    @property
+    def takes_video(self) -> bool:
+        return False
+
+    @property
+    def channel_major(self) -> bool:
+        """SigLIP's do; CLIP's class token is joined to a copy that lies token by token."""
+        return not self.is_clip
+
+    @property
+    def group_frames(self) -> int:
+        return 1
+
+    @property
+    def unit(self) -> int:
+        return self.patch_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        side = self.image_size // self.patch_size
+        return side, side
+
+    @property
+    def patches(self) -> int:
+        """Patches of one image: 729 for SigLIP at 384, 576 for CLIP at 336."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def tokens(self) -> int:
+        """Tokens inside the encoder, the class token included."""
+        return self.patches + self.class_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        return self.tokens
+
+    @property
+    def output_size(self) -> None:
+        """None: the model has a projector."""
+        return None
+
+    @property
+    def patch_elements(self) -> int:
+        return self.num_channels * self.patch_size**2
+
+    @property
+    def frame_size(self) -> FrameSize:
+        return self.image_size, self.image_size
+
+    @property
+    def pixels(self) -> int:
+        """Elements of one image, channels included."""
+        return self.num_channels * self.image_size**2
+
+    def at(self, frame_size: FrameSize | None, image_tokens: int | None = None) -> Self:
+        """This tower, whatever the ``image_tokens``. Raises: SpecError for any other size."""
+        if frame_size is not None and frame_size != self.frame_size:
+            raise SpecError(
+                "frame_size",
+                expected=f"{self.frame_size}, the only size of {self.model_type}",
+                got=frame_size,
+                fix="Leave it out (no --frame-size).",
+            )
+        return self
+
+    @property
+    def parameters(self) -> int:
+        """SigLIP without its pooling head, or CLIP's vision model."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        norm = 2 * hidden
+        layer = 4 * (hidden * hidden + hidden) + 2 * hidden * inner + inner + hidden + 2 * norm
+        patch = self.patch_elements * hidden
+        total = patch + self.tokens * hidden + self.num_hidden_layers * layer + norm
+        if self.is_clip:
+            return total + hidden + norm  # class embedding; a norm before the layers; no patch bias
+        return total + hidden  # bias of the patch embedding
+
+    def ops(
+        self,
+        views: Sequence[tuple[Self, Count]],
+        width: int,
+        tokens: Sequence[Count] = (),
+        attention: str = "proportional",
+    ) -> list[Op]:
+        """All images at once, see ``tower_ops``; their number may be a symbol."""
+        return tower_ops(self, sum(number for _, number in views), width, tokens, attention)
+
+    def memory(
+        self,
+        views: Sequence[tuple[Self, int]],
+        width: int,
+        tokens: Sequence[int] = (),
+        *,
+        keeps_states: bool,
+    ) -> TowerBytes:
+        """``tokens``: of an image entering each layer and after the last, () where none merge."""
+        images, counts = sum(number for _, number in views), self._counts(tokens)
+        pixels = images * self.pixels
+        # the tower's last hidden state, normed and not, outlives it
+        encoded = pixels + 2 * images * self.tokens * self.hidden_size
+        layers = images * self._largest_layer(counts, keeps_states)
+        earlier = images * sum(counts[:-1]) * self.hidden_size if keeps_states else 0
+        return TowerBytes(
+            running=width * (pixels + layers),
+            encoded=width * (encoded + earlier),
+            kept=width * (pixels if keeps_states else encoded),
+        )
+
+    def _counts(self, tokens: Sequence[Count]) -> Sequence[Count]:
+        """Tokens entering each layer and after the last."""
+        return tokens or (self.tokens,) * (self.num_hidden_layers + 1)
+
+    def _largest_layer(self, counts: Sequence[int], keeps_states: bool) -> int:
+        """Elements alive at most in a layer, of one image: in its attention or in its MLP.
+
+        The tower's embeddings live as long as it runs, and with ``keeps_states`` the input of
+        every layer. With a layer's input live its norm, q, k, v, what attention gives and its
+        projection; or the residual, its norm and the MLP.
+        """
+        hidden, inner = self.hidden_size, self.intermediate_size
+        # before and after the activation; CLIP's is x sigmoid(1.702 x), one tensor more
+        parts = 3 if self.is_clip else 2
+        earlier = peak = 0
+        for before, after in pairwise(counts):
+            attention, feed_forward = 7 * before * hidden, parts * after * inner
+            residual = (before + 2 * after) * hidden
+            peak = max(peak, earlier + attention, earlier + residual + feed_forward)
+            # the first layer's input, or those of all layers so far
+            earlier = earlier + before * hidden if keeps_states else self.tokens * hidden
+        return peak
 
 
 def tower_ops(
@@ -67,43 +205,57 @@ def tower_ops(
     ops = [
         top.linear("patch_embedding", patch_rows, window, hidden),
         top.elementwise(
-            "position_embedding", rows * hidden + vision.tokens * hidden, rows * hidden
+            "position_embedding",
+            Elementwise.POSITION_EMBEDDING,
+            rows * hidden + vision.tokens * hidden,
+            rows * hidden,
         ),
     ]
     counts = tokens or (vision.tokens,) * (vision.num_hidden_layers + 1)
     for layer, (before, after) in enumerate(pairwise(counts)):
         make = Kernels("vision.tower", width, layer)
         if before != vision.tokens and attention == "proportional":
-            ops.append(make.elementwise("log_sizes", images * before, images * before))
+            ops.append(
+                make.elementwise("log_sizes", Elementwise.COPY, images * before, images * before)
+            )
         ops += _attention_ops(vision, make, images, before)
         if after != before:
             ops += _merge_ops(vision, make, images, before, after)
         ops += _mlp_ops(vision, make, images * after)
     if counts[-1] != vision.tokens:
         places = _INDEX_BYTES * rows // width
-        ops.append(top.elementwise("gather", places + rows * hidden, rows * hidden))
-    return [*ops, top.elementwise("post_layernorm", rows * hidden, rows * hidden)]
+        ops.append(
+            top.elementwise("gather", Elementwise.GATHER, places + rows * hidden, rows * hidden)
+        )
+    return [
+        *ops,
+        top.elementwise("post_layernorm", Elementwise.LAYER_NORM, rows * hidden, rows * hidden),
+    ]
+
+
+def _add(vision: Any) -> Elementwise:
+    return Elementwise.TOWER_ADD if vision.channel_major else Elementwise.ADD
 
 
 def _attention_ops(vision: Any, make: Kernels, images: Count, tokens: Count) -> list[Op]:
     hidden, heads, rows = vision.hidden_size, vision.num_attention_heads, images * tokens
     return [
-        make.elementwise("layer_norm1", rows * hidden, rows * hidden),
+        make.elementwise("layer_norm1", Elementwise.LAYER_NORM, rows * hidden, rows * hidden),
         *(make.linear(f"{n}_proj", rows, hidden, hidden, bias=True) for n in "qkv"),
-        *make.attention("sdpa", images, tokens, heads, heads, hidden // heads),
+        *make.attention("sdpa", EncoderAttention, images, tokens, heads, heads, hidden // heads),
         make.linear("out_proj", rows, hidden, hidden, bias=True),
-        make.elementwise("attention_add", 2 * rows * hidden, rows * hidden),
+        make.elementwise("attention_add", _add(vision), 2 * rows * hidden, rows * hidden),
     ]
 
 
 def _mlp_ops(vision: Any, make: Kernels, rows: Count) -> list[Op]:
     hidden, inner = vision.hidden_size, vision.intermediate_size
     return [
-        make.elementwise("layer_norm2", rows * hidden, rows * hidden),
+        make.elementwise("layer_norm2", Elementwise.LAYER_NORM, rows * hidden, rows * hidden),
         make.linear("fc1", rows, hidden, inner, bias=True),
-        make.elementwise("activation", rows * inner, rows * inner),
+        make.elementwise("activation", Elementwise.ACTIVATION, rows * inner, rows * inner),
         make.linear("fc2", rows, inner, hidden, bias=True),
-        make.elementwise("mlp_add", 2 * rows * hidden, rows * hidden),
+        make.elementwise("mlp_add", _add(vision), 2 * rows * hidden, rows * hidden),
     ]
 
 
@@ -113,10 +265,10 @@ def _merge_ops(vision: Any, make: Kernels, images: Count, before: Count, after: 
     head_dim = hidden // vision.num_attention_heads
     places = _INDEX_BYTES * images * vision.tokens // make.width
     return [
-        make.elementwise("mean_keys", rows * hidden, rows * head_dim),
+        make.elementwise("mean_keys", Elementwise.COPY, rows * hidden, rows * head_dim),
         *match_ops(make, images, before, head_dim),
-        make.elementwise("average", rows * hidden, images * after * hidden),
-        make.elementwise("places", places, places),
+        make.elementwise("average", Elementwise.AVERAGE, rows * hidden, images * after * hidden),
+        make.elementwise("places", Elementwise.COPY, places, places),
     ]
 
 
@@ -125,7 +277,7 @@ def projector_ops(vision_hidden: Count, text_hidden: Count, rows: Count, width: 
     make = Kernels("vision.projector", width)
     return [
         make.linear("linear_1", rows, vision_hidden, text_hidden, bias=True),
-        make.elementwise("gelu", rows * text_hidden, rows * text_hidden),
+        make.elementwise("gelu", Elementwise.GELU, rows * text_hidden, rows * text_hidden),
         make.linear("linear_2", rows, text_hidden, text_hidden, bias=True),
     ]
 
@@ -135,4 +287,11 @@ def pooling_ops(
 ) -> list[Op]:
     """Ops of the pooling of each frame, ``patches`` -> ``frame_tokens`` (bilinear in OneVision)."""
     make = Kernels("vision.pooling", width)
-    return [make.elementwise("bilinear", frames * patches * hidden, frames * frame_tokens * hidden)]
+    return [
+        make.elementwise(
+            "bilinear",
+            Elementwise.BILINEAR,
+            frames * patches * hidden,
+            frames * frame_tokens * hidden,
+        )
+    ]

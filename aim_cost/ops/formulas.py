@@ -5,7 +5,10 @@ torch.utils.flop_counter counts. Nowhere counted: biases, scaling, softmax, norm
 sorting; causal skipping (attention is counted full).
 """
 
-from aim_cost.ops.op import Count
+from aim_cost.ops.count import Count
+
+IMPORTANCE_ITERATIONS = 5
+"""Power iterations of AIM's importance score (arXiv 2412.03248, released code)."""
 
 IMPORTANCE_ROWS = 256
 """Rows of the matrix of AIM's score that are made at once; even.

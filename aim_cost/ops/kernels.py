@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 
 from aim_cost.ops import formulas
-from aim_cost.ops.op import Count, Op
+from aim_cost.ops.count import Count
+from aim_cost.ops.kind import (
+    BatchedProduct,
+    CausalAttention,
+    Elementwise,
+    EncoderAttention,
+    Product,
+    RowAttention,
+)
+from aim_cost.ops.op import Op
 
 
 @dataclass(frozen=True)
@@ -24,11 +33,11 @@ class Kernels:
             formulas.linear_flops(rows, inputs, outputs),
             self.width * (rows * inputs + inputs * outputs + (outputs if bias else 0)),
             self.width * rows * outputs,
-            {"m": rows, "n": outputs, "k": inputs},
+            Product(rows, outputs, inputs),
             self.layer,
         )
 
-    def elementwise(self, name: str, reads: Count, writes: Count) -> Op:
+    def elementwise(self, name: str, kind: Elementwise, reads: Count, writes: Count) -> Op:
         """Anything bound by memory: norms, activations, sums, copies. Counts in elements."""
         return Op(
             name,
@@ -36,13 +45,14 @@ class Kernels:
             0,
             self.width * reads,
             self.width * writes,
-            {"elements": writes},
+            kind,
             self.layer,
         )
 
     def attention(
         self,
-        kind: str,
+        implementation: str,
+        kind: type[CausalAttention] | type[EncoderAttention],
         batch: Count,
         tokens: Count,
         heads: Count,
@@ -50,42 +60,42 @@ class Kernels:
         head_dim: Count,
         queries: Count | None = None,
     ) -> list[Op]:
-        """Full self-attention; ``sdpa`` keeps scores on chip, ``eager`` writes and reads them.
+        """Self-attention; ``sdpa`` keeps scores on chip, ``eager`` writes and reads them.
 
+        FLOPs are those of full attention, whichever the ``kind``.
         ``queries``: of so many tokens, where they are fewer than the keys.
         """
-        shape = {
-            "batch": batch,
-            "tokens": tokens,
-            "heads": heads,
-            "key_value_heads": key_value_heads,
-            "head_dim": head_dim,
-        }
-        if queries is None:
-            queries = tokens
-        else:
-            shape["queries"] = queries
-        query = batch * queries * heads * head_dim
+        rows = tokens if queries is None else queries
+        query = batch * rows * heads * head_dim
         key = batch * tokens * key_value_heads * head_dim
-        scores = batch * heads * queries * tokens
-        sizes = (batch, heads, queries, tokens, head_dim)
+        scores = batch * heads * rows * tokens
+        sizes = (batch, heads, rows, tokens, head_dim)
         score_flops = formulas.attention_scores_flops(*sizes)
         value_flops = formulas.attention_values_flops(*sizes)
-        if kind == "sdpa":
-            return [
-                Op(
-                    "attention",
-                    self.phase,
-                    score_flops + value_flops,
-                    self.width * (query + 2 * key),
-                    self.width * query,
-                    shape,
-                    self.layer,
-                )
-            ]
         width, layer, phase = self.width, self.layer, self.phase
+        if implementation == "sdpa":
+            full = kind(tokens, batch, heads, key_value_heads, head_dim)
+            runs_as = full if queries is None else RowAttention(tokens, queries)
+            flops, reads = score_flops + value_flops, width * (query + 2 * key)
+            return [Op("attention", phase, flops, reads, width * query, runs_as, layer)]
         return [
-            Op("scores", phase, score_flops, width * (query + key), width * scores, shape, layer),
-            Op("softmax", phase, 0, width * scores, width * scores, shape, layer),
-            Op("values", phase, value_flops, width * (scores + key), width * query, shape, layer),
+            Op(
+                "scores",
+                phase,
+                score_flops,
+                width * (query + key),
+                width * scores,
+                BatchedProduct(batch * heads, rows, tokens, head_dim),
+                layer,
+            ),
+            self.elementwise("softmax", Elementwise.SOFTMAX, scores, scores),
+            Op(
+                "values",
+                phase,
+                value_flops,
+                width * (scores + key),
+                width * query,
+                BatchedProduct(batch * heads, rows, head_dim, tokens),
+                layer,
+            ),
         ]

@@ -1,11 +1,10 @@
 """Op: one kernel-sized piece of work. OpGraph: all of them, in the order they run."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass
 
-# An int, or a sympy expression when the graph is built from symbols (aim_cost.sweeps.symbols).
-Count: TypeAlias = Any
+from aim_cost.ops.count import Count
+from aim_cost.ops.kind import Kind
 
 PHASES = (
     "vision.tower",
@@ -32,7 +31,8 @@ class Op:
         flops: FLOPs (count), 2 per multiply-add.
         read_bytes, write_bytes: least traffic to and from device memory: every input read once,
             every output written once.
-        shape: the sizes a time model needs, e.g. ``{"m": 1669, "n": 3584, "k": 3584}``.
+        kind: what it runs as, by which a calibration prices it, e.g. ``Product(1669, 3584, 3584)``;
+            None under conventions that count work and say nothing of kernels.
         layer: 0-based layer inside its phase, if it has one.
     """
 
@@ -41,7 +41,7 @@ class Op:
     flops: Count
     read_bytes: Count
     write_bytes: Count
-    shape: dict[str, Count] = field(default_factory=dict)
+    kind: Kind | None
     layer: int | None = None
 
     @property

@@ -4,17 +4,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from aim_cost.ops import formulas
+from aim_cost.ops.count import Count
+from aim_cost.ops.formulas import IMPORTANCE_ITERATIONS
 from aim_cost.ops.kernels import Kernels
-from aim_cost.ops.op import Count, Op
-
-IMPORTANCE_ITERATIONS = 5
-"""Power iterations of AIM's importance score (arXiv 2412.03248, released code)."""
-
-FUSED_IMPORTANCE = "fused_importance"
-"""The op of a fused score, and the table that times it."""
-
-FUSED_IMPORTANCE_LAUNCHES = IMPORTANCE_ITERATIONS + 2
-"""A pass over rows, the iterations, and the mean over heads."""
+from aim_cost.ops.kind import BatchedProduct, Elementwise, FusedImportance, Importance
+from aim_cost.ops.op import Op
 
 _FLOAT32_BYTES = 4
 
@@ -31,12 +25,12 @@ def merge_ops(
     if by != "similarity":
         for step, (before, after) in enumerate(pairwise(counts)):
             sizes = groups * before * hidden, groups * after * hidden
-            ops.append(make.elementwise(f"average_{step}", *sizes))
+            ops.append(make.elementwise(f"average_{step}", Elementwise.AVERAGE, *sizes))
         return ops
     for step, (before, after) in enumerate(pairwise(counts)):
         ops += match_ops(make, groups, before, hidden, f"_{step}")
         sizes = groups * before * hidden, groups * after * hidden
-        ops.append(make.elementwise(f"average_{step}", *sizes))
+        ops.append(make.elementwise(f"average_{step}", Elementwise.AVERAGE, *sizes))
     return ops
 
 
@@ -47,17 +41,17 @@ def match_ops(
     size, odd = groups * tokens * hidden, tokens // 2
     pairs = groups * (tokens - odd) * odd
     return [
-        make.elementwise(f"normalise{suffix}", size, size),
+        make.elementwise(f"normalise{suffix}", Elementwise.NORMALISE, size, size),
         Op(
             f"match{suffix}",
             make.phase,
             formulas.match_flops(groups, tokens, hidden),
             make.width * size,
             make.width * pairs,
-            {"batch": groups, "m": tokens - odd, "n": odd, "k": hidden},
+            BatchedProduct(groups, tokens - odd, odd, hidden),
             make.layer,
         ),
-        make.elementwise(f"best{suffix}", pairs, groups * (tokens - odd)),
+        make.elementwise(f"best{suffix}", Elementwise.BEST, pairs, groups * (tokens - odd)),
     ]
 
 
@@ -80,7 +74,6 @@ def importance_ops(
     reads = batch * heads * (iterations * diagonal + others)
     flops = formulas.importance_flops(batch, heads, tokens, head_dim, iterations)
     query_key = 2 * batch * heads * tokens * head_dim
-    shape = {"batch": batch, "tokens": tokens, "heads": heads, "head_dim": head_dim}
     return [
         Op(
             "importance",
@@ -88,7 +81,7 @@ def importance_ops(
             flops,
             width * (query_key + scores) + _FLOAT32_BYTES * reads,
             (width + _FLOAT32_BYTES) * scores,
-            shape,
+            Importance(tokens, batch, heads, head_dim),
             layer,
         )
     ]
@@ -112,21 +105,14 @@ def fused_importance_ops(
     flops = formulas.fused_importance_flops(batch, heads, tokens, head_dim, iterations)
     vector = _FLOAT32_BYTES * batch * heads * tokens
     query_key = width * batch * tokens * head_dim * (heads + key_value_heads)
-    shape = {
-        "batch": batch,
-        "tokens": tokens,
-        "heads": heads,
-        "key_value_heads": key_value_heads,
-        "head_dim": head_dim,
-    }
     return [
         Op(
-            FUSED_IMPORTANCE,
+            FusedImportance.label,
             "importance",
             flops,
             (iterations + 1) * query_key + (3 * iterations + 1) * vector,
             (3 + iterations) * vector + _FLOAT32_BYTES * batch * tokens,
-            shape,
+            FusedImportance(tokens, batch, heads, key_value_heads, head_dim),
             layer,
         )
     ]
@@ -138,4 +124,4 @@ def drop_ops(
     """Gather of the tokens that enter ``layer``: hidden states, cos and sin of positions."""
     make = Kernels("llm.layers", width, layer)
     size = batch * kept * (hidden + 2 * head_dim)
-    return [make.elementwise("gather", size, size)]
+    return [make.elementwise("gather", Elementwise.GATHER, size, size)]

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from aim_cost.ops import formulas
+from aim_cost.ops.count import Count
 from aim_cost.ops.kernels import Kernels
-from aim_cost.ops.op import Count, Op
+from aim_cost.ops.kind import BatchedProduct, Elementwise, Kind, Product
+from aim_cost.ops.op import Op
 from aim_cost.ops.reduction import fused_importance_ops, importance_ops
 
 _PIVOTS = 8
@@ -74,11 +76,9 @@ def _nothing(size: LayerSize | VisualSize) -> list[Op]:
     return []
 
 
-def _op(
-    size: LayerSize, flops: Count, reads: Count, writes: Count, shape: dict[str, Count]
-) -> list[Op]:
+def _op(size: LayerSize, flops: Count, reads: Count, writes: Count, kind: Kind) -> list[Op]:
     width = size.width
-    return [Op("score", "importance", flops, width * reads, width * writes, shape, size.layer)]
+    return [Op("score", "importance", flops, width * reads, width * writes, kind, size.layer)]
 
 
 def _pagerank(size: LayerSize) -> list[Op]:
@@ -104,14 +104,18 @@ def _last_row(size: LayerSize) -> list[Op]:
     flops = formulas.attention_scores_flops(size.batch, heads, 1, size.tokens, head_dim)
     keys = size.batch * size.tokens * text.key_value_dim
     scores = size.batch * heads * size.tokens
-    shape = {"m": size.batch * heads, "n": size.tokens, "k": head_dim}
-    return _op(size, flops, keys, scores, shape)
+    kind = BatchedProduct(size.batch * heads, 1, size.tokens, head_dim)
+    return _op(size, flops, keys, scores, kind)
 
 
 def _head_mean(size: LayerSize) -> list[Op]:
     make = Kernels("importance", size.width, size.layer)
     matrix = size.batch * size.text.num_attention_heads * size.tokens * size.tokens
-    return [make.elementwise("head_mean", matrix, size.batch * size.tokens * size.tokens)]
+    return [
+        make.elementwise(
+            "head_mean", Elementwise.COPY, matrix, size.batch * size.tokens * size.tokens
+        )
+    ]
 
 
 def _next_layer_query(size: LayerSize) -> list[Op]:
@@ -129,21 +133,20 @@ def _all_rows(size: LayerSize) -> list[Op]:
     heads, head_dim, tokens = text.num_attention_heads, text.head_dim, size.tokens
     flops = formulas.attention_scores_flops(size.batch, heads, tokens, tokens, head_dim)
     rows = size.batch * tokens
-    shape = {"m": size.batch * heads * tokens, "n": tokens, "k": head_dim}
     return _op(
         size,
         flops,
         rows * (text.query_dim + text.key_value_dim),
         size.batch * heads * tokens * tokens,
-        shape,
+        BatchedProduct(size.batch * heads, tokens, tokens, head_dim),
     )
 
 
 def _pivots(size: LayerSize) -> list[Op]:
     hidden, rows = size.text.hidden_size, size.batch * size.tokens
     flops = formulas.linear_flops(rows, hidden, _PIVOTS)
-    shape = {"m": rows, "n": _PIVOTS, "k": hidden}
-    return _op(size, flops, rows * hidden, rows * _PIVOTS, shape)
+    kind = Product(rows, _PIVOTS, hidden)
+    return _op(size, flops, rows * hidden, rows * _PIVOTS, kind)
 
 
 def _key_distances(size: LayerSize) -> list[Op]:
@@ -151,13 +154,13 @@ def _key_distances(size: LayerSize) -> list[Op]:
     width = size.text.key_value_dim
     flops = 2 * size.batch * size.tokens * size.tokens * width
     rows = size.batch * size.tokens
-    shape = {"batch": size.batch, "m": size.tokens, "n": size.tokens, "k": width}
-    return _op(size, flops, 2 * rows * width, rows * size.tokens, shape)
+    kind = BatchedProduct(size.batch, size.tokens, size.tokens, width)
+    return _op(size, flops, 2 * rows * width, rows * size.tokens, kind)
 
 
 def _neighbours(size: LayerSize) -> list[Op]:
     rows, hidden = size.batch * size.tokens, size.text.hidden_size
-    return _op(size, 2 * rows * hidden, 2 * rows * hidden, rows, {"elements": rows})
+    return _op(size, 2 * rows * hidden, 2 * rows * hidden, rows, Elementwise.COPY)
 
 
 LAYER_SCORES = {
@@ -200,9 +203,9 @@ LAYER_SCORES = {
 
 
 def _visual_op(
-    name: str, size: VisualSize, flops: Count, reads: Count, writes: Count, shape: dict[str, Count]
+    name: str, size: VisualSize, flops: Count, reads: Count, writes: Count, kind: Kind
 ) -> list[Op]:
-    return [Op(name, "merge", flops, size.width * reads, size.width * writes, shape)]
+    return [Op(name, "merge", flops, size.width * reads, size.width * writes, kind)]
 
 
 def _vision_attention(size: VisualSize) -> list[Op]:
@@ -211,23 +214,18 @@ def _vision_attention(size: VisualSize) -> list[Op]:
     sizes = (size.groups, heads, size.patches, size.patches, hidden // heads)
     flops = formulas.attention_scores_flops(*sizes)
     scores = size.groups * heads * size.patches * size.patches
-    shape = {
-        "batch": size.groups * heads,
-        "m": size.patches,
-        "n": size.patches,
-        "k": hidden // heads,
-    }
+    kind = BatchedProduct(size.groups * heads, size.patches, size.patches, hidden // heads)
     return _visual_op(
-        "vision_scores", size, flops, 2 * size.groups * size.patches * hidden, scores, shape
+        "vision_scores", size, flops, 2 * size.groups * size.patches * hidden, scores, kind
     )
 
 
 def _pairs(size: VisualSize) -> list[Op]:
     # x[B, N, H] @ x[B, N, H]^T -> [B, N, N]
     rows, tokens = size.batch * size.tokens, size.tokens
-    shape = {"batch": size.batch, "m": tokens, "n": tokens, "k": size.hidden}
+    kind = BatchedProduct(size.batch, tokens, tokens, size.hidden)
     flops = 2 * rows * tokens * size.hidden
-    return _visual_op("pairs", size, flops, 2 * rows * size.hidden, rows * tokens, shape)
+    return _visual_op("pairs", size, flops, 2 * rows * size.hidden, rows * tokens, kind)
 
 
 def _vision_attention_and_pairs(size: VisualSize) -> list[Op]:
@@ -237,31 +235,30 @@ def _vision_attention_and_pairs(size: VisualSize) -> list[Op]:
 def _determinantal(size: VisualSize) -> list[Op]:
     """The kernel of all pairs, then ``kept`` steps that each touch all rows chosen so far."""
     steps = size.batch * size.kept * size.kept * size.tokens
-    shape = {"elements": steps}
     return [
         *_pairs(size),
-        *_visual_op("steps", size, steps, steps, size.batch * size.tokens, shape),
+        *_visual_op("steps", size, steps, steps, size.batch * size.tokens, Elementwise.COPY),
     ]
 
 
 def _adjacent(size: VisualSize) -> list[Op]:
     rows = size.batch * size.tokens
     flops = 2 * rows * size.hidden
-    return _visual_op("adjacent", size, flops, 2 * rows * size.hidden, rows, {"elements": rows})
+    return _visual_op("adjacent", size, flops, 2 * rows * size.hidden, rows, Elementwise.COPY)
 
 
 def _centres(size: VisualSize) -> list[Op]:
     rows = size.batch * size.tokens
     flops = 4 * rows * size.hidden
-    return _visual_op("centres", size, flops, 2 * rows * size.hidden, rows, {"elements": rows})
+    return _visual_op("centres", size, flops, 2 * rows * size.hidden, rows, Elementwise.COPY)
 
 
 def _pairs_in_frames(size: VisualSize) -> list[Op]:
     tokens = size.batch * size.tokens // size.groups
     rows = size.batch * size.tokens
-    shape = {"batch": size.groups, "m": tokens, "n": tokens, "k": size.hidden}
+    kind = BatchedProduct(size.groups, tokens, tokens, size.hidden)
     flops = 2 * rows * tokens * size.hidden
-    return _visual_op("frame_pairs", size, flops, 2 * rows * size.hidden, rows * tokens, shape)
+    return _visual_op("frame_pairs", size, flops, 2 * rows * size.hidden, rows * tokens, kind)
 
 
 def _attention_and_frames(size: VisualSize) -> list[Op]:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from aim_cost.checks import one_of, sequence, whole
 from aim_cost.errors import ScheduleError
-from aim_cost.models.vision_spec import Tower, VisionSpec
+from aim_cost.models.vision_spec import Tower
 from aim_cost.schedules.language import Amount, Numbers, OneOf, Part, Word
 
 _ATTENTION = {
@@ -103,9 +103,8 @@ class VisionMerge(Part):
 
         Raises: ScheduleError, also for a tower whose layers attend within windows.
         """
-        if isinstance(tower, VisionSpec):
-            protected = int(tower.has_class_token)
-            return self.token_counts(tower.tokens, tower.num_hidden_layers, protected)
+        if not tower.any_size:
+            return self.token_counts(tower.tokens, tower.num_hidden_layers, tower.class_tokens)
         raise ScheduleError(
             "vision_merge",
             expected="a tower of SigLIP's or CLIP's kind",

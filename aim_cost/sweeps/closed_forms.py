@@ -19,7 +19,6 @@ from aim_cost.errors import SpecError
 from aim_cost.memory import kv_cache_bytes
 from aim_cost.models import decoder, vision
 from aim_cost.models.model import ModelSpec
-from aim_cost.models.vision_spec import VisionSpec
 from aim_cost.ops import reduction
 from aim_cost.ops.formulas import IMPORTANCE_ROWS
 from aim_cost.ops.op import Op, OpGraph
@@ -45,6 +44,7 @@ VISION = SimpleNamespace(
     patch_size=_side,
     patches=_patches,
     tokens=_seen,
+    channel_major=True,  # FLOPs do not depend on it
 )
 """A vision tower whose dims are symbols; same attributes as VisionSpec, but for the layers."""
 
@@ -138,7 +138,7 @@ def model_values(model: ModelSpec) -> dict[Expression, int]:
     Raises: SpecError for a tower that has no closed form: Qwen's attend within windows.
     """
     tower = model.vision
-    if not isinstance(tower, VisionSpec):
+    if tower.any_size:
         raise SpecError(
             f"model {model.name}",
             expected="a tower of SigLIP's or CLIP's kind, which have a closed form",

@@ -15,6 +15,7 @@ from aim_cost.ops.op import Op
 from aim_cost.sweeps.closed_forms import Expression, whole_numbers
 from aim_cost.sweeps.grid import Counts
 from aim_cost.timing.form import Array, Mask
+from aim_cost.timing.op_time import kind_of
 from aim_cost.timing.prefill_time import CalibratedTime, RooflineTime, TimeModel
 
 SOURCES = ("datasheet", "measured", "calibrated", "inherited")
@@ -115,12 +116,12 @@ class Segment:
 
 def _kind(op: Op) -> tuple[Any, ...]:
     """What decides the time of an op; most layers repeat those of the first."""
-    return (op.phase, op.name, op.flops, op.bytes, *op.shape.values())
+    return (op.kind, op.flops, op.bytes)
 
 
 def _sized(ops: dict[Any, Op], symbol: Expression, sizes: Counts) -> dict[Any, Op]:
     """The ops with arrays, or ints where they do not depend on the symbol, for counts."""
-    counts = [[op.flops, op.read_bytes, op.write_bytes, *op.shape.values()] for op in ops.values()]
+    counts = [[op.flops, op.read_bytes, op.write_bytes, *kind_of(op).sizes] for op in ops.values()]
     found = whole_numbers((symbol,), counts)(sizes)
     return {
         kind: replace(
@@ -128,7 +129,7 @@ def _sized(ops: dict[Any, Op], symbol: Expression, sizes: Counts) -> dict[Any, O
             flops=flops,
             read_bytes=reads,
             write_bytes=writes,
-            shape=dict(zip(op.shape, shape, strict=True)),
+            kind=kind_of(op).resized(tuple(own)),
         )
-        for (kind, op), (flops, reads, writes, *shape) in zip(ops.items(), found, strict=True)
+        for (kind, op), (flops, reads, writes, *own) in zip(ops.items(), found, strict=True)
     }

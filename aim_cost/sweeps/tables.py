@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from aim_cost.case import Case
 from aim_cost.errors import SpecError
-from aim_cost.models import decoder, vision
+from aim_cost.models import decoder
+from aim_cost.models.encoder import feature_ops
 from aim_cost.models.model import ModelSpec
-from aim_cost.models.vision_spec import VisionSpec
 from aim_cost.ops import reduction
 from aim_cost.ops.op import Op, OpGraph
 from aim_cost.schedules.prune import Prune
@@ -205,8 +205,9 @@ def _vision_flops(grid: Grid, model: ModelSpec, width: int) -> NDArray[np.object
 def _vision_ops(grid: Grid, model: ModelSpec, width: int) -> Iterator[tuple[list[Op], Counts]]:
     """Ops from pixels to visual tokens, and the values of F, in order, that they are for."""
     groups = _groups(grid, model)
-    if isinstance(model.vision, VisionSpec):
-        yield vision.feature_ops(model, grid.batch * F, width, video=True), groups
+    if not model.vision.any_size:
+        yield feature_ops(model, [(model.vision, grid.batch * F)], width, video=True), groups
         return
     for count in groups.tolist():  # Qwen's towers run an op a segment: their number varies
-        yield vision.feature_ops(model, grid.batch * count, width, video=True), np.array([count])
+        views = [(model.vision, grid.batch * count)]
+        yield feature_ops(model, views, width, video=True), np.array([count])

@@ -15,7 +15,8 @@ import yaml
 from aim_cost.checks import mapping, whole
 from aim_cost.errors import ProfileError
 from aim_cost.files import write_atomically
-from aim_cost.timing.elementwise import Dispatch, Elementwise, read_dispatch, read_elementwise
+from aim_cost.ops.kind import Elementwise
+from aim_cost.timing.elementwise import Dispatch, KernelFigures, read_dispatch, read_elementwise
 from aim_cost.timing.form import Array
 from aim_cost.timing.forms import FORMS
 from aim_cost.timing.kernel_model import Band, KernelModel
@@ -55,7 +56,7 @@ class Calibration:
     fitted_on: str
     versions: Mapping[str, str]
     kernels: Mapping[str, FittedKernels]
-    elementwise: Mapping[str, Elementwise]
+    elementwise: Mapping[Elementwise, KernelFigures]
     dispatch: Dispatch
 
     def to_yaml(self) -> str:
@@ -76,7 +77,7 @@ class Calibration:
             "fitted_on": self.fitted_on,
             "versions": dict(self.versions),
             "kernels": {op: _kernels_tree(fitted) for op, fitted in self.kernels.items()},
-            "elementwise": {kind: keyed(entry) for kind, entry in self.elementwise.items()},
+            "elementwise": {kind.value: keyed(entry) for kind, entry in self.elementwise.items()},
             "dispatch": {f.name: keyed(getattr(self.dispatch, f.name)) for f in fields(Dispatch)},
             "sources": sources,
         }

@@ -9,68 +9,7 @@ import yaml
 
 from aim_cost.checks import mapping, whole
 from aim_cost.errors import ProfileError
-from aim_cost.ops.formulas import IMPORTANCE_ROWS
-from aim_cost.ops.op import Count, Op
-
-_KIND_OF = {
-    "input_norm": "rms_norm",
-    "post_attention_norm": "rms_norm",
-    "final_norm": "rms_norm",
-    "layer_norm1": "layer_norm",
-    "layer_norm2": "layer_norm",
-    "post_layernorm": "layer_norm",
-    "rotary": "rotary",
-    "silu": "activation",
-    "gate_mul": "activation",
-    "activation": "activation",
-    "gelu": "activation",
-    "attention_add": "add",
-    "mlp_add": "add",
-    "position_embedding": "add",
-    "softmax": "softmax",
-    "importance": "importance",
-    "normalise": "reduction",
-    "best": "reduction",
-    "average": "reduction",
-    "tower_add": "add",
-}
-
-# kinds of ops that a measurement tells apart from the others of their kind
-_OWN_KINDS = (
-    *("silu", "gate_mul", "activation", "gelu", "position_embedding"),
-    *("embed_tokens", "scatter_visual", "cache_append", "gather", "bilinear"),
-    *("importance", "normalise", "best", "average", "tower_add"),
-)
-
-
-def elementwise_kind(name: str) -> str:
-    """The kind that prices an op of this name; what is in no list is a ``copy``."""
-    return _KIND_OF.get(name) or _KIND_OF.get(_base(name), "copy")
-
-
-def measured_kind(op: Op) -> str:
-    """The kind under which an op is measured: finer, where ops of a kind are other kernels.
-
-    The hidden states of a vision tower lie channel by channel, as its convolution leaves them.
-    """
-    base, kind = _base(op.name), elementwise_kind(op.name)
-    if kind == "add" and op.phase == "vision.tower" and base not in _OWN_KINDS:
-        return "tower_add"
-    return base if base in _OWN_KINDS else kind
-
-
-def general_kind(kind: str) -> str:
-    """The kind whose figures hold for a finer one that was not measured."""
-    return kind if kind in KINDS else _KIND_OF.get(kind, "copy")
-
-
-def op_parts(op: Op) -> Count:
-    """How often the kernels of an op run: the importance score takes one block after another."""
-    return -(-op.shape["tokens"] // IMPORTANCE_ROWS) if op.name == "importance" else 1
-
-
-def _base(name: str) -> str:
-    return name.rstrip("_0123456789")
+from aim_cost.ops.kind import Elementwise, Importance
 
 
 @dataclass(frozen=True)
@@ -84,7 +23,7 @@ class Ranged:
 
 
 @dataclass(frozen=True)
-class Elementwise:
+class KernelFigures:
     """Memory-bound kernels of one kind.
 
     Args: kernels launched for one op; traffic, bytes they move over the least bytes of the op;
@@ -110,24 +49,35 @@ class Dispatch:
     graph_launch_s: Ranged
 
 
-KINDS = tuple(sorted({*_KIND_OF.values(), "copy"}))
-MEASURED_KINDS = tuple(sorted({*KINDS, *_OWN_KINDS}))
+def measured_as(kind: Elementwise | Importance) -> Elementwise:
+    """The kind under which an op is measured: AIM's score has that of its blocks."""
+    return Elementwise.IMPORTANCE if isinstance(kind, Importance) else kind
+
+
+def figures_of(known: Mapping[Elementwise, KernelFigures], kind: Elementwise) -> KernelFigures:
+    """The figures of ``kind``, or of its general kind where it was not measured."""
+    return known[kind] if kind in known else known[kind.general]
+
+
+GENERAL_KINDS = tuple(sorted(kind for kind in Elementwise if kind.general is kind))
+"""The kinds of which a calibration has figures; it may have those of the others too."""
 
 
 def read_elementwise(
     tree: object, where: str, sources: Mapping[str, str]
-) -> dict[str, Elementwise]:
+) -> dict[Elementwise, KernelFigures]:
     """Check the ``elementwise`` block: every kind, numbers above zero, sources that are known."""
-    block = mapping(tree, where, ProfileError, keys=MEASURED_KINDS)
+    block = mapping(tree, where, ProfileError, keys=sorted(Elementwise))
     found = {}
-    for kind in (*KINDS, *(name for name in block if name not in KINDS)):
+    given = (Elementwise(name) for name in block)
+    for kind in (*GENERAL_KINDS, *(kind for kind in given if kind not in GENERAL_KINDS)):
         at = f"{where}.{kind}"
         entry = mapping(
-            block.get(kind), at, ProfileError, keys=[f.name for f in fields(Elementwise)]
+            block.get(kind), at, ProfileError, keys=[f.name for f in fields(KernelFigures)]
         )
         low, value, high = (positive(entry, key, at) for key in ("low", "efficiency", "high"))
         _ordered(low, value, high, at)
-        found[kind] = Elementwise(
+        found[kind] = KernelFigures(
             kernels=whole(entry.get("kernels"), f"{at}.kernels", ProfileError),
             traffic=positive(entry, "traffic", at),
             efficiency=value,
@@ -153,13 +103,13 @@ def read_dispatch(tree: object, where: str, sources: Mapping[str, str]) -> Dispa
     return Dispatch(**found)
 
 
-def default_eager() -> tuple[dict[str, Elementwise], Dispatch]:
-    """The figures that hold where a device has none of its own, from ``eager.yaml``."""
+def default_eager() -> tuple[dict[Elementwise, KernelFigures], Dispatch]:
+    """The figures that hold where a device has none of its own, from ``elementwise.yaml``."""
     text = (files("aim_cost.timing") / "elementwise.yaml").read_text(encoding="utf-8")
     tree = yaml.safe_load(text)
     return (
-        read_elementwise(tree["elementwise"], "eager.yaml: elementwise", tree["sources"]),
-        read_dispatch(tree["dispatch"], "eager.yaml: dispatch", tree["sources"]),
+        read_elementwise(tree["elementwise"], "elementwise.yaml: elementwise", tree["sources"]),
+        read_dispatch(tree["dispatch"], "elementwise.yaml: dispatch", tree["sources"]),
     )
 
 

@@ -9,11 +9,8 @@ of ``aim-runtime microbench`` on a GPU fits the parameters.
 
 import numpy as np
 
-from aim_cost.ops.reduction import (
-    FUSED_IMPORTANCE,
-    FUSED_IMPORTANCE_LAUNCHES,
-    IMPORTANCE_ITERATIONS,
-)
+from aim_cost.ops.formulas import IMPORTANCE_ITERATIONS
+from aim_cost.ops.kind import FusedImportance
 from aim_cost.timing.form import Array, Ceilings, Form, Parameter, soft_max
 
 _TILE = 64  # tokens a side
@@ -29,7 +26,7 @@ def _law(parameters: Array, ceilings: Ceilings, dims: tuple[Array, ...]) -> Arra
     tile_s = _CLOCKS * np.exp(clocks) / ceilings.clock_hz
     blocks = np.ceil(tokens / _TILE)
     spread_s = batch * heads * blocks * (blocks + 1) / 2 * tile_s / ceilings.multiprocessors
-    starts_s = FUSED_IMPORTANCE_LAUNCHES * np.exp(start) * 1e-6
+    starts_s = FusedImportance.launches * np.exp(start) * 1e-6
     time: Array = soft_max(spread_s, blocks * tile_s, 2.0) + starts_s
     return time
 
@@ -47,7 +44,7 @@ def _coordinates(dims: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 FUSED_SCORE = Form(
-    op=FUSED_IMPORTANCE,
+    op=FusedImportance.label,
     dims=("tokens", "batch", "heads", "key_value_heads", "head_dim"),
     parameters=(
         Parameter("log_clocks_of_a_tile", 0.0, 0.1),

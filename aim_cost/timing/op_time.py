@@ -3,23 +3,28 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 
 from aim_cost.checks import one_of
 from aim_cost.devices.hardware import HardwareProfile, load_hardware
 from aim_cost.errors import ProfileError, SpecError
-from aim_cost.ops.op import Count, Op
-from aim_cost.ops.reduction import FUSED_IMPORTANCE, FUSED_IMPORTANCE_LAUNCHES
-from aim_cost.timing.calibration import Calibration
-from aim_cost.timing.elementwise import (
-    MEASURED_KINDS,
+from aim_cost.ops.count import Count
+from aim_cost.ops.kind import (
+    BatchedProduct,
+    CausalAttention,
     Elementwise,
-    general_kind,
-    measured_kind,
-    op_parts,
+    EncoderAttention,
+    FusedImportance,
+    Importance,
+    Kind,
+    Product,
+    RowAttention,
 )
+from aim_cost.ops.op import Op
+from aim_cost.timing.calibration import Calibration
+from aim_cost.timing.elementwise import KernelFigures, figures_of, measured_as
 from aim_cost.timing.form import Array, Ceilings, Mask
 from aim_cost.timing.fused_score import FUSED_SCORE
 from aim_cost.timing.kernel_model import KernelTimes
@@ -36,7 +41,6 @@ OTHER_ARCHITECTURE = 0.33
 # The same for batched products, for attention of the other kind and for that of a single query,
 # which no table holds.
 UNMEASURED_KIND = 0.33
-_ROW_ATTENTION = "row_attention"
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,10 @@ class OpTimeModel:
 
     def time(self, op: Op) -> OpTime:
         """Seconds of one op; its counts may be ints, or numpy arrays that broadcast."""
-        kind, dims = _sizes(op)
-        values = np.broadcast_arrays(np.asarray(op.bytes, dtype=float), *dims)
+        kind = kind_of(op)
+        values = np.broadcast_arrays(np.asarray(op.bytes, dtype=float), *kind.dims)
         flat = [np.asarray(value, dtype=float).ravel() for value in values]
-        times = self._price(kind, "batch" in op.shape, flat[0], tuple(flat[1:]))
+        times = self._price(kind, flat[0], tuple(flat[1:]))
         parts = (times.time_s, times.low_s, times.high_s, times.extrapolated)
         if values[0].ndim == 0:
             return OpTime(*(part[0].item() for part in parts))
@@ -120,17 +124,17 @@ class OpTimeModel:
 
     def times(self, ops: Sequence[Op]) -> KernelTimes:
         """Seconds of each op of ints, [len(ops)], priced together kind by kind."""
-        groups: dict[tuple[str, bool], list[int]] = {}
-        sized = [_sizes(op) for op in ops]
-        for place, (op, (kind, _)) in enumerate(zip(ops, sized, strict=True)):
-            groups.setdefault((kind, "batch" in op.shape), []).append(place)
+        groups: dict[tuple[type[Kind], str], list[int]] = {}
+        kinds = [kind_of(op) for op in ops]
+        for place, kind in enumerate(kinds):
+            groups.setdefault((type(kind), kind.label), []).append(place)
         parts = [np.empty(len(ops)) for _ in range(3)]
         extrapolated = np.zeros(len(ops), dtype=bool)
-        for (kind, batched), places in groups.items():
+        for places in groups.values():
             moved = np.array([ops[place].bytes for place in places], dtype=float)
-            columns = zip(*(sized[place][1] for place in places), strict=True)
+            columns = zip(*(kinds[place].dims for place in places), strict=True)
             dims = tuple(np.array(column, dtype=float) for column in columns)
-            times = self._price(kind, batched, moved, dims)
+            times = self._price(kinds[places[0]], moved, dims)
             for part, found in zip(parts, (times.time_s, times.low_s, times.high_s), strict=True):
                 part[places] = found
             extrapolated[places] = times.extrapolated
@@ -138,7 +142,8 @@ class OpTimeModel:
 
     def kernels(self, op: Op) -> Count:
         """Kernels that are launched for one op; the importance score runs block by block."""
-        return self._kernels_of(_sizes(op)[0]) * op_parts(op)
+        kind = kind_of(op)
+        return self._kernels_of(kind) * kind.parts
 
     def host_s(self, ops: Sequence[Op]) -> Array:
         """Seconds the host needs to start the kernels of each op, [len(ops)]; 0 unless eager.
@@ -149,29 +154,36 @@ class OpTimeModel:
         kernels = np.array([self.kernels(op) for op in ops], dtype=float)
         return each * kernels if self.execution == "eager" else np.zeros(kernels.shape)
 
-    def _price(
-        self, kind: str, batched: bool, moved_bytes: Array, dims: tuple[Array, ...]
-    ) -> KernelTimes:
-        if kind == FUSED_IMPORTANCE and kind not in self.calibration.kernels:
+    def _price(self, kind: Kind, moved_bytes: Array, dims: tuple[Array, ...]) -> KernelTimes:
+        """Seconds of ops of one kind, [N]; ``dims`` are those of each, whatever ``kind`` holds."""
+        if isinstance(kind, FusedImportance) and kind.label not in self.calibration.kernels:
             return self._fused_score(dims)
-        if kind == _ROW_ATTENTION:  # a few queries read all keys and values: memory alone counts
-            times = self._price("copy", batched, moved_bytes, dims)
+        if isinstance(kind, RowAttention):
+            times = self._price(Elementwise.COPY, moved_bytes, dims)
             return _widened(times, UNMEASURED_KIND, extrapolated=True)
-        if kind in MEASURED_KINDS:
-            times = self._elementwise(self._entry(kind), moved_bytes, dims[0])
-        elif kind == "gemm":
-            times = self.calibration.kernels["gemm"].model.times(self.ceilings, dims)
-            if batched:  # as one product with as many rows, but no faster than its own bytes
+        launches: Array | int = 1
+        match kind:
+            case Elementwise() | Importance():
+                times = self._elementwise(self._figures(kind), moved_bytes, dims[0])
+                launches = self._kernels_of(kind) * dims[0]
+            case Product():
+                times = self._fitted(kind, dims)
+            case FusedImportance():
+                times, launches = self._fitted(kind, dims), kind.launches
+            case BatchedProduct():  # as one product, but no faster than its own bytes
+                times = self._fitted(kind, dims)
                 times = _scaled(times, np.maximum(1, moved_bytes / self.bytes_per_s / times.time_s))
                 times = _widened(times, UNMEASURED_KIND, extrapolated=True)
-        elif kind in self.calibration.kernels:
-            times = self.calibration.kernels[kind].model.times(self.ceilings, dims)
-        else:
-            times = self._other_attention(kind, dims)
+            case CausalAttention() | EncoderAttention():
+                times = self._attention(kind, dims)
+            case _:
+                assert_never(kind)
         if self.execution == "eager":  # the tables were measured inside CUDA graphs
-            launches = self._kernels_of(kind) * (dims[0] if kind in MEASURED_KINDS else 1)
             times = _delayed(times, launches * self._launch_gap_s)
         return _widened(times, self.widening) if self.widening else times
+
+    def _fitted(self, kind: Kind, dims: tuple[Array, ...]) -> KernelTimes:
+        return self.calibration.kernels[kind.label].model.times(self.ceilings, dims)
 
     def _fused_score(self, dims: tuple[Array, ...]) -> KernelTimes:
         """By the count of instructions, where no table of the device has timed it."""
@@ -191,19 +203,19 @@ class OpTimeModel:
         dispatch = self.calibration.dispatch
         return max(0.0, dispatch.launch_s.value - dispatch.graph_launch_s.value)
 
-    def _kernels_of(self, kind: str) -> int:
-        if kind == FUSED_IMPORTANCE:
-            return FUSED_IMPORTANCE_LAUNCHES
-        single = self.execution == "fused" or kind not in MEASURED_KINDS
-        return 1 if single else self._entry(kind).kernels
+    def _kernels_of(self, kind: Kind) -> int:
+        if isinstance(kind, FusedImportance):
+            return kind.launches
+        if self.execution != "fused" and isinstance(kind, Elementwise | Importance):
+            return self._figures(kind).kernels
+        return 1
 
-    def _entry(self, kind: str) -> Elementwise:
-        known = self.calibration.elementwise
-        return known[kind] if kind in known else known[general_kind(kind)]
+    def _figures(self, kind: Elementwise | Importance) -> KernelFigures:
+        return figures_of(self.calibration.elementwise, measured_as(kind))
 
-    def _elementwise(self, entry: Elementwise, moved_bytes: Array, parts: Array) -> KernelTimes:
+    def _elementwise(self, entry: KernelFigures, moved_bytes: Array, parts: Array) -> KernelTimes:
         if self.execution == "fused":
-            entry = self.calibration.elementwise["add"]
+            entry = self.calibration.elementwise[Elementwise.ADD]
         launches_s = entry.kernels * self.calibration.dispatch.graph_launch_s.value
         start_s = parts * (launches_s if entry.start_s is None else entry.start_s)
         least_s = entry.traffic * moved_bytes / self.bytes_per_s
@@ -214,48 +226,36 @@ class OpTimeModel:
             np.zeros(len(moved_bytes), dtype=bool),
         )
 
-    def _other_attention(self, kind: str, dims: tuple[Array, ...]) -> KernelTimes:
-        """Full attention does twice the work of causal attention of the same sizes."""
-        causal = kind == "causal_attention"
-        other = "encoder_attention" if causal else "causal_attention"
-        if other not in self.calibration.kernels:
+    def _attention(
+        self, kind: CausalAttention | EncoderAttention, dims: tuple[Array, ...]
+    ) -> KernelTimes:
+        """By its own fit; without one by the other's: full attention does twice the work."""
+        if kind.label in self.calibration.kernels:
+            return self._fitted(kind, dims)
+        causal = isinstance(kind, CausalAttention)
+        other = EncoderAttention(*dims) if causal else CausalAttention(*dims)
+        if other.label not in self.calibration.kernels:
             raise ProfileError(
                 f"calibration of {self.calibration.hardware}",
                 expected="a fit of attention",
                 got=", ".join(self.calibration.kernels),
                 fix="Add an attention table and fit again with aim-cost calibrate.",
             )
-        times = self.calibration.kernels[other].model.times(self.ceilings, dims)
+        times = self._fitted(other, dims)
         ratio = np.full(len(times.time_s), 0.5 if causal else 2.0)
         return _widened(_scaled(times, ratio), UNMEASURED_KIND, extrapolated=True)
 
 
-def price_kind(op: Op) -> str:
-    """The kind of kernel that prices an op: a form, or a kind of elementwise kernel."""
-    return _sizes(op)[0]
-
-
-def _sizes(op: Op) -> tuple[str, tuple[Any, ...]]:
-    """The kind that prices an op, and its sizes in the order of the form of that kind."""
-    shape = op.shape
-    if "m" in shape:
-        return "gemm", (shape.get("batch", 1) * shape["m"], shape["n"], shape["k"])
-    if op.name == FUSED_IMPORTANCE:
-        heads = (shape["heads"], shape["key_value_heads"])
-        return FUSED_IMPORTANCE, (shape["tokens"], shape["batch"], *heads, shape["head_dim"])
-    if "key_value_heads" in shape and op.name != "softmax":
-        tokens, head_dim = shape["tokens"], shape["head_dim"]
-        rows = shape["batch"] * shape["heads"] * shape.get("queries", tokens)
-        if op.name == "scores":
-            return "gemm", (rows, tokens, head_dim)
-        if op.name == "values":
-            return "gemm", (rows, head_dim, tokens)
-        if "queries" in shape:
-            return _ROW_ATTENTION, (1,)
-        kind = "causal_attention" if op.phase.startswith("llm") else "encoder_attention"
-        sizes = (shape["batch"], shape["heads"], shape["key_value_heads"])
-        return kind, (tokens, *sizes, head_dim)
-    return measured_kind(op), (op_parts(op),)
+def kind_of(op: Op) -> Kind:
+    """The kind by which an op is priced. Raises: SpecError for an op that has none."""
+    if isinstance(op.kind, Kind):
+        return op.kind
+    raise SpecError(
+        f"op {op.name} of {op.phase}",
+        expected="a kind that a calibration prices",
+        got=op.kind,
+        fix="Give the op its kind where it is made, or price it as a roofline (--execution ideal).",
+    )
 
 
 def _scaled(times: KernelTimes, ratio: Array) -> KernelTimes:

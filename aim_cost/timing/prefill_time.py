@@ -14,7 +14,7 @@ from aim_cost.ops.op import PHASES, Op, OpGraph, in_phase
 from aim_cost.timing import Calibration, OpTimeModel, calibration_names, load_calibration
 from aim_cost.timing.form import Array, Mask
 from aim_cost.timing.kernel_model import KernelTimes
-from aim_cost.timing.op_time import price_kind
+from aim_cost.timing.op_time import kind_of
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ def _spread(ops: Sequence[Op], errors_s: Array) -> float:
     """Kernels of one kind lean the same way on one device; the kinds err independently."""
     sums: dict[str, float] = {}
     for op, error in zip(ops, errors_s, strict=True):
-        kind = price_kind(op)
-        sums[kind] = sums.get(kind, 0.0) + float(error)
+        label = kind_of(op).label
+        sums[label] = sums.get(label, 0.0) + float(error)
     return float(np.sqrt(sum(error**2 for error in sums.values())))
 
 

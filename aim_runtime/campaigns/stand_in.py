@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from aim_cost.devices.hardware import HardwareProfile
+from aim_cost.ops.kind import Elementwise
 from aim_cost.ops.op import PHASES
 from aim_cost.timing.calibration import Calibration
-from aim_cost.timing.elementwise import Dispatch, general_kind
+from aim_cost.timing.elementwise import Dispatch, figures_of
 from aim_cost.timing.fit.table import dims_of, table_name
 from aim_cost.timing.form import Ceilings
 from aim_cost.timing.prefill_time import nearest_calibration
@@ -174,8 +175,7 @@ def _case_s(case: Case, calibration: Calibration, ceilings: Ceilings, width: int
     bytes_per_s = ceilings.elements_per_s * width
     if "kind" not in case.row:  # no law was fitted to such products on this device: a roofline
         return max(case.flops / ceilings.flops_per_s, case.moved_bytes / bytes_per_s)
-    kind = case.row["kind"]
-    found = calibration.elementwise.get(kind) or calibration.elementwise[general_kind(kind)]
+    found = figures_of(calibration.elementwise, Elementwise(case.row["kind"]))
     start_s = found.start_s or calibration.dispatch.launch_s.value * found.kernels
     moved = case.row["bytes"] * found.traffic
     return float(case.row["parts"] * start_s + moved / (found.efficiency * bytes_per_s))

@@ -62,7 +62,7 @@ def _still_holds(profile: HardwareProfile, device: torch.device, dtype: str) -> 
 
 def cache_folder(spec: ModelSpec, workload: Workload, device: torch.device, dtype: str) -> Path:
     """Where the tables of a device are kept: below ``XDG_CACHE_HOME``, else ``~/.cache``."""
-    dims = replace(spec.text, num_hidden_layers=1), replace(spec.vision, num_hidden_layers=1)
+    dims = replace(spec.text, num_hidden_layers=1), spec.vision.with_layers(1)
     cuda = device.type == "cuda"
     where = torch.cuda.get_device_name(device) if cuda else cpu_name()
     versions = torch.__version__, transformers.__version__, torch.get_num_threads()

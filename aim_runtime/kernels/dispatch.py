@@ -12,7 +12,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from aim_cost.models import decoder
 from aim_cost.models.model import ModelSpec
-from aim_cost.timing.elementwise import Dispatch, default_eager, elementwise_kind
+from aim_cost.ops.kind import Elementwise
+from aim_cost.timing.elementwise import Dispatch, default_eager, figures_of
 
 _CALLS = 15  # layers started in a row: fewer kernels than a CUDA queue holds
 _KERNELS = 200
@@ -59,9 +60,9 @@ def _host_s(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[f
     layer = Qwen2DecoderLayer(config, 0).to(device, dtype).eval()
     x = torch.randn(1, 1, text.hidden_size, device=device, dtype=dtype)
     angles = tuple(torch.randn(1, 1, text.head_dim, device=device, dtype=dtype) for _ in range(2))
-    elementwise, _ = default_eager()
+    figures, _ = default_eager()
     kernels = sum(
-        1 if op.flops else elementwise[elementwise_kind(op.name)].kernels
+        figures_of(figures, op.kind).kernels if isinstance(op.kind, Elementwise) else 1
         for op in decoder.layer_ops(text, 1, 1, 1, "sdpa", 2)
     )
 

@@ -14,8 +14,9 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm, apply_rotary_
 from aim_cost.models import decoder, vision
 from aim_cost.models.model import ModelSpec
 from aim_cost.ops import reduction
+from aim_cost.ops.kind import Elementwise, Importance
 from aim_cost.ops.op import Op
-from aim_cost.timing.elementwise import measured_kind, op_parts
+from aim_cost.timing.elementwise import measured_as
 from aim_runtime.kernels.case import Case, Pool, Work
 from aim_runtime.kernels.sizes import Sizes, every_other
 from aim_runtime.reduction.importance import pagerank_importance
@@ -32,7 +33,7 @@ def elementwise_cases(
     spec: ModelSpec, sizes: Sizes, width: int, attention: str = "sdpa"
 ) -> list[Case]:
     """One case for each kind and size; ``eager`` attention adds its softmax."""
-    cases: dict[tuple[str, float], Case] = {}
+    cases: dict[tuple[Elementwise, float], Case] = {}
     text = spec.text
     for tokens in sizes.tokens:
         ops = decoder.layer_ops(text, 1, tokens, tokens, attention, width)
@@ -62,22 +63,24 @@ def elementwise_cases(
 
 
 def _collect(
-    cases: dict[tuple[str, float], Case],
+    cases: dict[tuple[Elementwise, float], Case],
     ops: Sequence[Op],
     scratch: int,
-    work: dict[str, Make],
+    work: dict[Elementwise, Make],
     embeddings: int = 0,
 ) -> None:
     for op in ops:
-        kind = measured_kind(op)
+        if not isinstance(op.kind, Elementwise | Importance):
+            continue
+        kind = measured_as(op.kind)
         make = work.get(kind)
         if make is not None:
             cases[kind, op.bytes] = Case(
                 table="elementwise",
-                row={"kind": kind, "bytes": op.bytes, "parts": op_parts(op)},
+                row={"kind": kind.value, "bytes": op.bytes, "parts": op.kind.parts},
                 flops=op.flops,
                 moved_bytes=_PASSES * op.bytes,
-                weights=embeddings if kind == "embed_tokens" else 0,
+                weights=embeddings if kind is Elementwise.EMBED_TOKENS else 0,
                 activations=_input_elements(op),
                 scratch=scratch,
                 make=make,
@@ -86,12 +89,12 @@ def _collect(
 
 def _input_elements(op: Op) -> int:
     """At least the elements of an op's inputs; the score makes its matrices itself."""
-    if op.name == "importance":
-        return int(2 * op.shape["tokens"] * op.shape["heads"] * op.shape["head_dim"])
+    if isinstance(op.kind, Importance):
+        return int(2 * op.kind.tokens * op.kind.heads * op.kind.head_dim)
     return int(op.bytes)
 
 
-def _decoder_work(spec: ModelSpec, tokens: int) -> dict[str, Make]:
+def _decoder_work(spec: ModelSpec, tokens: int) -> dict[Elementwise, Make]:
     text = spec.text
     hidden, inner, head_dim = text.hidden_size, text.intermediate_size, text.head_dim
     heads, pairs = text.num_attention_heads, text.num_key_value_heads
@@ -150,26 +153,28 @@ def _decoder_work(spec: ModelSpec, tokens: int) -> dict[str, Make]:
         return lambda: pagerank_importance(query, key, scaling=head_dim**-0.5)
 
     return {
-        "rms_norm": rms_norm,
-        "rotary": rotary,
-        "cache_append": cache_append,
-        "add": add,
-        "silu": silu,
-        "gate_mul": gate_mul,
-        "softmax": softmax,
-        "embed_tokens": embed_tokens,
-        "scatter_visual": scatter_visual,
-        "gather": gather,
-        "importance": importance,
+        Elementwise.RMS_NORM: rms_norm,
+        Elementwise.ROTARY: rotary,
+        Elementwise.CACHE_APPEND: cache_append,
+        Elementwise.ADD: add,
+        Elementwise.SILU: silu,
+        Elementwise.GATE_MUL: gate_mul,
+        Elementwise.SOFTMAX: softmax,
+        Elementwise.EMBED_TOKENS: embed_tokens,
+        Elementwise.SCATTER_VISUAL: scatter_visual,
+        Elementwise.GATHER: gather,
+        Elementwise.IMPORTANCE: importance,
     }
 
 
-def _vision_work(spec: ModelSpec, images: int) -> dict[str, Make]:
-    tower, tokens = spec.square_tower, spec.vision.tokens
+def _vision_work(spec: ModelSpec, images: int) -> dict[Elementwise, Make]:
+    tower, tokens = spec.vision, spec.vision.tokens
     hidden, inner = tower.hidden_size, tower.intermediate_size
 
     def stream(pool: Pool) -> Tensor:
-        """Hidden states lie as the patch embedding leaves them, token by token within a channel."""
+        """Hidden states as they lie between the layers of the tower."""
+        if not tower.channel_major:
+            return pool.activations(images, tokens, hidden)
         return pool.activations(images, hidden, tokens).transpose(1, 2)
 
     def layer_norm(pool: Pool) -> Work:
@@ -195,22 +200,22 @@ def _vision_work(spec: ModelSpec, images: int) -> dict[str, Make]:
         return lambda: x + y
 
     def bilinear(pool: Pool) -> Work:
-        sides = SimpleNamespace(image_size=tower.image_size, patch_size=tower.patch_size)
+        sides = SimpleNamespace(image_size=spec.square_side, patch_size=tower.patch_size)
         model: Any = SimpleNamespace(config=SimpleNamespace(vision_config=sides))
         x = pool.activations(images, spec.image_tokens, spec.text.hidden_size)
         return lambda: LlavaOnevisionModel.apply_pooling(model, x)
 
     return {
-        "layer_norm": layer_norm,
-        "position_embedding": position_embedding,
-        "activation": activation,
-        "gelu": gelu,
-        "tower_add": tower_add,
-        "bilinear": bilinear,
+        Elementwise.LAYER_NORM: layer_norm,
+        Elementwise.POSITION_EMBEDDING: position_embedding,
+        Elementwise.ACTIVATION: activation,
+        Elementwise.GELU: gelu,
+        Elementwise.TOWER_ADD: tower_add,
+        Elementwise.BILINEAR: bilinear,
     }
 
 
-def _merge_work(images: int, before: int, hidden: int) -> dict[str, Make]:
+def _merge_work(images: int, before: int, hidden: int) -> dict[Elementwise, Make]:
     odd = before // 2
 
     def normalise(pool: Pool) -> Work:
@@ -232,4 +237,8 @@ def _merge_work(images: int, before: int, hidden: int) -> dict[str, Make]:
         plan = match_tokens(x, odd)
         return lambda: plan.merge(x)
 
-    return {"normalise": normalise, "best": best, "average": average}
+    return {
+        Elementwise.NORMALISE: normalise,
+        Elementwise.BEST: best,
+        Elementwise.AVERAGE: average,
+    }

@@ -16,7 +16,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aim_cost.files import write_atomically
 from aim_cost.models.model import ModelSpec
-from aim_cost.models.vision_spec import QwenVisionSpec
 from aim_cost.models.workload import Workload
 from aim_cost.render import console
 from aim_cost.timing.fit.table import table_name
@@ -89,7 +88,7 @@ def microbench(
         raise MeasurementError(
             "device", expected="cuda or cpu", got=device.type, fix="Choose one of them."
         )
-    if isinstance(spec.vision, QwenVisionSpec):
+    if spec.vision.any_size:
         raise MeasurementError(
             f"model {spec.name}",
             expected="a model with a SigLIP or CLIP tower",

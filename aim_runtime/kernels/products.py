@@ -72,8 +72,8 @@ def _linear(m: int, n: int, k: int, biased: bool, scratch: int, width: int) -> C
 
 def _patch_embedding(spec: ModelSpec, images: int, width: int) -> Case:
     """The product of patches and filters runs as a convolution."""
-    vision = spec.square_tower
-    channels, patch, size = vision.num_channels, vision.patch_size, vision.image_size
+    vision = spec.vision
+    channels, patch, size = vision.num_channels, vision.patch_size, spec.square_side
 
     def make(pool: Pool) -> Work:
         pixels = pool.activations(images, channels, size, size)

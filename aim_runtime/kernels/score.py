@@ -1,7 +1,8 @@
 """The fused importance score at the dims of a model, and at those of other decoders."""
 
 from aim_cost.models.model import ModelSpec
-from aim_cost.ops.reduction import FUSED_IMPORTANCE, IMPORTANCE_ITERATIONS
+from aim_cost.ops.formulas import IMPORTANCE_ITERATIONS
+from aim_cost.ops.kind import FusedImportance
 from aim_runtime.kernels.case import Case, Pool, Work
 from aim_runtime.kernels.products import DECODERS
 from aim_runtime.kernels.sizes import Sizes, every_other
@@ -31,7 +32,7 @@ def _score(tokens: int, heads: int, key_value_heads: int, head_dim: int, width: 
     row = {"sequence_length": tokens, "batch_size": 1, "num_heads": heads}
     passes = IMPORTANCE_ITERATIONS + 1
     return Case(
-        table=FUSED_IMPORTANCE,
+        table=FusedImportance.label,
         row={**row, "num_key_value_heads": key_value_heads, "head_dim": head_dim},
         # it takes several times as long as its products alone would
         flops=4 * passes * heads * tokens**2 * head_dim,

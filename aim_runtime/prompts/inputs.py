@@ -88,7 +88,7 @@ def _same_video(loaded: Loaded, workload: Workload, video: np.ndarray) -> torch.
             got=len(video),
             fix="Sample as many frames as the workload has.",
         )
-    pixels = pixel_values(video, loaded.spec.square_tower.image_size, _MEAN_STD, _MEAN_STD)
+    pixels = pixel_values(video, loaded.spec.square_side, _MEAN_STD, _MEAN_STD)
     return pixels.repeat(workload.batch, 1, 1, 1, 1)
 
 
@@ -109,7 +109,7 @@ def question_inputs(loaded: Loaded, video: np.ndarray, question: str) -> tuple[I
     )
     middle = torch.full((1, placeholders), loaded.config.video_token_id)
     ids = torch.cat([before, middle, after], dim=1).to(loaded.device)
-    pixels = pixel_values(video, loaded.spec.square_tower.image_size, mean, std)
+    pixels = pixel_values(video, loaded.spec.square_side, mean, std)
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from aim_cost.models.image_rule import Anyres
 from aim_cost.models.model import ModelSpec
-from aim_cost.models.vision_spec import FrameSize, QwenVisionSpec
+from aim_cost.models.vision_spec import FrameSize
 from aim_cost.models.workload import Workload
 from aim_runtime.errors import InputError
 
@@ -21,9 +21,9 @@ def random_pixels(spec: ModelSpec, workload: Workload, generator: Generator) -> 
     Returns: on the CPU, float32; the pixels are never zeros.
     Raises: InputError where a model takes no such images.
     """
-    if isinstance(spec.vision, QwenVisionSpec):
-        return _patches(spec.vision, spec, workload, generator)
-    side, channels = spec.vision.image_size, spec.vision.num_channels
+    if spec.vision.any_size:
+        return _patches(spec, workload, generator)
+    side, channels = spec.square_side, spec.vision.num_channels
     if workload.frames is not None:
         clips = (workload.batch, workload.frames, channels, side, side)
         return {"pixel_values_videos": _normal(clips, generator)}
@@ -62,10 +62,9 @@ def _crops(spec: ModelSpec, workload: Workload, generator: Generator) -> Inputs:
     return found
 
 
-def _patches(
-    vision: QwenVisionSpec, spec: ModelSpec, workload: Workload, generator: Generator
-) -> Inputs:
+def _patches(spec: ModelSpec, workload: Workload, generator: Generator) -> Inputs:
     """Rows of patches, and the grid of each image or video: times, rows, columns."""
+    vision = spec.vision
 
     def grid(size: FrameSize, times: int) -> list[int]:
         return [times, *(side // vision.patch_size for side in size)]
@@ -80,10 +79,9 @@ def _patches(
         if workload.frames is not None:
             kind, suffix, grids = "video", "_videos", [grid(size, groups)]
     grids *= workload.batch
-    width = vision.num_channels * vision.temporal_patch_size * vision.patch_size**2
     rows = sum(map(math.prod, grids))
     return {
-        f"pixel_values{suffix}": _normal((rows, width), generator),
+        f"pixel_values{suffix}": _normal((rows, vision.patch_elements), generator),
         f"{kind}_grid_thw": torch.tensor(grids),
     }
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aim_cost.ops import formulas
-from aim_cost.ops.reduction import IMPORTANCE_ITERATIONS
+from aim_cost.ops.formulas import IMPORTANCE_ITERATIONS
 
 ITERATIONS = IMPORTANCE_ITERATIONS
 TEMPERATURE = 0.1

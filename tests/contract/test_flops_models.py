@@ -21,6 +21,7 @@ from aim_cost import (
     model_parameters,
     preset_config,
 )
+from aim_cost.ops.kind import EncoderAttention
 
 H100 = load_hardware("h100-sxm")
 CLASSES = {
@@ -131,7 +132,7 @@ def test_a_qwen_attention_runs_once_a_segment(name, monkeypatch):
     workload = Workload(9, frames=3, frame_size=(196, 280))
     counted(lambda: qwen_features(on_meta(name), workload))
     tower = predicted(name, workload).graph.phase("vision.tower")
-    own = [op.shape["tokens"] for op in tower if op.name == "attention"]
+    own = [op.kind.tokens for op in tower if isinstance(op.kind, EncoderAttention)]
     assert sorted(calls) == sorted(own)
 
 

@@ -16,6 +16,7 @@ from aim_cost import (
 )
 from aim_cost.conventions.convention import CONVENTIONS
 from aim_cost.errors import SpecError
+from aim_cost.ops.kind import RowAttention
 from aim_cost.schedules.prune import Prune
 from aim_cost.sweeps.closed_forms import B as BATCH
 from aim_cost.sweeps.closed_forms import closed_form, function, n, text_values
@@ -48,10 +49,10 @@ def test_the_ops_of_the_other_layers_are_the_same():
     assert [op for op in whole if op.layer != 27 and op.name not in ("final_norm",)] == [
         op for op in needed if op.layer != 27 and op.name not in ("final_norm",)
     ]
-    sizes = {op.name: op.shape for op in needed if op.layer == 27 and op.phase == "llm.layers"}
-    assert sizes["k_proj"]["m"] == sizes["v_proj"]["m"] == 100
-    assert {sizes[name]["m"] for name in ("q_proj", "o_proj", "gate_proj", "down_proj")} == {1}
-    assert (sizes["attention"]["queries"], sizes["attention"]["tokens"]) == (1, 100)
+    kinds = {op.name: op.kind for op in needed if op.layer == 27 and op.phase == "llm.layers"}
+    assert kinds["k_proj"].m == kinds["v_proj"].m == 100
+    assert {kinds[name].m for name in ("q_proj", "o_proj", "gate_proj", "down_proj")} == {1}
+    assert kinds["attention"] == RowAttention(tokens=100, queries=1)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -66,7 +67,7 @@ def test_one_query_is_bound_by_memory(attention, mode):
     ratio = (whole.ttft_s - needed.ttft_s) / whole.time("llm").time_s
     assert 0.01 < ratio < 0.1
     if attention == "sdpa" and mode != "ideal":
-        (op,) = (op for op in needed.graph if "queries" in op.shape)
+        (op,) = (op for op in needed.graph if isinstance(op.kind, RowAttention))
         found = needed.time_model.model.time(op)
         read_s = op.bytes / H100.memory_bandwidth_bytes_per_s
         assert read_s < found.low_s < found.time_s < found.high_s < 10 * read_s

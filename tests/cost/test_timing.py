@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from aim_cost import load_hardware
 from aim_cost.errors import ProfileError, SpecError
 from aim_cost.ops.kernels import Kernels
+from aim_cost.ops.kind import BatchedProduct, CausalAttention, Elementwise, EncoderAttention
 from aim_cost.ops.op import Op
 from aim_cost.timing import Calibration, OpTimeModel, calibration_names, load_calibration
 from aim_cost.timing.fit.table import load_kernels, load_table
@@ -31,8 +32,9 @@ def gemm(m, n, k):
     return Kernels("llm.layers", 2).linear("q_proj", m, k, n)
 
 
-def attention(tokens, batch, heads, group, head_dim, phase="llm.layers"):
-    return Kernels(phase, 2).attention("sdpa", batch, tokens, heads * group, heads, head_dim)[0]
+def attention(tokens, batch, heads, group, head_dim, kind=CausalAttention):
+    sizes = (batch, tokens, heads * group, heads, head_dim)
+    return Kernels("llm.layers", 2).attention("sdpa", kind, *sizes)[0]
 
 
 def test_every_kernel_table_has_a_shipped_calibration():
@@ -76,14 +78,14 @@ def test_gemm_time_never_falls_along_every_row_count(name):
     st.integers(1, 32),
     st.sampled_from([1, 2, 4, 7]),
     st.sampled_from([64, 72, 80, 128]),
-    st.sampled_from(["llm.layers", "vision.tower"]),
+    st.sampled_from([CausalAttention, EncoderAttention]),
 )
 def test_attention_time_never_falls_as_tokens_grow(
-    name, few, many, batch, heads, group, head_dim, phase
+    name, few, many, batch, heads, group, head_dim, kind
 ):
     low, high = sorted((few, many))
     fewer, more = (
-        MODELS[name].time(attention(tokens, batch, heads, group, head_dim, phase)).time_s
+        MODELS[name].time(attention(tokens, batch, heads, group, head_dim, kind)).time_s
         for tokens in (low, high)
     )
     assert fewer <= more * (1 + 1e-9)
@@ -137,11 +139,11 @@ def test_arrays_and_lists_of_ops_give_what_single_ops_give():
     ops = [gemm(int(m), 3584, 18944) for m in rows.ravel()]
     make = Kernels("llm.layers", 2)
     ops += [
-        make.elementwise("input_norm", 10**6, 10**6),
-        *make.attention("eager", 1, 500, 14, 2, 64),
-        attention(729, 32, 16, 1, 72, "vision.tower"),
+        make.elementwise("input_norm", Elementwise.RMS_NORM, 10**6, 10**6),
+        *make.attention("eager", CausalAttention, 1, 500, 14, 2, 64),
+        attention(729, 32, 16, 1, 72, EncoderAttention),
         attention(729, 1, 4, 7, 128),
-        Op("match_0", "merge", 10**9, 10**6, 10**6, {"batch": 8, "m": 98, "n": 98, "k": 3584}),
+        Op("match_0", "merge", 10**9, 10**6, 10**6, BatchedProduct(8, 98, 98, 3584)),
     ]
     together = model.times(ops)
     for place, op in enumerate(ops):
@@ -153,10 +155,12 @@ def test_arrays_and_lists_of_ops_give_what_single_ops_give():
 
 def test_what_no_table_holds_is_flagged_and_has_a_wider_band():
     a100 = MODELS["a100-sxm4-80gb"]
-    vision = a100.time(attention(729, 32, 16, 1, 72, "vision.tower"))
+    vision = a100.time(attention(729, 32, 16, 1, 72, EncoderAttention))
     assert vision.extrapolated  # there is no encoder table of an A100
     assert vision.high_s / vision.low_s > np.exp(2 * 0.33)
-    batched = a100.time(Kernels("llm.layers", 2).attention("eager", 1, 1024, 32, 32, 128)[0])
+    batched = a100.time(
+        Kernels("llm.layers", 2).attention("eager", CausalAttention, 1, 1024, 32, 32, 128)[0]
+    )
     assert batched.extrapolated
 
 
@@ -181,7 +185,10 @@ def test_a_calibration_on_another_device_is_inherited_with_a_wider_band():
 def test_eager_execution_pays_for_kernels_and_host():
     calibration = load_calibration("h100-sxm")
     make = Kernels("llm.layers", 2)
-    ops = [make.elementwise("input_norm", 10**6, 10**6), gemm(128, 1024, 1024)]
+    ops = [
+        make.elementwise("input_norm", Elementwise.RMS_NORM, 10**6, 10**6),
+        gemm(128, 1024, 1024),
+    ]
     eager, graph, fused = (
         OpTimeModel.from_calibration(calibration, execution=name)
         for name in ("eager", "cuda-graph", "fused")

@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aim_cost import Execution, HardwareProfile, Schedule, Workload, load_model_spec
-from aim_cost.conventions.executed import build_executed
+from aim_cost import HardwareProfile
 from aim_cost.devices.hardware import Peak, Quantity
 from aim_cost.errors import ProfileError
 from aim_cost.ops.formulas import IMPORTANCE_ROWS
 from aim_cost.ops.kernels import Kernels
+from aim_cost.ops.kind import Elementwise, Importance
 from aim_cost.ops.op import Op
 from aim_cost.timing import Calibration, OpTimeModel
-from aim_cost.timing.elementwise import MEASURED_KINDS, default_eager, general_kind, measured_kind
+from aim_cost.timing.elementwise import default_eager, figures_of
 from aim_cost.timing.fit.calibrate import fit_calibration
 from aim_cost.timing.fit.elementwise import fit_eager
 from aim_cost.timing.fit.table import load_dispatch, load_elementwise
@@ -145,8 +145,8 @@ def prices(tmp_path_factory):
 
 
 def test_an_op_is_priced_by_its_own_kind_else_by_the_general_one(prices):
-    silu = Kernels("llm.layers", 2).elementwise("silu", 10**6, 10**6)
-    gelu = Kernels("llm.layers", 2).elementwise("gelu", 10**6, 10**6)
+    silu = Kernels("llm.layers", 2).elementwise("silu", Elementwise.SILU, 10**6, 10**6)
+    gelu = Kernels("llm.layers", 2).elementwise("gelu", Elementwise.GELU, 10**6, 10**6)
     assert prices.time(silu).time_s == pytest.approx(4e-5 + 4e6 / (0.2 * BYTES_PER_S), rel=0.02)
     default = default_eager()[0]["activation"]
     rate = default.efficiency * BYTES_PER_S
@@ -154,9 +154,9 @@ def test_an_op_is_priced_by_its_own_kind_else_by_the_general_one(prices):
 
 
 def test_each_part_of_an_op_starts_anew(prices):
-    shape = {"batch": 1, "tokens": 14 * IMPORTANCE_ROWS, "heads": 14, "head_dim": 64}
-    score = Op("importance", "importance", 0, 10**6, 10**6, shape, 0)
-    fewer = replace(score, shape={**shape, "tokens": IMPORTANCE_ROWS + 1})
+    kind = Importance(tokens=14 * IMPORTANCE_ROWS, batch=1, heads=14, head_dim=64)
+    score = Op("importance", "importance", 0, 10**6, 10**6, kind, 0)
+    fewer = replace(score, kind=replace(kind, tokens=IMPORTANCE_ROWS + 1))
     gap = prices.time(score).time_s - prices.time(fewer).time_s
     dispatch = prices.calibration.dispatch
     launches = dispatch.launch_s.value - dispatch.graph_launch_s.value
@@ -165,21 +165,7 @@ def test_each_part_of_an_op_starts_anew(prices):
     assert prices.kernels(score) == 7 * prices.kernels(fewer) == 14 * kernels
 
 
-def test_hidden_states_of_a_tower_are_added_apart_from_those_of_a_decoder():
-    def kind(phase):
-        return measured_kind(Kernels(phase, 2).elementwise("mlp_add", 2, 1))
-
-    assert (kind("vision.tower"), kind("llm.layers")) == ("tower_add", "add")
-
-
-def test_every_op_has_a_kind_and_every_kind_a_default():
-    spec = load_model_spec("llava-onevision-qwen2-0.5b")
-    workload, schedule = (
-        Workload(text_tokens=20, frames=2),
-        Schedule.parse("merge 0.25, prune linear:1:3"),
-    )
-    trace = schedule.resolve(spec, workload)
-    ops = build_executed(spec, workload, trace, Execution(attention="eager"))
-    kinds = {measured_kind(op) for op in ops if not op.flops or op.name == "importance"}
-    assert kinds <= {*MEASURED_KINDS}
-    assert {general_kind(kind) for kind in MEASURED_KINDS} == {*default_eager()[0]}
+def test_every_kind_has_a_default():
+    defaults = default_eager()[0]
+    assert {kind.general for kind in Elementwise} == set(defaults)
+    assert all(figures_of(defaults, kind) is defaults[kind.general] for kind in Elementwise)

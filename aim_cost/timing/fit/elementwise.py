@@ -5,13 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aim_cost.timing.elementwise import (
-    Dispatch,
-    Elementwise,
-    Ranged,
-    default_eager,
-    general_kind,
-)
+from aim_cost.ops.kind import Elementwise
+from aim_cost.timing.elementwise import Dispatch, KernelFigures, Ranged, default_eager
 from aim_cost.timing.fit.kernels import robust_fit
 from aim_cost.timing.fit.table import load_dispatch, load_elementwise, table_path
 from aim_cost.timing.form import Array
@@ -23,7 +18,7 @@ _HELD = 0.01  # how strongly a fit is held where it starts, in rows: decides wha
 
 def fit_eager(
     folder: str | Path, gpu: str, bytes_per_s: float, dtype: str = "bfloat16"
-) -> tuple[dict[str, Elementwise], Dispatch]:
+) -> tuple[dict[Elementwise, KernelFigures], Dispatch]:
     """Elementwise and dispatch figures: fitted where a folder has their tables, else the defaults.
 
     Raises: ProfileError for a malformed table.
@@ -31,7 +26,7 @@ def fit_eager(
     elementwise, dispatch = default_eager()
     if (path := table_path(folder, gpu, "elementwise", dtype)) is not None:
         for kind, rows in load_elementwise(path).items():
-            default = elementwise[general_kind(kind)]
+            default = elementwise[kind.general]
             elementwise[kind] = _fitted(rows, default.kernels, bytes_per_s, path.name)
     if (path := table_path(folder, gpu, "dispatch", dtype)) is not None:
         source = f"measured: {path.name}"
@@ -44,7 +39,7 @@ def fit_eager(
 
 def _fitted(
     rows: tuple[Array, Array, Array], kernels: int, bytes_per_s: float, table: str
-) -> Elementwise:
+) -> KernelFigures:
     """Seconds = parts * start + bytes / (efficiency * bandwidth), by robust least squares of logs.
 
     The range of the efficiency holds the middle 90 % of the rows.
@@ -60,7 +55,7 @@ def _fitted(
     best = robust_fit(lambda x: np.log(seconds(x)), start, np.log(time_s), np.full(2, _HELD))
     ratio = time_s / seconds(best)
     efficiency = float(np.exp(best[1]))
-    return Elementwise(
+    return KernelFigures(
         kernels=kernels,
         traffic=1.0,
         efficiency=efficiency,

@@ -11,6 +11,7 @@ from aim_cost.devices.hardware import load_hardware
 from aim_cost.models.decoder import embedding_ops, layer_ops
 from aim_cost.models.model import TextSpec
 from aim_cost.ops.kernels import Kernels
+from aim_cost.ops.kind import Elementwise
 from aim_cost.ops.op import Op
 from aim_cost.timing.calibration import Calibration
 from aim_cost.timing.op_time import OpTimeModel
@@ -106,15 +107,19 @@ def _segments(
     hidden, rows = spec.hidden_size, batch * tokens
     if attention == "eager":  # torch.matmul copies q, k and v; the output is made contiguous
         copies = 4 * rows * hidden
-        layer.append(Kernels("llm.layers", _WIDTH_BYTES).elementwise("copies", copies, copies))
+        layer.append(
+            Kernels("llm.layers", _WIDTH_BYTES).elementwise(
+                "copies", Elementwise.COPY, copies, copies
+            )
+        )
     head = Kernels("llm.head", _WIDTH_BYTES)
     positions = rows if eager else batch
     logits = positions * spec.vocab_size
     tail = [
-        head.elementwise("final_norm", rows * hidden, rows * hidden),
+        head.elementwise("final_norm", Elementwise.RMS_NORM, rows * hidden, rows * hidden),
         head.linear("lm_head", positions, hidden, spec.vocab_size),
     ]
     if eager:
-        tail.append(head.elementwise("logits_to_float32", logits, 2 * logits))
+        tail.append(head.elementwise("logits_to_float32", Elementwise.COPY, logits, 2 * logits))
     start = embedding_ops(batch, tokens, hidden, _WIDTH_BYTES)[:1]
     return [(1, start), (spec.num_hidden_layers, layer), (1, tail)]

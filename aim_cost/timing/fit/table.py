@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from aim_cost.checks import one_of
 from aim_cost.errors import ProfileError
-from aim_cost.timing.elementwise import MEASURED_KINDS, Dispatch
+from aim_cost.ops.kind import Elementwise
+from aim_cost.timing.elementwise import Dispatch
 from aim_cost.timing.form import Array, Form, Index, Mask
 from aim_cost.timing.forms import FORMS
 
@@ -113,15 +114,15 @@ def load_table(path: str | Path, op: str) -> KernelTable:
     return KernelTable(form, dims, columns["latency_ms"] / 1e3, Path(path).name)
 
 
-def load_elementwise(path: str | Path) -> dict[str, tuple[Array, Array, Array]]:
+def load_elementwise(path: str | Path) -> dict[Elementwise, tuple[Array, Array, Array]]:
     """Read ``kind``, ``bytes``, ``parts`` and ``latency_ms``: bytes, parts and seconds by kind.
 
     Raises: ProfileError as ``load_table``, and for a kind that no op has.
     """
-    columns, kinds = _measured(path, ("bytes", "parts", "latency_ms"), MEASURED_KINDS)
+    columns, kinds = _measured(path, ("bytes", "parts", "latency_ms"), sorted(Elementwise))
     size, parts, time_s = columns["bytes"], columns["parts"], columns["latency_ms"] / 1e3
     return {
-        kind: (size[kinds == kind], parts[kinds == kind], time_s[kinds == kind])
+        Elementwise(kind): (size[kinds == kind], parts[kinds == kind], time_s[kinds == kind])
         for kind in sorted({str(kind) for kind in kinds})
     }
 
