@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 
 from aim_cost.models.images import ImageGrid
+from aim_cost.models.workload import LastLayer
 from aim_cost.ops.op import GROUPS, OpGraph
 from aim_cost.render import table
 from aim_cost.timing.prefill_time import PhaseTime
@@ -68,7 +69,7 @@ def _size(result: "Estimate") -> str:
 def _last_layer(result: "Estimate") -> str:
     """What the last layer computes, where that is not what transformers does."""
     chosen = result.execution.last_layer
-    return "" if chosen == "all" else f", last layer as {chosen}"
+    return "" if chosen is LastLayer.ALL else f", last layer as {chosen}"
 
 
 _TIME_NOTES = {
