@@ -5,7 +5,7 @@ The public names are imported when they are first used: without torch only they 
 
 from typing import TYPE_CHECKING
 
-from aim_cost.lazy import lazy_names
+from aim_cost.imports import lazy_names
 
 if TYPE_CHECKING:
     from aim_runtime.errors import PatchError as PatchError

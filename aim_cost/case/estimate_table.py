@@ -14,7 +14,7 @@ from aim_cost.timing.prefill_time import PhaseTime
 from aim_cost.units import giga, milli, show, show_time, tera
 
 if TYPE_CHECKING:  # an estimate shows itself with this module
-    from aim_cost.case import Estimate
+    from aim_cost.case.case import Estimate
 
 
 def estimate_table(result: "Estimate") -> RenderableType:

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from aim_cost.case.estimate_table import estimate_table
+from aim_cost.case.memory import Memory, prefill_memory
 from aim_cost.conventions.convention import EXECUTED, Convention, get_convention
 from aim_cost.devices.hardware import HardwareProfile, load_hardware
-from aim_cost.estimate_table import estimate_table
-from aim_cost.memory import Memory, prefill_memory
 from aim_cost.models.model import ModelSpec, load_model_spec
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.ops.op import GROUPS, PHASES, OpGraph, in_phase
