@@ -9,7 +9,7 @@ from aim_cost.errors import SpecError
 LOCAL = "local"
 """Address of a cluster that is started on this machine for the length of one call."""
 
-_RETRIES = 20  # of a call whose worker died
+_RETRIES = 20  # attempts of a call whose worker died
 _ANSWER_S = 5.0
 _AHEAD = 2  # calls in flight for each core of the cluster
 
@@ -20,7 +20,7 @@ _Result = TypeVar("_Result")
 def spread(
     function: Callable[[_Item], _Result], items: Sequence[_Item], address: str | None = None
 ) -> Iterator[tuple[_Item, _Result]]:
-    """Yield each item with ``function(item)``, as they come to an end.
+    """Yield each item with ``function(item)``, in the order in which the calls end.
 
     Args:
         function: picklable, without side effects: a call whose worker dies is made again elsewhere.
@@ -44,7 +44,7 @@ def spread(
 def _on_workers(
     ray: Any, function: Callable[[_Item], _Result], items: Sequence[_Item]
 ) -> Iterator[tuple[_Item, _Result]]:
-    shared = ray.put(function)  # once for all workers: it may hold a large grid
+    shared = ray.put(function)  # sent once for all workers, since it may hold a large grid
 
     @ray.remote(max_retries=_RETRIES)  # type: ignore[untyped-decorator]
     def call(work: Callable[[_Item], _Result], item: _Item) -> _Result:

@@ -25,9 +25,9 @@ def write_sweep(grid: Grid, path: str | Path, address: str | None = None) -> Ite
     Args: address, of a Ray cluster whose workers price the chunks, as in ``spread``; they are
     written here.
 
-    Finished chunks lie in a folder beside it, ``<name>.parts``. When all are there they are joined
-    into the file, which then appears whole, and the folder goes. So an interrupted sweep keeps its
-    finished chunks, and the same call goes on with the next one.
+    Finished chunks are kept in a folder next to it, ``<name>.parts``. When all are there, they are
+    joined into the file, which appears in one step, and the folder is removed. So an interrupted
+    sweep keeps its finished chunks, and the same call goes on with the next one.
     Raises: SpecError for another suffix, a missing pyarrow, or the parts of another sweep.
     """
     target = Path(path)
@@ -52,7 +52,7 @@ def write_sweep(grid: Grid, path: str | Path, address: str | None = None) -> Ite
 
 
 def _claim(folder: Path, grid: Grid) -> None:
-    """Write what the parts belong to; raise where others are there: no finished work is lost."""
+    """Write which sweep the parts belong to. Raises: SpecError for parts of another sweep."""
     first_rows = chunk(grid, 0).head(100).to_csv()  # a calibration may have changed since
     mark = hashlib.sha256(f"{grid!r}\n{first_rows}".encode()).hexdigest()
     claim = folder / "sweep.sha256"

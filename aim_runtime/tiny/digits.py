@@ -1,4 +1,4 @@
-"""Real pixels: handwritten digits and photographs of scikit-learn, in three splits apart."""
+"""Handwritten digits and photographs from scikit-learn, in three disjoint splits."""
 
 from dataclasses import dataclass
 from functools import cache

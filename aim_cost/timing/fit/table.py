@@ -44,7 +44,7 @@ class KernelTable:
         return KernelTable(self.form, dims, self.time_s[keep], self.source)
 
     def shapes(self) -> Index:
-        """What folds are cut by, one number a row: (n, k) of a GEMM, the heads of attention."""
+        """One number for the shape of each row: (n, k) of a GEMM, the heads of attention."""
         fixed = self.dims[1:] if self.form.op == "gemm" else self.dims[2:]
         kinds: Index = np.unique(np.stack(fixed), axis=1, return_inverse=True)[1].ravel()
         return kinds
