@@ -1,5 +1,5 @@
 """A case (model, workload, device) and its estimate: what pricing one schedule gives."""
 
-from aim_cost.case.case import Case, Estimate, PhaseEstimate, estimate
+from aim_cost.case.case import Case, Estimate, estimate
 
-__all__ = ["Case", "Estimate", "PhaseEstimate", "estimate"]
+__all__ = ["Case", "Estimate", "estimate"]
