@@ -10,25 +10,18 @@ from aim_cost.errors import AimError
 
 
 def lazy_names(
-    package: str, homes: Mapping[str, str], *, fix: str = ""
+    package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` for the ``__init__`` of a package.
 
-    Args:
-        homes: the module of each name. A name whose module is ``package.name`` is that module.
-        fix: what an error adds where a module needs a library that is not installed.
+    Args: homes, the module of each name. A name whose module is ``package.name`` is that module.
+    ``__getattr__`` raises MissingLibraryError where the module needs a library that is absent.
     """
 
     def __getattr__(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        try:
-            module = import_module(homes[name])
-        except ModuleNotFoundError as error:
-            if not fix or error.name is None or error.name.partition(".")[0] == package:
-                raise
-            message = f"{package}.{name}: expected {error.name}, got none installed. {fix}"
-            raise ModuleNotFoundError(message, name=error.name) from error
+        module = import_optional(homes[name])
         value = module if homes[name] == f"{package}.{name}" else getattr(module, name)
         setattr(sys.modules[package], name, value)  # found without this function from now on
         return value
@@ -54,19 +47,25 @@ EXTRAS = {
 """The extra of each library, by the name that it is imported by."""
 
 
-class MissingLibraryError(AimError):
+class MissingLibraryError(AimError, ImportError):
     """A library that a call needs and that is not installed."""
 
 
-def import_optional(name: str) -> ModuleType:
-    """The library ``name``, one of EXTRAS. Raises: MissingLibraryError where it is absent."""
+def import_optional(name: str, *, otherwise: str = "") -> ModuleType:
+    """The module ``name``, a library of EXTRAS or a module that imports one.
+
+    Args: otherwise, what a user can do without the library, e.g. ``write a .csv``.
+    Raises: MissingLibraryError where a library of EXTRAS is absent.
+    """
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise missing_library(error) or error from error
+        raise missing_library(error, otherwise=otherwise) or error from error
 
 
-def missing_library(error: ModuleNotFoundError) -> MissingLibraryError | None:
+def missing_library(
+    error: ModuleNotFoundError, *, otherwise: str = ""
+) -> MissingLibraryError | None:
     """What to tell a user whose call met ``error``; None for a module that no extra brings.
 
     Libraries that import lazily raise an error of their own from the one that names the module.
@@ -80,9 +79,10 @@ def missing_library(error: ModuleNotFoundError) -> MissingLibraryError | None:
     name = next((name for name in reversed(names) if name in EXTRAS), None)
     if name is None:
         return None
+    ways_out = [f"Run pip install 'aim-efficiency[{EXTRAS[name]}]'", otherwise]
     return MissingLibraryError(
         f"import {name}",
         expected=f"{name} installed",
         got="no such module",
-        fix=f"Run pip install 'aim-efficiency[{EXTRAS[name]}]'.",
+        fix=f"{', or '.join(filter(None, ways_out))}.",
     )

@@ -34,6 +34,4 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 if not TYPE_CHECKING:  # a checker that saw __getattr__ would believe any name
-    __getattr__, __dir__ = lazy_names(
-        __name__, _HOMES, fix="Run pip install 'aim-efficiency[runtime]'."
-    )
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES)
