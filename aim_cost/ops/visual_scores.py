@@ -18,7 +18,7 @@ from aim_cost.ops.scores import Score, by_name
 class VisualScore(Score):
     """A way to rank visual tokens before the LLM; ``ops`` takes a VisualSize.
 
-    Args: across_sizes, whether its cost knows all tokens together, no frames.
+    Args: across_sizes, whether its cost depends on all tokens together, not on frames.
     """
 
     across_sizes: bool = False

@@ -11,6 +11,7 @@ from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.schedules.language import Amount, Numbers, OneOf, Part, Word
 
 _ACROSS_SIZES = tuple(name for name, score in VISUAL_SCORES.items() if score.across_sizes)
+"""Scores whose cost depends on all tokens together, not on frames."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Select(Part):
     def kept(self, groups: int, tokens: int, others: Sequence[tuple[int, int]] = ()) -> int:
         """Tokens kept of ``groups`` frames of ``tokens`` each. Raises ScheduleError.
 
-        ``others``: smaller groups beside them, (groups, tokens of each); of each as many stay.
+        ``others``: further, smaller groups as (groups, tokens of each); as many tokens of each
+        stay.
         """
         if others:
             one_of(self.by, _ACROSS_SIZES, "select.by of an image of unequal tiles", ScheduleError)
