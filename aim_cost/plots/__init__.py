@@ -3,9 +3,7 @@
 Every file of this folder is imported, so a plot that one registers is known to ``aim-cost plot``.
 """
 
-from importlib import import_module
-from pkgutil import iter_modules
-
+from aim_cost.imports import import_files
 from aim_cost.plots.break_even import break_even, payoff
 from aim_cost.plots.pareto import pareto, pareto_front, pareto_points
 from aim_cost.plots.registry import PLOTS, Request, plot
@@ -30,5 +28,4 @@ __all__ = [
     "ttft",
 ]
 
-for _file in iter_modules(__path__):
-    import_module(f"{__name__}.{_file.name}")
+import_files(__name__, __path__)
