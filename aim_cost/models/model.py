@@ -173,7 +173,7 @@ class ModelSpec:
         has_projector = tower.output_size is None
         if has_projector:
             root.choice("projector_hidden_act", ACTIVATIONS)
-        return cls(
+        spec = cls(
             name=name or checkpoint or model_type,
             model_type=model_type,
             vision=tower,
@@ -186,6 +186,9 @@ class ModelSpec:
             projector_bias=not has_projector or root.flag("multimodal_projector_bias"),
             quantization=read_quantization(root, parts.vision, parts.text),
         )
+        if spec.quantization is not None:
+            spec.quantization.require_fit((*spec.vision_linears, *decoder.linears))
+        return spec
 
 
 def preset_names() -> list[str]:

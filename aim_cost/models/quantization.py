@@ -1,7 +1,7 @@
 """Quantization: how a quantised checkpoint holds its matrices, read from quantization_config.
 
 Bytes alone depend on it. Sources of the layouts: AutoAWQ's WQLinear_GEMM, AutoGPTQ's QuantLinear,
-bitsandbytes 0.49; of what is converted: the quantizers of transformers 5.24.
+bitsandbytes 0.50, where they were measured; of what is converted: transformers 5.24.
 """
 
 import re
@@ -12,12 +12,13 @@ from typing import ClassVar
 
 from aim_cost.checks import sequence
 from aim_cost.errors import SpecError
-from aim_cost.models.config import Section, bounded
+from aim_cost.models.config import MOST_SIZE, Section, bounded
 from aim_cost.models.linear import Linear
 
 _WAY_OUT = "Remove quantization_config to price the model in --dtype."
 _SCALE_BYTES = 2  # float16
 _INDEX_BYTES = 4  # int32
+_WORD_BITS = 32  # into which weights are packed
 _FLOAT32_BYTES = 4
 _BLOCK = 64  # weights that share a scale in bitsandbytes
 _NESTED_BLOCK = 256  # scales that share a scale of their own
@@ -45,6 +46,11 @@ class Quantization(ABC):
         """Whether ``linear`` is quantised."""
         return not any(_holds(path, name) for path in linear.paths for name in self.skipped)
 
+    def require_fit(self, linears: Iterable[Linear]) -> None:
+        """Raises: SpecError for one of ``linears`` that the method converts and cannot hold."""
+        for linear in filter(self.converts, linears):
+            self.matrix_bytes(linear)
+
     @abstractmethod
     def matrix_bytes(self, linear: Linear) -> int:
         """Bytes of the matrix of ``linear``, its bias left out. Raises: SpecError."""
@@ -61,8 +67,10 @@ class Awq(Quantization):
         return "AWQ, 4 bits"
 
     def matrix_bytes(self, linear: Linear) -> int:
-        groups = _groups(linear, self.group_size)
-        _require_packed(linear, linear.outputs, 4)
+        size = self.group_size or linear.inputs
+        _require_multiple(linear, linear.inputs, size, "group_size")
+        _require_multiple(linear, linear.outputs, _WORD_BITS // 4, "bits")
+        groups = linear.inputs // size
         return linear.weights // 2 + groups * (linear.outputs // 2 + _SCALE_BYTES * linear.outputs)
 
 
@@ -86,9 +94,9 @@ class Gptq(Quantization):
         return named and linear.paths[0].startswith("model.language_model.layers.")
 
     def matrix_bytes(self, linear: Linear) -> int:
-        groups = _groups(linear, self.group_size)
         for side in (linear.inputs, linear.outputs):
-            _require_packed(linear, side, self.bits)
+            _require_multiple(linear, side, _WORD_BITS, "bits")
+        groups = -(-linear.inputs // (self.group_size or linear.inputs))
         packed = self.bits * (linear.weights + groups * linear.outputs) // 8
         return packed + _SCALE_BYTES * groups * linear.outputs + _INDEX_BYTES * linear.inputs
 
@@ -129,13 +137,13 @@ class EightBit(Quantization):
 
 
 def read_quantization(root: Section, *others: Section) -> Quantization | None:
-    """The method of a whole config, None where it has none; ``others``: sections inside it.
+    """The method of a whole config, None where it has none; ``others``: its other sections.
 
     Raises: SpecError for a method or a layout that is not counted here.
     """
     for section in (root, *others):
         for name in ("quantization_config", "compression_config"):
-            nested = section is not root or name == "compression_config"
+            nested = section.name or name == "compression_config"
             if nested and section.values.get(name) is not None:
                 raise SpecError(
                     section.where(name),
@@ -228,7 +236,7 @@ def _group_size(config: Section) -> int | None:
     value = config.values.get("group_size")
     if isinstance(value, int) and value == -1:
         return None
-    return bounded(128 if value is None else value, config.where("group_size"), 2**20)
+    return bounded(128 if value is None else value, config.where("group_size"), MOST_SIZE)
 
 
 def _names(config: Section, key: str) -> tuple[str, ...]:
@@ -251,24 +259,12 @@ def _holds(path: str, name: str) -> bool:
     return f".{name}." in f".{path}."
 
 
-def _groups(linear: Linear, size: int | None) -> int:
-    if size is None:
-        return 1
-    if linear.inputs % size:
+def _require_multiple(linear: Linear, side: int, divisor: int, field: str) -> None:
+    """Raises: SpecError for a ``side`` of a matrix that does not fill groups or words."""
+    if side % divisor:
         raise SpecError(
-            "quantization_config.group_size",
-            expected=f"a divisor of the {linear.inputs} inputs of {linear.paths[0]}",
-            got=size,
-            fix="Name the part that is not quantised in modules_to_not_convert. " + _WAY_OUT,
-        )
-    return linear.inputs // size
-
-
-def _require_packed(linear: Linear, side: int, bits: int) -> None:
-    if side * bits % 32:
-        raise SpecError(
-            "quantization_config.bits",
-            expected=f"sides of {linear.paths[0]} that fill words of 32 bits",
-            got=f"{side} x {bits} bits",
-            fix="Name the part that is not quantised in modules_to_not_convert. " + _WAY_OUT,
+            f"quantization_config.{field}",
+            expected=f"a multiple of {divisor} as the side of {linear.paths[0]}",
+            got=side,
+            fix=f"Name what is not quantised in modules_to_not_convert. {_WAY_OUT}",
         )
