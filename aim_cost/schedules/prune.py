@@ -85,6 +85,13 @@ class Prune(Part):
                 self._check_falling(name)
         one_of(self.importance, LAYER_SCORES, "prune.importance", ScheduleError)
         one_of(self.drop_point, DROP_POINTS, "prune.drop_point", ScheduleError)
+        if self.drop_point == "after_attention" and LAYER_SCORES[self.importance].whole_layer:
+            raise ScheduleError(
+                "prune.drop_point",
+                expected=f"layer with {self.importance}, which ranks by what leaves the layer",
+                got=self.drop_point,
+                fix="Leave it out, or take another score.",
+            )
         whole(self.inject_at, "prune.inject_at", ScheduleError, at_least=0)
 
     def _check_linear(self) -> None:

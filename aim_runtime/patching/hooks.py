@@ -244,7 +244,12 @@ class Hooks:
             inputs = self._axes.look_up(inputs, prompt, unmerged_places(prompt, encoded))
         counts = {n: c for one in encoded.values() for n, c in one.counts.items()}
         self._prefill = Prefill(
-            self._plans(prompt), prompt, counts, device=x.device, recorder=self._recorder
+            self._plans(prompt),
+            prompt,
+            counts,
+            decoder=self._decoder,
+            device=x.device,
+            recorder=self._recorder,
         )
         return (), inputs
 
