@@ -155,7 +155,7 @@ def _rater_rows(size: LayerSize) -> list[Op]:
     """Rows of the text tokens; once, how visual tokens share themselves among these."""
     text, rows = size.text, size.text_tokens
     heads, head_dim, batch = text.num_attention_heads, text.head_dim, size.batch
-    raters = []
+    make, raters = Kernels("importance", size.width, size.layer), []
     if size.first:
         # x[B, n, H] @ t[B, T, H]^T -> [B, n, T]
         prompt, hidden = size.prompt_tokens, text.hidden_size
@@ -168,13 +168,20 @@ def _rater_rows(size: LayerSize) -> list[Op]:
                 size.width * batch * prompt * rows,
                 BatchedProduct(batch, prompt, rows, hidden),
                 size.layer,
-            )
+            ),
+            make.elementwise("shares", Elementwise.SOFTMAX, batch * prompt * rows, batch * rows),
         ]
     # q[B, h, T, d] @ k[B, h, n, d]^T -> [B, h, T, n]
     flops = formulas.attention_scores_flops(batch, heads, rows, size.tokens, head_dim)
     reads = batch * (rows * text.query_dim + size.tokens * text.key_value_dim)
     kind = BatchedProduct(batch * heads, rows, size.tokens, head_dim)
-    return [*raters, *_op(size, flops, reads, batch * heads * rows * size.tokens, kind)]
+    scores = batch * heads * rows * size.tokens
+    return [
+        *raters,
+        *_op(size, flops, reads, scores, kind),
+        make.elementwise("score_softmax", Elementwise.SOFTMAX, scores, scores),
+        make.elementwise("mean", Elementwise.REDUCTION, scores, batch * size.tokens),
+    ]
 
 
 def _pivots(size: LayerSize) -> list[Op]:

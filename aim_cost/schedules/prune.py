@@ -168,6 +168,15 @@ class Prune(Part):
             )
         return kept
 
+    @property
+    def ranks(self) -> bool:
+        """Whether tokens may be ranked: False where no layer can keep some and drop others."""
+        if self.linear is not None:
+            return self.linear[1] - self.linear[0] > 1
+        if self.ratios is not None:
+            return any(0 < ratio < 1 for ratio in self.ratios)
+        return any(self.tokens or ())
+
     def ratio_after_layer(self, layers: int) -> tuple[float, ...]:
         """The retention ratio after each of ``layers`` layers.
 
