@@ -148,6 +148,7 @@ class StaticPrefill:
             self._plans,
             self._prompt,
             self._merge_tokens,
+            decoder=loaded.model.model.language_model,
             device=loaded.device,
             recorder=NULL_RECORDER,
         )

@@ -124,7 +124,15 @@ class TokenDropping:
         inputs = self._positions.of_prefill(inputs, prompt, encoded)
         counts = {n: c for one in encoded.values() for n, c in one.counts.items()}
         plans = self._plans(prompt)
-        return Prefill(plans, prompt, counts, device=x.device, recorder=self._recorder), inputs
+        prefill = Prefill(
+            plans,
+            prompt,
+            counts,
+            decoder=self._decoder,
+            device=x.device,
+            recorder=self._recorder,
+        )
+        return prefill, inputs
 
     def _plans(self, prompt: Prompt) -> list[TokenTrace]:
         """What the schedule makes of each row; text alone is not reduced."""
