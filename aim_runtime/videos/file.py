@@ -15,7 +15,9 @@ def existing_file(given: str | Path) -> Path:
     """The path of a file that may hold a video. Raises: InputError."""
 
     def refuse(got: str, fix: str) -> InputError:
-        return InputError(f"video {given}", expected="a video file", got=got, fix=fix)
+        return InputError(
+            f"video {given}", expected="a video file that can be decoded", got=got, fix=fix
+        )
 
     if not isinstance(given, str | os.PathLike):
         raise refuse(type(given).__name__, "Give the path of a file.")
@@ -54,6 +56,6 @@ def damaged(where: str, got: str) -> InputError:
         where,
         expected="a whole video",
         got=got,
-        fix="Copy or download it again; or take what comes before the damage (damaged=True, "
-        "--damaged).",
+        fix="Copy or download it again, or mend it: ffmpeg -i FILE out.mp4; or take what comes "
+        "before the damage (damaged=True, --damaged).",
     )

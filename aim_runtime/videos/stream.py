@@ -12,6 +12,7 @@ import numpy as np
 from aim_cost.imports import import_optional
 from aim_runtime.errors import InputError
 from aim_runtime.videos.album import Album
+from aim_runtime.videos.choice import video_index
 from aim_runtime.videos.file import damaged, require_whole
 from aim_runtime.videos.limits import Limits
 from aim_runtime.videos.packets import Packets, Target
@@ -20,11 +21,6 @@ from aim_runtime.videos.timeline import Timeline
 
 Progress = Callable[[int, int], None]
 
-_NOT_VIDEOS = {
-    **dict.fromkeys(("tty", "bin", "xbin", "adf", "idf"), "text art"),
-    **dict.fromkeys(("hls", "concat", "dash", "sdp", "rtsp"), "a list of files"),
-    **dict.fromkeys(("image2", "gif", "apng", "webp"), "a picture that Pillow cannot read"),
-}
 _WHOLE = (0, 1)
 """Kinds of pictures that need no other: unsaid, I."""
 _SOUGHT_BY_SHOWN = ("matroska,webm",)  # others look for the time of decoding
@@ -60,8 +56,11 @@ class VideoStream:
         self._av = import_optional("av")
         self._path, self._where, self._limits = path, where, limits
         self._takes_damaged, self._progress = takes_damaged, progress
+        self._may_seek = not takes_damaged  # what is damaged shows when everything is decoded
         if not takes_damaged:
             require_whole(path, where)
+        with self._container() as container:
+            self._index = video_index(container, where)
         with self._open() as opened:
             self._unit = opened.stream.time_base
             self._packets = Packets.of_stream(self._bounded(self._whole_packets(opened)))
@@ -77,7 +76,7 @@ class VideoStream:
 
         It seeks where that is shorter and lands exactly, and decodes everything otherwise.
         """
-        targets = [] if self._takes_damaged else self._packets.targets(numbers)
+        targets = self._packets.targets(numbers) if self._may_seek else []
         if self._packets.seeking_pays(targets):
             frames = self._by_seeking(numbers, targets)
             if frames is not None:
@@ -94,7 +93,9 @@ class VideoStream:
                 stamps.append(frame.pts)
                 self._limits.require_frames(len(stamps), self._where)
                 self._tell(len(stamps), len(self._packets))
-        return album.frames, Timeline(tuple(stamps), self._unit)
+        timeline = Timeline(tuple(stamps), self._unit)
+        self._may_seek = self._may_seek and timeline == self.timeline()
+        return album.frames, timeline
 
     def _by_seeking(self, numbers: Sequence[int], targets: Sequence[Target]) -> np.ndarray | None:
         """The frames, or None where the file cannot be sought exactly."""
@@ -196,45 +197,27 @@ class VideoStream:
 
     @contextmanager
     def _open(self) -> Iterator[Opened]:
-        """Raises: InputError for a file without a video; av.FFmpegError, OSError."""
-        bound = {"max_pixels": str(self._limits.frame_pixels)}
-        with self._av.open(
-            f"file:{self._path.absolute()}",  # a name such as a:b.mp4 is no protocol
-            metadata_errors="ignore",
-            options=bound,
-            container_options={"protocol_whitelist": "file"},
-        ) as container:
-            stream = self._best_stream(container)
+        """Raises: InputError over the limits; av.FFmpegError, OSError."""
+        with self._container() as container:
+            stream = container.streams[self._index]
             self._limits.require_size(stream.width, stream.height, self._where)
             decoder = self._decoder(stream)
-            decoder.options = bound
+            decoder.options = self._bound
             decoder.thread_type = "AUTO"
             yield Opened(container, stream, decoder)
 
-    def _best_stream(self, container: Any) -> Any:
-        """The default video, else the largest, else the first; never a cover or a tile."""
-        got = _NOT_VIDEOS.get(container.format.name)
-        if got is None and container.format.name.endswith("_pipe"):
-            got = "a picture that Pillow cannot read"
-        kind = self._av.stream.Disposition
-        other = kind.attached_pic | kind.timed_thumbnails | kind.dependent
-        videos = [s for s in container.streams.video if not s.disposition & other]
-        if got is not None or not videos:
-            raise InputError(
-                self._where,
-                expected="a video stream",
-                got=got or "none",
-                fix="Give a video, not a sound, with or without a cover, a list or a text.",
-            )
-        known = [stream for stream in videos if stream.codec_context is not None]
-        if not known:
-            raise InputError(
-                self._where,
-                expected="a video that this PyAV can decode",
-                got="a codec that it lacks",
-                fix="Convert it: ffmpeg -i FILE out.mp4.",
-            )
-        return max(known, key=lambda s: (bool(s.disposition & kind.default), s.width * s.height))
+    def _container(self) -> Any:
+        return self._av.open(
+            f"file:{self._path.absolute()}",  # a name such as a:b.mp4 is no protocol
+            metadata_errors="ignore",
+            options=self._bound,
+            container_options={"protocol_whitelist": "file"},
+        )
+
+    @property
+    def _bound(self) -> dict[str, str]:
+        """Options by which decoders refuse larger frames."""
+        return {"max_pixels": str(self._limits.frame_pixels)}
 
     def _decoder(self, stream: Any) -> Any:
         """The stream's own, unless it would leave out the transparency."""

@@ -36,17 +36,15 @@ class Timeline:
     def spread(self, n: int) -> Sequence[int]:
         """The numbers of ``n`` frames at even distances in time, the first and the last among them.
 
-        Of each time the frame nearest to it, of two equally near the one of even number. All
-        frames where there are no more than ``n``. Without times the distances are even in number.
+        Of each time the frame nearest to it; all frames where there are no more than ``n``. Without
+        times, and where all frames stay equally long, the distances are even in number.
         """
         count = len(self)
         if n >= count:
             return range(count)
         times = self.times_s
-        if times is None or times[0] == times[-1]:
+        if times is None or not np.diff(self.stamps, 2).any():
             return [int(index) for index in np.linspace(0, count - 1, n).round()]
         distinct, first = np.unique(times, return_index=True)
-        wanted = np.linspace(0, times[-1], n)
-        places = np.interp(wanted, distinct, np.arange(len(distinct)))
-        nearest = places.round(6).round().astype(int)  # a tie stays one despite the last digits
-        return [int(first[place]) for place in nearest]
+        places = np.interp(np.linspace(0, times[-1], n), distinct, np.arange(len(distinct)))
+        return [int(first[place]) for place in places.round().astype(int)]
