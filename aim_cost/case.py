@@ -19,6 +19,7 @@ from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.trace import TokenTrace
 from aim_cost.timing import Calibration, load_calibration
 from aim_cost.timing.prefill_time import PhaseTime, TimeModel, combine, time_model
+from aim_cost.timing.time_source import TimeSource
 
 _NO_REDUCTION = Schedule()
 
@@ -92,7 +93,7 @@ class PhaseEstimate:
     time_low_s: float
     time_high_s: float | None
     bound: str
-    source: str
+    source: TimeSource
     extrapolated: float
 
 

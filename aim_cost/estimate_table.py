@@ -71,14 +71,6 @@ def _last_layer(result: "Estimate") -> str:
     return "" if chosen == "all" else f", last layer as {chosen}"
 
 
-_TIME_NOTES = {
-    "datasheet": "Times are a roofline on datasheet peaks: a lower bound that no clock has seen.",
-    "measured": "Times are a roofline on measured ceilings: a lower bound.",
-    "calibrated": "Times come from a calibration of this device (aim-cost evaluate).",
-    "inherited": "Times come from the calibration of another device or width, hence the band.",
-}
-
-
 def _time_note(result: "Estimate") -> str:
     """Who says the times, and what they are not."""
     if result.convention.counts_macs:
@@ -86,7 +78,7 @@ def _time_note(result: "Estimate") -> str:
             "1 MAC = 2 FLOPs. The convention has no times: these are its FLOPs at the device's "
             "peak, a lower bound."
         )
-    return _TIME_NOTES[result.ttft.source]
+    return result.ttft.source.sentence
 
 
 def _counts(result: "Estimate", graph: OpGraph) -> tuple[str, str]:

@@ -20,7 +20,7 @@ def invoke(*arguments):
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     facts = stand_in.environment()
-    monkeypatch.setattr(stand_in, "environment", lambda: dict(facts))
+    monkeypatch.setattr(stand_in, "environment", lambda: facts)
 
 
 def test_a_rehearsal_runs_the_plan_and_a_second_call_goes_on(tmp_path):
