@@ -17,7 +17,7 @@ from aim_cost.errors import ProfileError
 DTYPES = ("float32", "tfloat32", "float16", "bfloat16", "float8", "int8")
 
 _WHOLE_UNITS = frozenset({"B", "count", "year", "FLOP"})
-_LIMIT = 1e21  # far above any device; also refuses infinities and integers too long for a float
+_LIMIT = 1e21  # far above any device; it also refuses infinities and integers too long for a float
 _LIST = "aim-cost hardware lists the known ones"
 
 
@@ -150,7 +150,7 @@ def load_hardware(name_or_path: str | Path) -> HardwareProfile:
 
 
 def find_hardware(device_name: str) -> HardwareProfile | None:
-    """The shipped profile of a device as its driver names it; None for an unknown one.
+    """The shipped profile of the device with this name in its driver; None for an unknown one.
 
     Raises: ProfileError where two profiles claim the name.
     """
@@ -185,7 +185,7 @@ def to_row(profile: HardwareProfile) -> dict[str, Any]:
 
 
 class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
-    """The safe loader, but a key that is written twice is an error."""
+    """The safe loader, which also refuses a key that is written twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):

@@ -5,7 +5,7 @@ from typing import ClassVar, TypeVar
 
 from aim_cost.checks import one_of, ratio, sequence, whole
 from aim_cost.errors import ScheduleError
-from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.ops.scores import LAYER_SCORES, LISTED_BY
 from aim_cost.schedules.language import Amount, Numbers, OneOf, Part, Word
 
 _DROP = {
@@ -19,7 +19,7 @@ _Number = TypeVar("_Number", int, float)
 
 @dataclass(frozen=True)
 class Prune(Part):
-    """How many visual tokens are left after each decoder layer; exactly one field says it.
+    """How many visual tokens are left after each decoder layer; exactly one field says how many.
 
     Args:
         linear: (l1, l2): all tokens up to layer l1 - 1, then ``1 - (l - l1 + 1) / (l2 - l1)``
@@ -69,7 +69,7 @@ class Prune(Part):
         Word(
             "score",
             "importance",
-            OneOf({name: score.summary for name, score in LAYER_SCORES.items()}),
+            OneOf({name: score.summary for name, score in LAYER_SCORES.items()}, LISTED_BY),
             "how the tokens are ranked",
         ),
         Word("drop", "drop_point", OneOf(_DROP), "where in a layer tokens leave"),

@@ -6,11 +6,12 @@ from typing import ClassVar
 
 from aim_cost.checks import one_of, ratio, whole
 from aim_cost.errors import ScheduleError
-from aim_cost.ops.scores import VISUAL_SCORES
+from aim_cost.ops.scores import LISTED_BY
+from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.schedules.language import Amount, Numbers, OneOf, Part, Word
 
-_ACROSS_SIZES = ("determinantal", "pairwise-cosine", "random", "uniform")
-"""Scores whose cost knows all tokens together, no frames."""
+_ACROSS_SIZES = tuple(name for name, score in VISUAL_SCORES.items() if score.across_sizes)
+"""Scores whose cost depends on all tokens together, not on frames."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Select(Part):
         Word(
             "score",
             "by",
-            OneOf({name: score.summary for name, score in VISUAL_SCORES.items()}),
+            OneOf({name: score.summary for name, score in VISUAL_SCORES.items()}, LISTED_BY),
             "how the tokens are ranked",
         ),
     )
@@ -67,7 +68,8 @@ class Select(Part):
     def kept(self, groups: int, tokens: int, others: Sequence[tuple[int, int]] = ()) -> int:
         """Tokens kept of ``groups`` frames of ``tokens`` each. Raises ScheduleError.
 
-        ``others``: smaller groups beside them, (groups, tokens of each); of each as many stay.
+        ``others``: further, smaller groups as (groups, tokens of each); as many tokens of each
+        stay.
         """
         if others:
             one_of(self.by, _ACROSS_SIZES, "select.by of an image of unequal tiles", ScheduleError)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aim_cost.case import Estimate
-from aim_cost.memory import prefill_memory
+from aim_cost.case.memory import prefill_memory
 from aim_cost.ops.op import GROUPS, PHASES
 from aim_cost.render import Row
 from aim_cost.timing.prefill_time import PhaseTime

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aim_cost.errors import ScheduleError
-from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES
+from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.papers.accuracy import published_accuracy
 from aim_cost.schedules.language import OneOf
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
