@@ -1,7 +1,6 @@
 """A campaign: prefills, kernels and decoding within a budget of minutes, resumable, in one file."""
 
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from aim_cost.render import say
 from aim_runtime.campaigns.cost import Costs
 from aim_runtime.campaigns.file import BudgetSpent, CampaignFile
 from aim_runtime.campaigns.plan import Agenda, Planned
@@ -92,9 +92,9 @@ def run_campaign(
                 break
             agenda.ran(planned.step, failed=status is Status.failed)
     if agenda.left and not agenda.any_ran:
-        _say(f"no step fits: the shortest needs about {agenda.shortest_s():.0f} s")
+        say(f"no step fits: the shortest needs about {agenda.shortest_s():.0f} s")
     if agenda.left:
-        _say(f"{len(agenda.left)} steps are left: run the same command again")
+        say(f"{len(agenda.left)} steps are left: run the same command again")
     return file
 
 
@@ -130,17 +130,17 @@ def _run_step(
 ) -> Status:
     """Run one step and note how it ended. Returns: its status; ``stopped`` ends the campaign."""
     step, start = planned.step, runner.now()
-    _say(f"{step.label}: about {planned.seconds:.0f} s, {end - start:.0f} s are left")
+    say(f"{step.label}: about {planned.seconds:.0f} s, {end - start:.0f} s are left")
     number = file.begin(step, runner.setting, runner.environment(), runner.state(), planned.seconds)
     status, error = Status.done, None
     try:
         _measure(step, file, number, runner, end, interrupts)
     except BudgetSpent:
         status = Status.stopped
-        _say("the minutes are over: the rows hold the rounds that were finished")
+        say("the minutes are over: the rows hold the rounds that were finished")
     except Exception as failure:  # whatever it is, the next step may work: memory above all
         status, error = Status.failed, f"{error_line(failure)}\n{_trace(failure)}"
-        _say(f"failed: {error_line(failure)}")
+        say(f"failed: {error_line(failure)}")
     except BaseException:
         file.end(number, Status.stopped, runner.now() - start, runner.state())
         raise
@@ -149,7 +149,7 @@ def _run_step(
         try:
             runner.free()  # only now: until here the traceback held the tensors of the step
         except Exception as failure:  # an error of a kernel ends the CUDA context
-            _say(f"the device is lost ({error_line(failure)}): run the same command again")
+            say(f"the device is lost ({error_line(failure)}): run the same command again")
             return Status.stopped
     return status
 
@@ -184,7 +184,3 @@ def _measure(
 def _trace(error: BaseException) -> str:
     lines = "".join(traceback.format_exception(error)).splitlines()
     return "\n".join(lines[-_TRACE_LINES:])
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -70,6 +70,14 @@ class CampaignFile:
                 got=self.device_name,
                 fix="Give another --out: a folder holds the rows of one GPU.",
             )
+        if self.is_rehearsal != setting.rehearsal:
+            kinds = {True: "a rehearsal", False: "rows of a device"}
+            raise MeasurementError(
+                f"{self.path}: rehearsal",
+                expected=f"{kinds[setting.rehearsal]}, as here",
+                got=kinds[self.is_rehearsal],
+                fix="Give another --out: a folder holds either the one or the other.",
+            )
         require_same_software(self.steps[0].environment, environment, str(self.path))
 
     def is_done(self, step: Step, setting: Setting, *, retry: bool = False) -> bool:

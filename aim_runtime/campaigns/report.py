@@ -17,7 +17,7 @@ from aim_cost.render import Row
 from aim_cost.timing.calibration import Calibration
 from aim_cost.timing.fit.calibrate import fit_calibration
 from aim_runtime.campaigns.figures import Span
-from aim_runtime.campaigns.file import CampaignFile, origin_of
+from aim_runtime.campaigns.file import CAMPAIGN, CampaignFile, origin_of
 from aim_runtime.campaigns.prediction import Prediction, Way, predict, priced_by
 from aim_runtime.campaigns.predictions_file import PREDICTIONS, PredictionsFile, utc_now
 from aim_runtime.campaigns.record import KernelTables, Status
@@ -126,9 +126,9 @@ def read_report(folder: Path, *, afterwards: bool = False) -> CampaignReport:
     counted as ``refused``. Own kernels predict the rows of their own model and backend.
 
     Args: afterwards, predict now what was not predicted beforehand; such rows say so.
-    Raises: MeasurementError without rows.
+    Raises: MeasurementError without a campaign or without rows.
     """
-    file, predictions = CampaignFile(folder), PredictionsFile(folder / PREDICTIONS)
+    file, predictions = _opened(folder), PredictionsFile(folder / PREDICTIONS)
     failed = [
         (record.step.place, record.error_line)
         for record in file.steps
@@ -160,6 +160,19 @@ def read_report(folder: Path, *, afterwards: bool = False) -> CampaignReport:
         unfitted=unfitted,
         is_rehearsal=file.is_rehearsal,
     )
+
+
+def _opened(folder: Path) -> CampaignFile:
+    """The campaign of a folder. Raises: MeasurementError where there is none."""
+    path = folder / CAMPAIGN
+    if not path.is_file():
+        raise MeasurementError(
+            str(path),
+            expected="what aim-runtime campaign wrote",
+            got="no such file" if folder.is_dir() else "no such folder",
+            fix="Give the folder that was its --out.",
+        )
+    return CampaignFile(folder)
 
 
 def _joined(
@@ -239,9 +252,18 @@ def write_tables(folder: Path, out: Path) -> list[Path]:
     """Write the kernel tables of a campaign, with their profile, a folder each below ``out``.
 
     Returns: the folders, named after model and attention backend.
+    Raises: MeasurementError for a rehearsal, whose tables a calibration must not be made of; and
+        where there is no campaign.
     """
-    folders = []
-    for kernels in CampaignFile(folder).kernels:
+    file, folders = _opened(folder), []
+    if file.is_rehearsal:
+        raise MeasurementError(
+            f"{file.path}: kernel tables",
+            expected="those of a device",
+            got=f"a rehearsal, the model's own times with noise ({file.device_name})",
+            fix="Measure on a GPU: run aim-runtime campaign without --rehearsal.",
+        )
+    for kernels in file.kernels:
         folders.append(out / f"{kernels.model}-{kernels.attention_backend}")
         _write_files(kernels, folders[-1])
     return folders

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aim_cost.cli.options import DtypeOption, FormatOption
-from aim_cost.render import Format, Row, console, print_rows, table
+from aim_cost.render import Format, Row, console, print_rows, say, table, wrapped
 from aim_runtime.cli.options import AttentionOption, DeviceOption, chosen_attention
 
 if TYPE_CHECKING:
@@ -74,18 +74,15 @@ def campaign(
         start = None if rehearsal else begun
         file = run_campaign(steps, out, runner, minutes=minutes, begun=start, retry=retry)
     except KeyboardInterrupt:
-        print(
-            f"interrupted: {out} holds what was measured; the same command goes on", file=sys.stderr
-        )
+        say(f"interrupted: {out} holds what was measured; the same command goes on")
         sys.exit(_INTERRUPTED)
     if form is not Format.table:
         print_rows([_record(record) for record in file.steps], form)
         return
     failed = sum(record.status is Status.failed for record in file.steps)
     failed_rows = sum(bool(row.error) for row in file.rows)
-    print(
-        f"{file.path}: {len(file.rows)} rows, {failed_rows} of them failed; {failed} failed steps"
-    )
+    counts = f"{len(file.rows)} rows, {failed_rows} of them failed; {failed} failed steps"
+    print(wrapped(f"{file.path}: {counts}"))
 
 
 def _require_gpu(device: str | None, instead: str) -> None:
@@ -149,9 +146,9 @@ def _planned(
     if out:
         path = out / PREDICTIONS
         added = PredictionsFile(path).add(steps, setting, environment().commit)
-        print(f"{path}: {added} predictions added; commit the file before a run", file=sys.stderr)
+        say(f"{path}: {added} predictions added; commit the file before a run")
     else:
-        print("no predictions were written: give --out DIR", file=sys.stderr)
+        say("no predictions were written: give --out DIR")
     return plan(agenda_of(steps, file, setting, retry=retry), 60 * minutes)
 
 

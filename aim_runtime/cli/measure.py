@@ -1,6 +1,5 @@
 """aim-runtime measure: the clock alone, for a few schedules."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,7 @@ from aim_cost.cli.options import (
     VisionMergeOption,
     workload_from,
 )
-from aim_cost.render import Format, console, print_rows, table
+from aim_cost.render import Format, console, print_rows, say, table
 from aim_cost.units import milli
 from aim_runtime.cli.options import (
     AttentionOption,
@@ -117,7 +116,7 @@ def measure(
     console().print(table(loaded.spec.name, columns, lines, note))
     for row in rows:
         if row.error:
-            print(f"failed: {row.key.run.schedule.label()}: {row.error}", file=sys.stderr)
+            say(f"failed: {row.key.run.schedule.label()}: {row.error}")
 
 
 def _milliseconds(seconds: float | None) -> str:

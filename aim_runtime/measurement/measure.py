@@ -1,6 +1,5 @@
 """Timed prefills: every schedule in turn, over and over, so that drift hits all of them alike."""
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from aim_cost.checks import one_of, whole
 from aim_cost.errors import AimError
 from aim_cost.models.workload import LAST_LAYERS, Workload
+from aim_cost.render import say
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import MeasurementError
 from aim_runtime.measurement.attention_backend import AttentionBackend, attention_backend
@@ -94,7 +94,7 @@ def measure(
     try:
         rounds.run()
     except KeyboardInterrupt:
-        print("interrupted: rows hold the rounds that were finished", file=sys.stderr)
+        say("interrupted: rows hold the rounds that were finished")
     return rounds.rows()
 
 

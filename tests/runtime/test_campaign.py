@@ -195,6 +195,20 @@ def test_a_folder_holds_the_rows_of_one_gpu(steps, runner, tmp_path):
         run(steps[:1], out, other)
 
 
+def test_a_folder_of_rows_takes_no_rehearsal(steps, runner, tmp_path):
+    """Whatever its device is called."""
+    out = tmp_path / "out"
+    run(steps[:1], out, runner)
+
+    def rehearsed():
+        found = runner()
+        found.setting = replace(found.setting, rehearsal=True)
+        return found
+
+    with pytest.raises(MeasurementError, match="expected a rehearsal, as here, got rows of a"):
+        run(steps[:1], out, rehearsed)
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"format": "aim-campaign-1", "rows": [1]}', "[]"])
 def test_another_file_is_left_alone(steps, runner, tmp_path, text):
     (tmp_path / CAMPAIGN).write_text(text)

@@ -1,11 +1,13 @@
 """The report of a campaign, on rows whose truth is known: a stand-in's clock is the model."""
 
 import json
+import re
 import shutil
 
 import pytest
 from typer.testing import CliRunner
 
+from aim_cost import Case, Execution
 from aim_cost.devices.hardware import load_hardware
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.campaigns import stand_in as module
@@ -66,6 +68,16 @@ def changed(folder, tmp_path):
         return tmp_path / "copy"
 
     return change
+
+
+def as_measured(tree):
+    """Make rows of a device of those of a rehearsal."""
+    for step in tree["steps"]:
+        step["device"] = "NVIDIA H100"
+        del step["environment"]["rehearsal"]
+    for row in tree["rows"]:
+        row["hardware"] = "NVIDIA H100"
+        del row["rehearsal"]
 
 
 def invoke(*arguments):
@@ -134,6 +146,47 @@ def test_gains_are_over_the_eager_prefill_without_reduction(whole):
     assert both.reduction_share == pytest.approx(spent / both.row.ttft_s)
     masked = of("masked", held_out_schedules(28)[1])
     assert masked.flop_ratio is None and masked.ttft_speedup < both.ttft_speedup
+
+
+@pytest.mark.parametrize(("version", "more"), [("5.17.0", True), ("5.18.1", False)])
+def test_memory_is_predicted_for_the_transformers_of_the_row(whole, changed, version, more):
+    """The tower of older releases keeps the states of all its layers."""
+
+    def edit(tree):
+        for row in tree["rows"]:
+            row["transformers"] = version
+
+    found = read_report(changed(edit)).rows
+    compared = [row for row in found if row.compared]
+    assert compared
+    for row in compared:
+        run = row.key.run
+        peaks = {}
+        for keeps in (True, False):
+            execution = Execution(scoring=run.scoring, keeps_tower_states=keeps)
+            case = Case(run.model, run.workload, "h100-sxm", execution)
+            peaks[keeps] = case.price(run.schedule).memory.peak_bytes
+        assert row.peak_memory_bytes == peaks[more]
+        if run.schedule.merge is not None:  # else the decoder needs more than the tower
+            assert peaks[True] > peaks[False]
+
+
+def test_an_old_prediction_says_nothing_of_older_transformers(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    path, campaign = copy / PREDICTIONS, copy / CAMPAIGN
+    tree = json.loads(path.read_text())
+    for row in tree["predictions"]:
+        row.pop("peak_memory_with_tower_states_bytes", None)
+    path.write_text(json.dumps(tree))
+    written = campaign.read_text()
+    for version, known in (("5.24.0", True), ("5.17.0", False)):
+        other = re.sub(r'"transformers": "[^"]*"', f'"transformers": "{version}"', written)
+        campaign.write_text(other)
+        found = [row for row in read_report(copy).rows if row.compared]
+        assert {row.peak_memory_bytes is not None for row in found} == {known}
+        assert all((gain.memory_error is not None) == known for gain in gains(found)
+                   if gain.row.measured.peak_memory_bytes)  # fmt: skip
 
 
 def test_the_repeat_stands_beside_the_first_time(whole):
@@ -248,10 +301,10 @@ def test_tables_that_no_calibration_fits_are_named(changed):
     assert not any(line.way is Way.own for line in error_lines(found.rows))
 
 
-def test_tables_are_those_that_aim_cost_calibrate_reads(folder, tmp_path):
+def test_tables_are_those_that_aim_cost_calibrate_reads(changed, tmp_path):
     from aim_cost.cli.main import app as cost
 
-    (tables,) = write_tables(folder, tmp_path)
+    (tables,) = write_tables(changed(as_measured), tmp_path)
     assert tables.name == "llava-onevision-qwen2-7b-cudnn"
     out = tmp_path / "own.yaml"
     command = ["calibrate", "--kernels", str(tables), "--out", str(out)]
@@ -260,9 +313,40 @@ def test_tables_are_those_that_aim_cost_calibrate_reads(folder, tmp_path):
     assert out.exists()
 
 
-def test_refuses_what_it_cannot_compare(tmp_path, changed):
-    with pytest.raises(MeasurementError, match="rows that were timed"):
-        read_report(tmp_path)
+def test_no_table_of_a_rehearsal_is_written(folder, changed, tmp_path):
+    """A calibration made of them would be the model's own, under the name of a measurement."""
+
+    def unmarked(tree):  # as files were before there was the marker
+        for step in tree["steps"]:
+            del step["environment"]["rehearsal"]
+        for row in tree["rows"]:
+            del row["rehearsal"]
+
+    for campaign in (folder, changed(unmarked)):
+        out = tmp_path / "tables"
+        result = CliRunner().invoke(app, ["report", str(campaign), "--tables", str(out)])
+        assert isinstance(result.exception, MeasurementError)
+        assert "without --rehearsal" in str(result.exception)
+        assert not out.exists()
+        assert read_report(campaign).is_rehearsal
+
+
+def test_rows_of_a_device_say_nothing_of_a_rehearsal(changed):
+    campaign = changed(as_measured)
+    found = read_report(campaign)
+    assert not found.is_rehearsal
+    assert not any("rehearsal" in row.to_row() for row in found.rows)
+    assert json.loads(invoke(campaign, "--format", "json").stdout)["notes"] == []
+
+
+def test_a_missing_campaign_is_called_missing(tmp_path):
+    for folder, got in ((tmp_path, "no such file"), (tmp_path / "nowhere", "no such folder")):
+        for ask in (read_report, lambda folder: write_tables(folder, tmp_path)):
+            with pytest.raises(MeasurementError, match=rf"{CAMPAIGN}: .*got {got}"):
+                ask(folder)
+
+
+def test_refuses_what_it_cannot_compare(changed):
     with pytest.raises(MeasurementError, match="rows that were timed"):
         read_report(changed(lambda tree: tree["rows"].clear()))
 
