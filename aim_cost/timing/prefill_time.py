@@ -92,7 +92,7 @@ class CalibratedTime:
 
     @property
     def source(self) -> TimeSource:
-        return TimeSource.inherited if self.model.inherited else TimeSource.calibrated
+        return TimeSource.INHERITED if self.model.inherited else TimeSource.CALIBRATED
 
     def phases(self, graph: OpGraph) -> dict[str, PhaseTime]:
         kernels = self.model.times(graph.ops)
@@ -172,7 +172,7 @@ def time_model(
             model = OpTimeModel.from_calibration(found, hardware, execution.dtype, execution.mode)
             return CalibratedTime(model, roofline)
     measured = hardware.peak.memory_bandwidth_bytes_per_s.measured
-    return RooflineTime(roofline, TimeSource.measured if measured else TimeSource.datasheet)
+    return RooflineTime(roofline, TimeSource.MEASURED if measured else TimeSource.DATASHEET)
 
 
 def nearest_calibration(hardware: HardwareProfile) -> Calibration | None:

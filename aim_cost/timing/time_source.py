@@ -7,10 +7,10 @@ from typing import NamedTuple
 class TimeSource(StrEnum):
     """Where a predicted time comes from; the values stand in the column ``source`` of rows."""
 
-    datasheet = "datasheet"  # a roofline on peaks
-    measured = "measured"  # a roofline on measured ceilings
-    calibrated = "calibrated"  # the device's own calibration
-    inherited = "inherited"  # the calibration of another device, or of another width
+    DATASHEET = "datasheet"  # a roofline on peaks
+    MEASURED = "measured"  # a roofline on measured ceilings
+    CALIBRATED = "calibrated"  # the device's own calibration
+    INHERITED = "inherited"  # the calibration of another device, or of another width
 
     @property
     def noun(self) -> str:
@@ -35,22 +35,22 @@ class _Words(NamedTuple):
 
 
 _WORDS = {
-    TimeSource.datasheet: _Words(
+    TimeSource.DATASHEET: _Words(
         "roofline on datasheet peaks, a lower bound",
         "a roofline on datasheet peaks",
         "Times are a roofline on datasheet peaks: a lower bound that no clock has seen.",
     ),
-    TimeSource.measured: _Words(
+    TimeSource.MEASURED: _Words(
         "roofline on measured ceilings, a lower bound",
         "a roofline on measured ceilings",
         "Times are a roofline on measured ceilings: a lower bound.",
     ),
-    TimeSource.calibrated: _Words(
+    TimeSource.CALIBRATED: _Words(
         "calibration of this device",
         "a calibration of this device",
         "Times come from a calibration of this device (aim-cost evaluate).",
     ),
-    TimeSource.inherited: _Words(
+    TimeSource.INHERITED: _Words(
         "calibration of another device",
         "the calibration of another device",
         "Times come from the calibration of another device or width, hence the band.",

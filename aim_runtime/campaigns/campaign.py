@@ -48,7 +48,7 @@ def agenda_of(
         )
     left, visits = possible, 1
     prefills = (step for step in possible if isinstance(step, PrefillStep))
-    first = next((step for step in prefills if step.execution is RunKind.eager), None)
+    first = next((step for step in prefills if step.execution is RunKind.EAGER), None)
     if file is not None:
         left = [step for step in possible if not file.is_done(step, setting, retry=retry)]
         if first is not None:
@@ -88,9 +88,9 @@ def run_campaign(
     with _interrupts() as interrupts:
         while (planned := agenda.next(end - runner.now())) is not None:
             status = _run_step(planned, file, runner, end, interrupts)
-            if status is Status.stopped:
+            if status is Status.STOPPED:
                 break
-            agenda.ran(planned.step, failed=status is Status.failed)
+            agenda.ran(planned.step, failed=status is Status.FAILED)
     if agenda.left and not agenda.any_ran:
         say(f"no step fits: the shortest needs about {agenda.shortest_s():.0f} s")
     if agenda.left:
@@ -132,25 +132,25 @@ def _run_step(
     step, start = planned.step, runner.now()
     say(f"{step.label}: about {planned.seconds:.0f} s, {end - start:.0f} s are left")
     number = file.begin(step, runner.setting, runner.environment(), runner.state(), planned.seconds)
-    status, error = Status.done, None
+    status, error = Status.DONE, None
     try:
         _measure(step, file, number, runner, end, interrupts)
     except BudgetSpent:
-        status = Status.stopped
+        status = Status.STOPPED
         say("the minutes are over: the rows hold the rounds that were finished")
     except Exception as failure:  # whatever it is, the next step may work: memory above all
-        status, error = Status.failed, f"{error_line(failure)}\n{_trace(failure)}"
+        status, error = Status.FAILED, f"{error_line(failure)}\n{_trace(failure)}"
         say(f"failed: {error_line(failure)}")
     except BaseException:
-        file.end(number, Status.stopped, runner.now() - start, runner.state())
+        file.end(number, Status.STOPPED, runner.now() - start, runner.state())
         raise
     file.end(number, status, runner.now() - start, runner.state(), error)
-    if status is Status.failed:
+    if status is Status.FAILED:
         try:
             runner.free()  # only now: until here the traceback held the tensors of the step
         except Exception as failure:  # an error of a kernel ends the CUDA context
             say(f"the device is lost ({error_line(failure)}): run the same command again")
-            return Status.stopped
+            return Status.STOPPED
     return status
 
 

@@ -103,7 +103,7 @@ class Costs:
     def masked_s(self, step: PrefillStep, schedule: Schedule) -> float:
         """Seconds of a masked prefill: merged for good, then no token leaves."""
         merged_s = self._ttft_s(
-            replace(step, execution=RunKind.eager), replace(schedule, prune=None)
+            replace(step, execution=RunKind.EAGER), replace(schedule, prune=None)
         )
         return self._overheads.masked_prefills * merged_s
 
@@ -118,13 +118,13 @@ class Costs:
         rounds = 1 + step.rounds
         if isinstance(step, DecodeStep):
             return rounds * sum(self.decode_s(step, s) for s in step.schedules)
-        if step.execution is RunKind.masked:
+        if step.execution is RunKind.MASKED:
             once = sum(self.masked_s(step, schedule) for schedule in step.schedules)
             return over.reserve * rounds * once
         once = sum(self._ttft_s(step, schedule) for schedule in step.schedules)
-        if step.execution is RunKind.cuda_graph:
+        if step.execution is RunKind.CUDA_GRAPH:
             once_eager = sum(
-                self._ttft_s(replace(step, execution=RunKind.eager), s) for s in step.schedules
+                self._ttft_s(replace(step, execution=RunKind.EAGER), s) for s in step.schedules
             )
             captures = over.capture_prefills * once_eager * over.reserve
             return over.reserve * rounds * once + captures + over.capture_s * len(step.schedules)
@@ -172,10 +172,10 @@ class Costs:
         found = self._priced(step)
         peaks = [self.peak_bytes(one) for one in found]
         peak = float(max(peaks))
-        if isinstance(step, PrefillStep) and step.execution is RunKind.cuda_graph:
+        if isinstance(step, PrefillStep) and step.execution is RunKind.CUDA_GRAPH:
             weights = found[0].weights_bytes  # each graph holds its own activations
             peak = weights + sum(one - weights for one in peaks)
-        if isinstance(step, PrefillStep) and step.execution is RunKind.masked:
+        if isinstance(step, PrefillStep) and step.execution is RunKind.MASKED:
             tokens = max(one.prompt_tokens for one in found)
             peak += 10.0 * step.spec.text.num_attention_heads * tokens**2  # scores, more than once
         return peak

@@ -143,7 +143,7 @@ def gains(rows: Sequence[Joined]) -> list[Gain]:
     base = {
         _workload(row): row
         for row in first
-        if row.key.run.schedule == Schedule() and row.key.run.execution is RunKind.eager
+        if row.key.run.schedule == Schedule() and row.key.run.execution is RunKind.EAGER
     }
     return [
         _gain(row, plain)

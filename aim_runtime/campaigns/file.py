@@ -86,7 +86,7 @@ class CampaignFile:
         Args: retry, what failed is not done.
         """
         if not retry and any(
-            record.status is Status.failed and _same(record, step, setting) for record in self.steps
+            record.status is Status.FAILED and _same(record, step, setting) for record in self.steps
         ):
             return True
         if isinstance(step, KernelStep):
@@ -115,7 +115,7 @@ class CampaignFile:
         self.steps.append(
             StepRecord(
                 step=step.key,
-                status=Status.running,
+                status=Status.RUNNING,
                 begun_at=utc_now(),
                 device=setting.device_name,
                 profile=setting.hardware.name,
@@ -218,7 +218,7 @@ def origin_of(row: Timed) -> Origin:
 
 
 def _timed(row: Mapping[str, Any]) -> Timed:
-    kind = Decoding if RunKind(row["execution"]) is RunKind.decode else Measurement
+    kind = Decoding if RunKind(row["execution"]) is RunKind.DECODE else Measurement
     found = kind.of(row)
     origin_of(found)
     return found

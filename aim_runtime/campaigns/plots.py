@@ -95,7 +95,7 @@ def _shares(axis: Any, rows: "Sequence[Joined]") -> None:
     eager = [
         row
         for row in rows
-        if row.key.run.execution is RunKind.eager and row.measured.phase_s["llm"]
+        if row.key.run.execution is RunKind.EAGER and row.measured.phase_s["llm"]
     ]
     if not eager:
         return

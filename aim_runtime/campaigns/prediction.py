@@ -157,7 +157,7 @@ def priced_by(
 
     Args: calibration, of ``hardware``; None where there is none.
     """
-    mode = run.execution if run.execution.priced else RunKind.eager
+    mode = run.execution if run.execution.priced else RunKind.EAGER
     execution = Execution(
         run.dtype, mode=mode.value, scoring=run.scoring, last_layer=run.last_layer
     )

@@ -14,10 +14,10 @@ from aim_runtime.measurement.origin import STAND_IN
 class Status(StrEnum):
     """How a step ended; one that was killed stays ``running``."""
 
-    running = "running"
-    done = "done"
-    failed = "failed"
-    stopped = "stopped"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True)

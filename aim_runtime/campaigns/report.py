@@ -132,7 +132,7 @@ def read_report(folder: Path, *, afterwards: bool = False) -> CampaignReport:
     failed = [
         (record.step.place, record.error_line)
         for record in file.steps
-        if record.status is Status.failed
+        if record.status is Status.FAILED
     ]
     failed += [
         (f"{file.steps[origin_of(row).step_number].step.place}, {row.key.run.schedule.label()}", e)

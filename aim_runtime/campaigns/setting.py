@@ -75,7 +75,7 @@ class Setting:
                     step.workload,
                     schedule,
                     dtype=self.dtype,
-                    execution=RunKind.decode if isinstance(step, DecodeStep) else step.execution,
+                    execution=RunKind.DECODE if isinstance(step, DecodeStep) else step.execution,
                     scoring=self.scoring,
                 ),
                 self.device_name,

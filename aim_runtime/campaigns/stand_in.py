@@ -155,9 +155,9 @@ class _Run(TimedRun):
         figures, run, device = self._figures, self.key.run, self._device
         self._tokens = figures.tokens_per_layer
         whole_s = figures.ttft.time_s
-        if run.execution is RunKind.cuda_graph:
+        if run.execution is RunKind.CUDA_GRAPH:
             return {WHOLE: device.tick(whole_s)}
-        if run.execution is RunKind.masked:
+        if run.execution is RunKind.MASKED:
             whole_s = device.costs.masked_s(self._step, run.schedule)
         self._peak_bytes = device.costs.peak_bytes(figures)
         spent_s = device.tick(whole_s)

@@ -104,7 +104,7 @@ class PrefillStep(_ScheduleStep):
         visit: 1, or how often this was measured before, plus one.
     """
 
-    execution: RunKind = RunKind.eager
+    execution: RunKind = RunKind.EAGER
     visit: int = 1
 
     @property
@@ -133,7 +133,7 @@ class DecodeStep(_ScheduleStep):
 
     @property
     def label(self) -> str:
-        return f"{self._place}, {RunKind.decode}"
+        return f"{self._place}, {RunKind.DECODE}"
 
     @property
     def key(self) -> StepKey:
@@ -141,7 +141,7 @@ class DecodeStep(_ScheduleStep):
             model=self.spec.name,
             frames=self.frames,
             text_tokens=self.text_tokens,
-            execution=RunKind.decode,
+            execution=RunKind.DECODE,
             schedules=self.schedules,
             rounds=self.rounds,
             new_tokens=self.new_tokens,

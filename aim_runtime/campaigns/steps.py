@@ -118,7 +118,7 @@ def _eager(model: str, frames: int, *, rounds: int, text_tokens: int = _TEXT) ->
 
 
 def _graph(model: str, frames: int) -> PrefillStep:
-    return PrefillStep(model, frames, _TEXT, _four(model), 8, RunKind.cuda_graph)
+    return PrefillStep(model, frames, _TEXT, _four(model), 8, RunKind.CUDA_GRAPH)
 
 
 def _few(step: PrefillStep, *, rounds: int) -> PrefillStep:
@@ -127,7 +127,7 @@ def _few(step: PrefillStep, *, rounds: int) -> PrefillStep:
 
 
 def _masked(model: str) -> PrefillStep:
-    return PrefillStep(model, 32, _TEXT, (aim_schedule(_layers(model)),), 5, RunKind.masked)
+    return PrefillStep(model, 32, _TEXT, (aim_schedule(_layers(model)),), 5, RunKind.MASKED)
 
 
 def _decode(model: str) -> DecodeStep:

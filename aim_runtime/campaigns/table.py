@@ -14,7 +14,7 @@ from aim_runtime.measurement.row_key import RunKey
 from aim_runtime.measurement.run_kind import RunKind
 
 _WIDTH = 21  # of a schedule in a table
-_RUNS = {RunKind.eager: "E", RunKind.cuda_graph: "G", RunKind.masked: "M"}
+_RUNS = {RunKind.EAGER: "E", RunKind.CUDA_GRAPH: "G", RunKind.MASKED: "M"}
 
 
 def report_tables(found: CampaignReport) -> RenderableType:

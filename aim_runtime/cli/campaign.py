@@ -79,7 +79,7 @@ def campaign(
     if form is not Format.table:
         print_rows([_record(record) for record in file.steps], form)
         return
-    failed = sum(record.status is Status.failed for record in file.steps)
+    failed = sum(record.status is Status.FAILED for record in file.steps)
     failed_rows = sum(bool(row.error) for row in file.rows)
     counts = f"{len(file.rows)} rows, {failed_rows} of them failed; {failed} failed steps"
     print(wrapped(f"{file.path}: {counts}"))

@@ -22,6 +22,7 @@ from aim_cost.cli.options import (
     VisionMergeOption,
     workload_from,
 )
+from aim_cost.models.workload import LastLayer
 from aim_cost.render import Format, console, print_rows, say, table
 from aim_cost.units import milli
 from aim_runtime.cli.options import (
@@ -53,7 +54,7 @@ def measure(
     prune: PruneOption = None,
     vision_merge: VisionMergeOption = None,
     schedule: SchedulesOption = None,
-    last_layer: LastLayerOption = "all",
+    last_layer: LastLayerOption = LastLayer.ALL,
     dtype: FastestDtypeOption = None,
     device: DeviceOption = None,
     random_weights: WeightsOption = True,

@@ -23,6 +23,7 @@ from aim_cost.cli.options import (
     VisionMergeOption,
     workload_from,
 )
+from aim_cost.models.workload import LastLayer
 from aim_cost.render import Format, console, to_csv
 from aim_cost.timing import load_calibration
 from aim_runtime.cli.options import (
@@ -51,7 +52,7 @@ def validate(
     prune: PruneOption = None,
     vision_merge: VisionMergeOption = None,
     schedule: SchedulesOption = None,
-    last_layer: LastLayerOption = "all",
+    last_layer: LastLayerOption = LastLayer.ALL,
     hardware: Annotated[
         str | None,
         typer.Option(help="A profile instead of this device's, which is measured where unknown."),

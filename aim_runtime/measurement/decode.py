@@ -122,7 +122,7 @@ def measure_decode(
                 if round_:
                     samples[turn].append(seconds)
     keys = [
-        row_key(loaded, workload, schedule, RunKind.decode, attention=attention)
+        row_key(loaded, workload, schedule, RunKind.DECODE, attention=attention)
         for schedule in schedules
     ]
     return [

@@ -9,7 +9,7 @@ import torch
 
 from aim_cost.checks import one_of, whole
 from aim_cost.errors import AimError
-from aim_cost.models.workload import LAST_LAYERS, Workload
+from aim_cost.models.workload import LastLayer, Workload
 from aim_cost.render import say
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import MeasurementError
@@ -40,8 +40,8 @@ def measure(
     out: Path | RowStore | None = None,
     resume: bool = False,
     seed: int = 0,
-    execution: RunKind | str = RunKind.eager,
-    last_layer: str = "all",
+    execution: RunKind | str = RunKind.EAGER,
+    last_layer: LastLayer = LastLayer.ALL,
     attention: AttentionBackend | None = None,
     visit: int = 1,
     refuse: bool = True,
@@ -73,8 +73,8 @@ def measure(
     whole(repeats, "repeats", MeasurementError)
     whole(warmup, "warmup", MeasurementError, at_least=0)
     execution = RunKind(one_of(execution, PREFILLS, "execution", MeasurementError))
-    one_of(last_layer, LAST_LAYERS, "last_layer", MeasurementError)
-    if execution is RunKind.masked and last_layer != "all":
+    last_layer = LastLayer.read(last_layer, MeasurementError)
+    if execution is RunKind.MASKED and last_layer is not LastLayer.ALL:
         raise MeasurementError(
             "last_layer",
             expected="all with the execution masked, whose layers compute every token",
@@ -117,7 +117,7 @@ class _Prefill(TimedRun):
 
     def _sample(self) -> dict[str, float]:
         with attention_backend(self._attention):
-            graphed = self.key.run.execution is RunKind.cuda_graph
+            graphed = self.key.run.execution is RunKind.CUDA_GRAPH
             return self._replay() if graphed else self._forward()
 
     def _free(self) -> None:
@@ -136,7 +136,7 @@ class _Prefill(TimedRun):
         run, cuda, recorder = self.key.run, device.type == "cuda", recorder_for(device)
         under = (
             masked
-            if run.execution is RunKind.masked
+            if run.execution is RunKind.MASKED
             else partial(patched, last_layer=run.last_layer)
         )
         if cuda:

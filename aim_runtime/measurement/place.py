@@ -2,7 +2,7 @@
 
 import torch
 
-from aim_cost.models.workload import Workload
+from aim_cost.models.workload import LastLayer, Workload
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.measurement.attention_backend import AttentionBackend, chosen_backend
 from aim_runtime.measurement.row_key import RowKey, RunKey
@@ -20,8 +20,8 @@ def run_key(
     loaded: Loaded,
     workload: Workload,
     schedule: Schedule,
-    execution: RunKind = RunKind.eager,
-    last_layer: str = "all",
+    execution: RunKind = RunKind.EAGER,
+    last_layer: LastLayer = LastLayer.ALL,
 ) -> RunKey:
     """The key of a run of ``loaded`` where it lies."""
     return RunKey.to_run(
@@ -39,8 +39,8 @@ def row_key(
     loaded: Loaded,
     workload: Workload,
     schedule: Schedule,
-    execution: RunKind = RunKind.eager,
-    last_layer: str = "all",
+    execution: RunKind = RunKind.EAGER,
+    last_layer: LastLayer = LastLayer.ALL,
     *,
     attention: AttentionBackend | None = None,
     visit: int = 1,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aim_cost.models.model import ModelSpec
-from aim_cost.models.workload import Workload
+from aim_cost.models.workload import LastLayer, Workload
 from aim_cost.render import Row
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.measurement.run_kind import RunKind
@@ -28,7 +28,7 @@ class RunKey:
     workload: Workload
     execution: RunKind
     scoring: str
-    last_layer: str
+    last_layer: LastLayer
     schedule: Schedule
 
     @classmethod
@@ -39,9 +39,9 @@ class RunKey:
         schedule: Schedule,
         *,
         dtype: str,
-        execution: RunKind = RunKind.eager,
+        execution: RunKind = RunKind.EAGER,
         scoring: str = "torch",
-        last_layer: str = "all",
+        last_layer: LastLayer = LastLayer.ALL,
     ) -> "RunKey":
         """The key of a run that is planned."""
         return cls(
@@ -73,7 +73,7 @@ class RunKey:
             execution=RunKind(row["execution"]),
             scoring=row.get("scoring", "torch"),
             # rows that were written before there was a choice say nothing of the last layer
-            last_layer=row.get("last_layer", "all"),
+            last_layer=LastLayer.read(row.get("last_layer", "all")),
             schedule=Schedule.read(row["schedule"], "schedule"),
         )
 
@@ -91,7 +91,7 @@ class RunKey:
             "batch": workload.batch,
             "execution": self.execution.value,
             "scoring": self.scoring,
-            "last_layer": self.last_layer,
+            "last_layer": self.last_layer.value,
             "schedule": self.schedule.label(),
         }
         if workload.images is not None:

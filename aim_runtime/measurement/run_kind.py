@@ -6,16 +6,16 @@ from enum import StrEnum
 class RunKind(StrEnum):
     """How a schedule is run; the values stand in the column ``execution`` of rows."""
 
-    eager = "eager"  # tokens are dropped
-    cuda_graph = "cuda-graph"  # the same, captured once and replayed
-    masked = "masked"  # tokens are only masked, none leaves
-    decode = "decode"  # tokens of an answer, after an eager prefill
+    EAGER = "eager"  # tokens are dropped
+    CUDA_GRAPH = "cuda-graph"  # the same, captured once and replayed
+    MASKED = "masked"  # tokens are only masked, none leaves
+    DECODE = "decode"  # tokens of an answer, after an eager prefill
 
     @property
     def priced(self) -> bool:
         """Whether the cost model prices it; pruning by masks and decoding are measured only."""
-        return self in (RunKind.eager, RunKind.cuda_graph)
+        return self in (RunKind.EAGER, RunKind.CUDA_GRAPH)
 
 
-PREFILLS = (RunKind.eager, RunKind.cuda_graph, RunKind.masked)
+PREFILLS = (RunKind.EAGER, RunKind.CUDA_GRAPH, RunKind.MASKED)
 """The kinds that ``measure`` times."""

@@ -9,7 +9,7 @@ from rich.progress import track
 
 from aim_cost.case import Case, Estimate
 from aim_cost.devices.hardware import HardwareProfile
-from aim_cost.models.workload import Execution, Workload
+from aim_cost.models.workload import Execution, LastLayer, Workload
 from aim_cost.ops.op import PHASES
 from aim_cost.render import Row, console
 from aim_cost.schedules.schedule import Schedule
@@ -99,7 +99,7 @@ def check_counts(
     hardware: HardwareProfile,
     calibration: Calibration | None = None,
     video: np.ndarray | None = None,
-    last_layer: str = "all",
+    last_layer: LastLayer = LastLayer.ALL,
 ) -> list[Counts]:
     """Run each schedule once, and set its token trace and FLOPs against what is predicted.
 

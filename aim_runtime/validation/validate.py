@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from aim_cost.devices.hardware import HardwareProfile, load_hardware, to_row
-from aim_cost.models.workload import Workload
+from aim_cost.models.workload import LastLayer, Workload
 from aim_cost.render import Row
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.timing import Calibration
@@ -84,7 +84,7 @@ def validate(
     calibration: Calibration | None = None,
     repeats: int = 5,
     video: np.ndarray | None = None,
-    last_layer: str = "all",
+    last_layer: LastLayer = LastLayer.ALL,
 ) -> Validation:
     """Predict, count and time every schedule on the device that holds the model.
 

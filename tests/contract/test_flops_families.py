@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from aim_cost import Schedule, Workload, load_hardware
+from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.schedules.prune import Prune
 from aim_runtime import PatchError, load, patched
 from aim_runtime.errors import InputError
 from aim_runtime.patching.cuda_graph import StaticPrefill
@@ -24,6 +26,11 @@ SCHEDULES = [
     Schedule(),
     Schedule.parse("merge 0.4 positions=kept, prune linear:0:2"),
     Schedule.parse("merge frame:3, prune ratios:0.5 score=text-attention drop=after-attention"),
+    *(
+        Schedule(prune=Prune(ratios=(0.6, 0.3), importance=name))
+        for name, score in LAYER_SCORES.items()
+        if score.runs and name not in ("pagerank", "text-attention")
+    ),
 ]
 CONFIGS = {
     "llava-1.5": lambda: tiny_llava_15().config.to_dict(),

@@ -30,7 +30,7 @@ def steps(tmp_path):
     return [
         PrefillStep(model, 2, 6, PAIR, 2),
         KernelStep(model, 2, 1.0),
-        PrefillStep(model, 2, 6, PAIR, 1, RunKind.masked),
+        PrefillStep(model, 2, 6, PAIR, 1, RunKind.MASKED),
         DecodeStep(model, 2, 6, PAIR, 1, new_tokens=2),
     ]
 
@@ -144,7 +144,7 @@ def test_ctrl_c_that_a_decoding_swallows_leaves_no_row(steps, runner, tmp_path, 
 def test_a_graph_that_cannot_be_captured_is_a_row(steps, runner, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    graph = replace(steps[0], execution=RunKind.cuda_graph)
+    graph = replace(steps[0], execution=RunKind.CUDA_GRAPH)
     file = run([graph, steps[2]], tmp_path / "out", runner)
     assert [row.key.run.execution for row in file.rows] == ["cuda-graph"] * 2 + ["masked"] * 2
     assert ["PatchError" in (row.error or "") for row in file.rows] == [True] * 2 + [False] * 2

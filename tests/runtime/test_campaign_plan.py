@@ -126,7 +126,7 @@ def test_a_longer_video_waits_for_the_shorter_ones_before_it():
     budget = costs.seconds(longer, Warmth()) + 1
     assert costs.seconds(shorter, Warmth()) > budget
     assert plan(Agenda([shorter, longer], None, costs), budget) == []
-    graph = replace(longer, execution=RunKind.cuda_graph)  # another way to run waits for none
+    graph = replace(longer, execution=RunKind.CUDA_GRAPH)  # another way to run waits for none
     budget = costs.seconds(graph, Warmth()) + 1
     steps = [replace(shorter, rounds=100), graph]
     assert [one.step for one in plan(Agenda(steps, None, costs), budget)] == [graph]
