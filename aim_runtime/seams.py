@@ -24,10 +24,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from aim_runtime.errors import PatchError
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.part import Part
 
 Args = tuple[Any, ...]
-Inputs = dict[str, Any]
 
 OLDEST_TESTED, NEWEST_TESTED = (5, 17), (5, 24)
 """The releases of transformers, oldest and newest, that run every test of the runtime."""

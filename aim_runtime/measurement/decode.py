@@ -21,9 +21,10 @@ from aim_runtime.measurement.place import row_key
 from aim_runtime.measurement.row_key import RowKey
 from aim_runtime.measurement.run_kind import RunKind
 from aim_runtime.measurement.timed_run import quartiles
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.patch import patched
-from aim_runtime.prompts.inputs import Inputs, sized_inputs
+from aim_runtime.prompts.inputs import sized_inputs
 from aim_runtime.seams import cache_of, with_cache
 
 

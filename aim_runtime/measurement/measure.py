@@ -22,11 +22,12 @@ from aim_runtime.measurement.row_file import Nowhere, RowFile, RowStore
 from aim_runtime.measurement.row_key import RowKey
 from aim_runtime.measurement.run_kind import PREFILLS, RunKind
 from aim_runtime.measurement.timed_run import WHOLE, TimedRun
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.cuda_graph import GraphedPrefill
 from aim_runtime.patching.masked import masked
 from aim_runtime.patching.patch import patched
-from aim_runtime.prompts.inputs import Inputs, sized_inputs
+from aim_runtime.prompts.inputs import sized_inputs
 
 
 def measure(
