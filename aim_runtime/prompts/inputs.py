@@ -10,12 +10,11 @@ from aim_cost.checks import whole
 from aim_cost.models.workload import Workload
 from aim_runtime.errors import InputError
 from aim_runtime.models import MODEL_TYPES, find_adapter, require_onevision
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.models.visual import MODALITIES
 from aim_runtime.prompts.pixels import random_pixels
 from aim_runtime.prompts.video import pixel_values
-
-Inputs = dict[str, Any]
 
 _MEAN_STD = (0.5, 0.5, 0.5)  # SigLIP's preprocessing
 

@@ -1,7 +1,6 @@
 """Random pixels of a workload, in the form in which the processor of each family returns them."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -11,8 +10,7 @@ from aim_cost.models.model import ModelSpec
 from aim_cost.models.vision_spec import FrameSize
 from aim_cost.models.workload import Workload
 from aim_runtime.errors import InputError
-
-Inputs = dict[str, Any]
+from aim_runtime.models.inputs import Inputs
 
 
 def random_pixels(spec: ModelSpec, workload: Workload, generator: Generator) -> Inputs:

@@ -26,10 +26,11 @@ from aim_runtime.measurement.attention_backend import (
     chosen_backend,
 )
 from aim_runtime.measurement.clock import recorder_for
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded, load
 from aim_runtime.patching.cuda_graph import GraphedPrefill, StaticPrefill
 from aim_runtime.patching.patch import patched
-from aim_runtime.prompts.inputs import Inputs, sized_inputs
+from aim_runtime.prompts.inputs import sized_inputs
 from aim_runtime.reduction.importance import pagerank_importance
 from aim_runtime.reduction.importance_kernel import importance_kernel
 
