@@ -1,6 +1,7 @@
 """What happens to visual features before they enter the LLM: they are merged, item by item."""
 
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import groupby
@@ -21,6 +22,12 @@ from aim_runtime.seams import lack_newlines, with_video_pixels
 Features = Tensor | list[Tensor]
 
 
+class _Last(threading.local):
+    """What this thread has encoded last."""
+
+    encoded: Encoded | None = None
+
+
 class Encoding:
     """Merges features behind a model's encoder of one modality; ``last`` tells what came out.
 
@@ -36,9 +43,14 @@ class Encoding:
         *,
         keeps_places: bool,
     ) -> None:
-        self.last: Encoded | None = None
+        self._last = _Last()
         self._merge, self._recorder, self._keeps_places = merge, recorder, keeps_places
         self._adapter, self._modality = adapter, modality
+
+    @property
+    def last(self) -> Encoded | None:
+        """What this thread has encoded last; None before the first."""
+        return self._last.encoded
 
     def behind(self, encode: Callable[..., Any]) -> Callable[..., Any]:
         """``encode``, then merging."""
@@ -64,7 +76,7 @@ class Encoding:
             block.tokens: (block.tokens,) for item in items for block in item.blocks
         }
         if self._merge is None:
-            self.last = Encoded(items, counts, (), ())
+            self._last.encoded = Encoded(items, counts, (), ())
             return features
         by_frame = not together and features[0].dim() == 3
         if by_frame:
@@ -83,7 +95,7 @@ class Encoding:
                 start = stop
             rows = [row for stack in merged for row in stack]
             kept = (tuple(places), tuple(rows)) if self._keeps_places else ((), ())
-            self.last = Encoded(items, counts, *kept)
+            self._last.encoded = Encoded(items, counts, *kept)
             if not together:
                 return [row.unsqueeze(0) for row in rows] if by_frame else rows
             return merged[0] if len(merged) == 1 else torch.cat(merged)
