@@ -27,9 +27,37 @@ class Placed:
     tokens: int
 
     @property
+    def caller_tokens(self) -> int:
+        """The tokens of each row of the caller's prompt, N."""
+        return self.tokens if self.cut is None else self.cut.tokens
+
+    @property
     def lost(self) -> int:
         """The number of tokens that merging removes."""
         return self.item.tokens - self.tokens
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The places that the tokens of a shortened prompt have in the caller's.
+
+    Args:
+        sources: int64 [B, n] on the host, the place of each token; -1 at padding that the caller's
+            prompt does not have. The tokens of an image or a video count on from its first place.
+        tokens: N, of each row of the caller's prompt.
+        padding: int64 [B] on the host, of the caller's prompt; None without any.
+    """
+
+    sources: Tensor
+    tokens: int
+    padding: Tensor | None
+
+    def expand(self, copies: int) -> "Cut":
+        """Repeat each row ``copies`` times."""
+        padding = None if self.padding is None else self.padding.repeat_interleave(copies)
+        return replace(
+            self, sources=self.sources.repeat_interleave(copies, dim=0), padding=padding
+        )
 
 
 @dataclass(frozen=True)
@@ -43,12 +71,14 @@ class Prompt:
         placed: the images and videos of each row in order; () where embeddings were given.
         padding: int64 [B] on the host, tokens of padding at the start of each row; None without
             any.
+        cut: how merging has shortened the caller's prompt; None where it has not.
     """
 
     visual_mask: Tensor
     visual: tuple[VisualInput, ...]
     placed: tuple[tuple[Placed, ...], ...] = ()
     padding: Tensor | None = None
+    cut: Cut | None = None
 
     @property
     def tokens(self) -> int:
@@ -71,6 +101,11 @@ class Prompt:
         return tuple(text.tolist())
 
     @property
+    def caller_tokens(self) -> int:
+        """The tokens of each row of the caller's prompt, N."""
+        return self.tokens if self.cut is None else self.cut.tokens
+
+    @property
     def lost(self) -> tuple[int, ...]:
         """The number of tokens that merging removes from each row."""
         return tuple(sum(placed.lost for placed in row) for row in self.placed)
@@ -88,6 +123,7 @@ class Prompt:
             visual_mask=self.visual_mask.repeat_interleave(copies, dim=0),
             visual=tuple(row for row in self.visual for _ in range(copies)),
             placed=tuple(row for row in self.placed for _ in range(copies)),
+            cut=None if self.cut is None else self.cut.expand(copies),
         )
 
     def padded(self, attention_mask: Tensor | None) -> "Prompt":
