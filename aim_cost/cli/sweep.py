@@ -15,7 +15,7 @@ from aim_cost.cli.options import BatchOption, DtypeOption, FormatOption, LastLay
 from aim_cost.devices.hardware import HardwareProfile, load_hardware
 from aim_cost.errors import SpecError
 from aim_cost.models.model import ModelSpec, load_model_spec
-from aim_cost.models.workload import Execution, Workload
+from aim_cost.models.workload import Execution, LastLayer, Workload
 from aim_cost.render import Format, console, print_object, print_rows, table
 from aim_cost.units import show
 
@@ -55,7 +55,7 @@ def sweep(
     execution: Annotated[
         str, typer.Option(help="eager, cuda-graph, ideal, with commas between.")
     ] = "eager",
-    last_layer: LastLayerOption = "all",
+    last_layer: LastLayerOption = LastLayer.ALL,
     out: Annotated[
         Path | None, typer.Option(help="Write all rows to this .csv or .parquet.")
     ] = None,

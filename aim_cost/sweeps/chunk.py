@@ -117,7 +117,9 @@ def _axes(grid: Grid, place: int, places: tuple[Counts, ...], times: TimeTables 
         "hardware": name(case.device.name, [h.name for h in grid.hardware]),
         "dtype": name(case.execution.dtype, [e.dtype for e in grid.executions]),
         "attention": name(case.execution.attention, [e.attention for e in grid.executions]),
-        "last_layer": name(case.execution.last_layer, [e.last_layer for e in grid.executions]),
+        "last_layer": name(
+            case.execution.last_layer.value, [e.last_layer.value for e in grid.executions]
+        ),
         "execution": name(case.execution.mode, [e.mode for e in grid.executions]),
         "batch": np.full(len(frames), grid.batch),
         "frames": np.array(grid.frames)[frames],

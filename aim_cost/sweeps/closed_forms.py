@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import sympy
 from sympy.printing.pycode import PythonCodePrinter
 
+from aim_cost.case.memory import kv_cache_bytes
 from aim_cost.checks import one_of
 from aim_cost.errors import SpecError
-from aim_cost.memory import kv_cache_bytes
 from aim_cost.models import decoder, vision
 from aim_cost.models.model import ModelSpec
 from aim_cost.ops import reduction

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from aim_cost.errors import SpecError
+from aim_cost.imports import import_optional
 
 LOCAL = "local"
 """Address of a cluster that is started on this machine for the length of one call."""
@@ -27,8 +28,8 @@ def spread(
         address: of a Ray cluster (``ray://host:10001``, ``host:6379``, ``auto``), or LOCAL; without
             one the calls are made here, in order.
     Closing the iterator ends what is in flight.
-    Raises: SpecError without ray or a cluster, or workers that can make the calls; and what
-    ``function`` raises.
+    Raises: MissingLibraryError without ray; SpecError without a cluster, or workers that can make
+    the calls; and what ``function`` raises.
     """
     if address is None or not items:
         for item in items:
@@ -89,15 +90,7 @@ def _knock(address: str) -> None:
 
 
 def _connected(address: str) -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise SpecError(
-            "--ray",
-            expected="ray",
-            got="none installed",
-            fix='Run pip install "aim-efficiency[ray]", or leave --ray out.',
-        ) from error
+    ray = import_optional("ray", otherwise="leave --ray out")
     if ray.is_initialized():
         ray.shutdown()
     try:

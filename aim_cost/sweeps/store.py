@@ -12,6 +12,7 @@ import pandas as pd
 from aim_cost.checks import one_of
 from aim_cost.errors import SpecError
 from aim_cost.files import write_atomically
+from aim_cost.imports import import_optional
 from aim_cost.sweeps.chunk import chunk
 from aim_cost.sweeps.grid import Grid
 from aim_cost.sweeps.spread import spread
@@ -28,12 +29,12 @@ def write_sweep(grid: Grid, path: str | Path, address: str | None = None) -> Ite
     Finished chunks are kept in a folder next to it, ``<name>.parts``. When all are there, they are
     joined into the file, which appears in one step, and the folder is removed. So an interrupted
     sweep keeps its finished chunks, and the same call goes on with the next one.
-    Raises: SpecError for another suffix, a missing pyarrow, or the parts of another sweep.
+    Raises: SpecError for another suffix or the parts of another sweep; MissingLibraryError.
     """
     target = Path(path)
     one_of(target.suffix, SUFFIXES, f"suffix of {target}", SpecError)
     if target.suffix == ".parquet":
-        _require_pyarrow()
+        import_optional("pyarrow", otherwise="write a .csv")
     folder = target.with_name(f"{target.name}.parts")
     _claim(folder, grid)
     parts = [folder / f"{index:08d}" for index in range(grid.chunks)]
@@ -86,15 +87,3 @@ def _join(parts: Sequence[Path], joined: Path, suffix: str) -> None:
     with parquet.ParquetWriter(joined, parquet.read_schema(parts[0])) as whole:
         for part in parts:
             whole.write_table(parquet.read_table(part))
-
-
-def _require_pyarrow() -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise SpecError(
-            "a .parquet file",
-            expected="pyarrow",
-            got="none installed",
-            fix='Run pip install "aim-efficiency[parquet]", or write a .csv.',
-        ) from error

@@ -32,6 +32,7 @@ from aim_cost.cli.options import (
     workload_from,
 )
 from aim_cost.files import write_atomically
+from aim_cost.models.workload import LastLayer
 from aim_cost.render import Format, console, print_rows, table, to_csv
 from aim_cost.timing import load_calibration
 from aim_runtime.cli.accuracy import accuracy
@@ -77,7 +78,7 @@ def validate(
     prune: PruneOption = None,
     vision_merge: VisionMergeOption = None,
     schedule: SchedulesOption = None,
-    last_layer: LastLayerOption = "all",
+    last_layer: LastLayerOption = LastLayer.ALL,
     hardware: Annotated[
         str | None,
         typer.Option(help="A profile instead of this device's, which is measured where unknown."),

@@ -23,6 +23,7 @@ from aim_cost.cli.options import (
     VisionMergeOption,
     workload_from,
 )
+from aim_cost.models.workload import LastLayer
 from aim_cost.render import Format, console, print_rows, table
 from aim_cost.units import milli
 from aim_runtime.cli.options import (
@@ -54,7 +55,7 @@ def measure(
     prune: PruneOption = None,
     vision_merge: VisionMergeOption = None,
     schedule: SchedulesOption = None,
-    last_layer: LastLayerOption = "all",
+    last_layer: LastLayerOption = LastLayer.ALL,
     dtype: FastestDtypeOption = None,
     device: DeviceOption = None,
     random_weights: WeightsOption = True,

@@ -10,7 +10,7 @@ import torch
 
 from aim_cost.checks import one_of, whole
 from aim_cost.errors import AimError
-from aim_cost.models.workload import LAST_LAYERS, Workload
+from aim_cost.models.workload import LastLayer, Workload
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import MeasurementError
 from aim_runtime.measurement.attention_backend import (
@@ -46,7 +46,7 @@ def measure(
     resume: bool = False,
     seed: int = 0,
     execution: str = "eager",
-    last_layer: str = "all",
+    last_layer: LastLayer = LastLayer.ALL,
     attention: AttentionBackend | None = None,
     visit: int = 1,
     refuse: bool = True,
@@ -79,8 +79,8 @@ def measure(
     whole(repeats, "repeats", MeasurementError)
     whole(warmup, "warmup", MeasurementError, at_least=0)
     one_of(execution, EXECUTIONS, "execution", MeasurementError)
-    one_of(last_layer, LAST_LAYERS, "last_layer", MeasurementError)
-    if execution == "masked" and last_layer != "all":
+    last_layer = LastLayer.read(last_layer, MeasurementError)
+    if execution == "masked" and last_layer is not LastLayer.ALL:
         raise MeasurementError(
             "last_layer",
             expected="all with the execution masked, whose layers compute every token",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from aim_cost.models.model import ModelSpec
-from aim_cost.models.workload import Workload
+from aim_cost.models.workload import LastLayer, Workload
 from aim_cost.schedules.schedule import Schedule
 
 Row = dict[str, Any]
@@ -37,7 +37,7 @@ class RunKey:
     batch: int
     execution: str
     scoring: str
-    last_layer: str
+    last_layer: LastLayer
     schedule: str
 
     @classmethod
@@ -50,7 +50,7 @@ class RunKey:
         dtype: str,
         execution: str = "eager",
         scoring: str = "torch",
-        last_layer: str = "all",
+        last_layer: LastLayer = LastLayer.ALL,
     ) -> "RunKey":
         """The key of a run that is planned."""
         return cls(
@@ -83,7 +83,7 @@ class RunKey:
             frame_size=(size[0], size[1]) if size else None,
             scoring=row.get("scoring", "torch"),
             # rows that were written before there was a choice say nothing of the last layer
-            last_layer=row.get("last_layer", "all"),
+            last_layer=LastLayer.read(row.get("last_layer", "all")),
         )
 
     @property
@@ -104,6 +104,7 @@ class RunKey:
     def to_row(self) -> Row:
         """Flat, under the keys of estimates; images and frame_size only where they are given."""
         row: Row = {field.name: getattr(self, field.name) for field in fields(self)}
+        row["last_layer"] = self.last_layer.value
         del row["images"], row["frame_size"]
         return row | visual_fields(self.workload)
 

@@ -10,21 +10,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
-from aim_cost.checks import one_of
-from aim_cost.models.workload import LAST_LAYERS
+from aim_cost.models.workload import LastLayer
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import PatchError
 from aim_runtime.models import require_onevision
 from aim_runtime.models.llava_onevision import LlavaOnevisionAdapter
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.capturable import EAGER_WAY, capturable, refusal
+from aim_runtime.patching.encoding import merge_features
 from aim_runtime.patching.patch import patched
 from aim_runtime.patching.prefill import Prefill
 from aim_runtime.prompts.inputs import Inputs
@@ -58,15 +57,20 @@ class StaticPrefill:
     """
 
     def __init__(
-        self, loaded: Loaded, schedule: Schedule, inputs: Inputs, *, last_layer: str = "all"
+        self,
+        loaded: Loaded,
+        schedule: Schedule,
+        inputs: Inputs,
+        *,
+        last_layer: LastLayer = LastLayer.ALL,
     ) -> None:
-        one_of(last_layer, LAST_LAYERS, "last_layer", PatchError)
         require_onevision(loaded.model, "static prefill")
         _require_sdpa(loaded)
         if schedule.merge is not None and schedule.merge.positions == "kept":
             raise refusal("schedule.merge.positions", "recounted", "kept, looked up on the host")
         self.trace = self._patched = RunTrace()
-        self._loaded, self._schedule, self._last_layer = loaded, schedule, last_layer
+        self._loaded, self._schedule = loaded, schedule
+        self._last_layer = LastLayer.read(last_layer, PatchError)
         frame = loaded.spec.frame_tokens
         counts = schedule.merge.token_counts(frame) if schedule.merge else (frame,)
         self._merge_tokens = {frame: counts}
@@ -78,7 +82,7 @@ class StaticPrefill:
             text_tokens=self._prompt.text_tokens[0],
             layers=loaded.spec.text.num_hidden_layers,
         )
-        if last_layer == "needed":
+        if self._last_layer is LastLayer.NEEDED:
             plan = plan.last_needed()
         self._plans = [plan] * len(ids)
         device, mask = loaded.device, self._prompt.visual_mask
@@ -89,7 +93,6 @@ class StaticPrefill:
         self._visual = mask[..., None].to(device)
         # which visual token stands where; anything in range at text
         self._place = (mask.cumsum(dim=1) - 1).clamp_(min=0)[..., None].to(device)
-        self._prefill: Prefill | None = None  # while its layers run
         self._fill(short.inputs["input_ids"], inputs["pixel_values_videos"])
 
     @property
@@ -119,23 +122,10 @@ class StaticPrefill:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """The patched model; where tokens leave inside a layer, its projection runs for the rest.
-
-        Raises: PatchError, ScheduleError, as ``patch``.
-        """
-        handles = []
+        """The patched model. Raises: PatchError, ScheduleError, as ``patch``."""
         model, schedule = self._loaded.model, self._schedule
         with patched(model, schedule, last_layer=self._last_layer) as self._patched:
-            if self._schedule.prune and self._schedule.prune.drop_point == "after_attention":
-                handles = [
-                    layer.self_attn.o_proj.register_forward_pre_hook(self._leave_attention)
-                    for layer in self._loaded.model.model.language_model.layers
-                ]
-            try:
-                yield
-            finally:
-                for handle in handles:
-                    handle.remove()
+            yield
 
     def prepare(self) -> Callable[[], PrefillOutput]:
         """Send what the host knows to the device; the result runs the rest, inside ``attached``."""
@@ -162,9 +152,9 @@ class StaticPrefill:
         x = torch.where(self._visual, features, text)
         positions = torch.arange(x.shape[1], device=x.device)[None]
         angles = decoder.rotary_emb(x, positions)
-        self._prefill = prefill
-        for layer in decoder.layers:
+        for number, layer in enumerate(decoder.layers):
             x, arguments = prefill.enter_layer(
+                number,
                 x,
                 {
                     "attention_mask": None,  # causal: nothing is padded
@@ -176,7 +166,6 @@ class StaticPrefill:
             )
             x = layer(x, **arguments)
             prefill.observe_mlp(x)
-        self._prefill = None
         self.trace.tower = self._patched.tower
         logits = self._loaded.model.lm_head(decoder.norm(x)[:, -1:])
         lengths = tuple(cache.get_seq_length(i) for i in range(len(decoder.layers)))
@@ -186,15 +175,16 @@ class StaticPrefill:
     def _features(self) -> Tensor:
         """Visual tokens of all videos, newlines included: [videos, tokens, hidden]."""
         core = self._loaded.model.model
-        # the patch has merged them
         features: Tensor = core.get_video_features(self._pixels).pooler_output
+        if self._schedule.merge is not None:
+            items = tuple(placed.item for row in self._prompt.placed for placed in row)
+            merged, _ = merge_features(features, items, self._schedule.merge)
+            assert isinstance(merged, Tensor)  # as the features were
+            features = merged
         if not lack_newlines(features, self._prompt.placed[0][0].tokens):
             return features
         newline = core.image_newline.expand(len(features), 1, -1)
         return torch.cat([features, newline], dim=1)
-
-    def _leave_attention(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        return (self._prefill.stay(args[0]),) if self._prefill is not None else None
 
     def _shortened(self, inputs: Inputs) -> Shortened:
         if inputs.get("pixel_values_videos") is None or inputs.get("pixel_values") is not None:
@@ -227,7 +217,7 @@ class GraphedPrefill:
         inputs: Inputs,
         *,
         warmup: int = 3,
-        last_layer: str = "all",
+        last_layer: LastLayer = LastLayer.ALL,
     ) -> None:
         if not _is_cuda(loaded.device):
             raise PatchError(

@@ -26,10 +26,10 @@ class TextCandidates:
 
     def get_candidates(self, input_ids: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """``input_ids`` [1, n] with candidates after them: [1, n + candidates]."""
-        if not self._prefilled:
+        candidates, logits = self._stock.get_candidates(input_ids, **kwargs)
+        if not self._prefilled:  # an assistant has read the prompt; what it says comes too early
             self._prefilled = True
             return input_ids, None
-        candidates, logits = self._stock.get_candidates(input_ids, **kwargs)
         start = input_ids.shape[1]
         new = torch.isin(candidates[0, start:].cpu(), self._placeholders)
         length = int(new.int().argmax()) if bool(new.any()) else len(new)

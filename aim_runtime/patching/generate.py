@@ -14,22 +14,30 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from aim_runtime.errors import PatchError
+from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.part import Part
-from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.drafts import after_the_prompt
+from aim_runtime.patching.position_keeping import PositionKeeping
+from aim_runtime.patching.prompt_shortening import PromptShortening
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.cached import cached_tokens
 from aim_runtime.seams import with_new_names
 
 Inputs = dict[str, Any]
 
+_REFUSED = {
+    "prefill_chunk_size": "none: a schedule sees whole prompts",
+    "assistant_early_exit": "none: the first layers alone would run another schedule (an "
+    "assistant_model and prompt lookup work)",
+    "is_assistant": "another model that assists: one that runs a schedule reads each prompt anew",
+}
+
 
 class Generation:
     """Refuses what would decide anew who leaves, and goes on from cached prompts.
 
     Args:
-        placeholders: token ids that stand for visual tokens.
-        pixels: names of the inputs that hold or describe images and videos.
+        adapter: of a vision-language model, with ``prompts``; None for a bare language model.
         prunes: whether tokens leave in the decoder.
     """
 
@@ -37,14 +45,18 @@ class Generation:
         self,
         model: PreTrainedModel,
         positions: PositionKeeping,
+        adapter: Adapter | None,
+        prompts: PromptShortening | None,
         *,
-        placeholders: tuple[int, ...],
-        pixels: tuple[str, ...],
         prunes: bool,
     ) -> None:
         self._model: Part = model
-        self._positions = positions
-        self._placeholders, self._pixels, self._prunes = placeholders, pixels, prunes
+        self._positions, self._prompts, self._prunes = positions, prompts, prunes
+        self._placeholders: tuple[int, ...] = ()
+        self._pixels: tuple[str, ...] = ()
+        if adapter is not None:
+            self._placeholders = tuple(adapter.placeholders.values())
+            self._pixels = tuple(n for names in adapter.pixel_inputs.values() for n in names)
 
     def attach(self, changes: Changes) -> None:
         """Change ``generate`` and what it calls before each forward."""
@@ -64,30 +76,23 @@ class Generation:
             given = with_new_names(kwargs | dict(zip(names, args, strict=False)))
             self._check(given)
             if cached_tokens(given):
-                self._positions.go_on(given)
+                given = self._positions.go_on(given)
                 given = {name: given[name] for name in given if name not in self._pixels}
+            elif self._prompts is not None:
+                ids = given.get("inputs")
+                ids = given.get("input_ids") if ids is None else ids
+                if ids is not None and given.get("inputs_embeds") is None:
+                    self._prompts.check(given | {"input_ids": ids})
             return own(**given)
 
         return generate
 
     def _check(self, given: Inputs) -> None:
         """Raises: PatchError that names an argument."""
-        chunk = self._setting(given, "prefill_chunk_size")
-        if chunk is not None:
-            raise PatchError(
-                "prefill_chunk_size",
-                expected="none: a schedule sees whole prompts",
-                got=chunk,
-                fix="Leave it out.",
-            )
-        exit_layer = self._setting(given, "assistant_early_exit")
-        if exit_layer is not None:
-            raise PatchError(
-                "assistant_early_exit",
-                expected="none: the first layers alone would run another schedule",
-                got=exit_layer,
-                fix="Leave it out; an assistant_model and prompt lookup work.",
-            )
+        for name, expected in _REFUSED.items():
+            got = self._setting(given, name)
+            if got:
+                raise PatchError(name, expected=expected, got=got, fix="Leave it out.")
         if (
             self._prunes
             and given.get("inputs_embeds") is None  # which transformers decodes with a cache

@@ -5,14 +5,51 @@ from functools import wraps
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward, rotate_half
 
+from aim_runtime.models.compiled import uncompiled
 from aim_runtime.models.part import Part
-from aim_runtime.seams import CACHE
+from aim_runtime.patching.current import Current
+from aim_runtime.patching.undo import Changes
+from aim_runtime.seams import CACHE, named
 
 _OUTPUTS = ("output_hidden_states", "output_attentions")
+
+
+class LastTokenAlone:
+    """Computes the last token alone in the last layer, in calls that ask for nothing else."""
+
+    def __init__(self, model: PreTrainedModel, decoder: Part) -> None:
+        self._model, self._decoder = model, decoder
+        self._wanted: Current[bool] = Current()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the call that runs now asks for the logits of its last token, and no more."""
+        return bool(self._wanted.value)
+
+    def attach(self, changes: Changes) -> None:
+        """Change the forward of the model, and that of the last layer."""
+        changes.replace(self._model, "forward", self._asking(self._model.forward))
+        last = self._decoder.layers[-1]
+        changes.replace(last, "forward", of_last_token(last))
+
+    def _asking(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """The model's forward, which first tells what is asked of it."""
+        configs = (self._model.config, self._decoder.config)
+
+        @uncompiled
+        def is_wanted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+            return wants_last_token_alone(named(self._model, args, kwargs), *configs)
+
+        @wraps(own, updated=())
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with self._wanted.during(is_wanted(args, kwargs)):
+                return own(*args, **kwargs)
+
+        return uncompiled(forward, recursive=False)
 
 
 def wants_last_token_alone(inputs: Mapping[str, Any], *configs: PreTrainedConfig) -> bool:
@@ -47,7 +84,8 @@ def of_last_token(layer: Part) -> Callable[..., Tensor]:
             whole: Tensor = own(hidden_states, *args, **kwargs)
             return whole
         mixed = _attend(layer.self_attn, layer.input_layernorm(hidden_states), **kwargs)
-        hidden_states = prefill.leave(hidden_states) + layer.self_attn.o_proj(mixed)
+        left = prefill.leave(layer.self_attn.layer_idx, hidden_states)
+        hidden_states = left + layer.self_attn.o_proj(mixed)
         changed: Tensor = layer.mlp(layer.post_attention_layernorm(hidden_states))
         return hidden_states + changed
 

@@ -13,8 +13,10 @@ from aim_runtime.errors import PatchError
 from aim_runtime.models.compiled import uncompiled
 from aim_runtime.models.part import Part
 from aim_runtime.patching.current import Current
+from aim_runtime.patching.prompt_shortening import PromptShortening
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.cached import cached_tokens
+from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.seams import named
 
 Inputs = dict[str, Any]
@@ -39,12 +41,16 @@ class Left:
 class CallerLogits:
     """Takes ``logits_to_keep`` and ``labels`` as the caller means them, of their own prompt.
 
-    Args: visual_of, gives the mask [B, N] of visual tokens of a model's inputs, on the host.
+    Args:
+        prompts: of a vision-language model; None for a bare language model.
+        embedded: the prompt that ``inputs_embeds`` hold, if the caller described one.
     """
 
-    def __init__(self, model: PreTrainedModel, visual_of: Callable[[Inputs], Tensor]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, prompts: PromptShortening | None, embedded: Prompt | None
+    ) -> None:
         self._model: Part = model
-        self._visual_of = visual_of
+        self._prompts, self._embedded = prompts, embedded
         self._left: Current[Left] = Current()
 
     def attach(self, changes: Changes) -> None:
@@ -78,13 +84,22 @@ class CallerLogits:
         if counts_from_end and labels is None:
             return inputs, None
         visual = self._visual_of(inputs)
-        if not bool(visual.any()):
+        if visual is None or not bool(visual.any()):
             return inputs, None
         if not counts_from_end:
             inputs = inputs | {"logits_to_keep": _kept_from_end(keep, visual)}
         if labels is not None:
             _check_labels(inputs, labels, visual)
         return inputs, Left(visual.shape[1])
+
+    def _visual_of(self, inputs: Inputs) -> Tensor | None:
+        """The mask [B, N] of visual tokens of a prompt, on the host; None where none is known."""
+        if self._embedded is not None:
+            x = inputs.get("input_ids")
+            x = inputs["inputs_embeds"] if x is None else x
+            return self._embedded.expand(len(x)).visual_mask
+        ids = inputs.get("input_ids")
+        return None if self._prompts is None or ids is None else self._prompts.visual_mask(ids)
 
     def _of_those_left(self, own: Callable[..., Tensor]) -> Callable[..., Tensor]:
         @wraps(own)

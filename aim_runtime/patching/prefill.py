@@ -80,7 +80,7 @@ class Prefill:
         """The keywords of a layer that differ from those of the whole prompt."""
         if self._positions is None:
             cos, sin = (take_tokens(x, self._left) for x in kwargs["position_embeddings"])
-            self._positions = {"position_embeddings": (cos, sin)}
+            self._positions = {"position_embeddings": (cos, sin), "aim_left": True}
             if kwargs.get("position_ids") is not None:
                 self._positions["position_ids"] = take_tokens(kwargs["position_ids"], self._left)
             if not self.prompt.is_even:
@@ -184,6 +184,15 @@ class Prefill:
     def observe_mlp(self, x: Tensor) -> None:
         """Record a layer's MLP from its input x[B, n, hidden]."""
         self._mlp_tokens.append(self._real_tokens(x.shape[1]))
+
+    def places(self) -> Tensor:
+        """The places in the caller's prompt of what is left, int64 [B, n]; -1 at padding."""
+        padding = 0 if self.prompt.is_even or self._padding is None else self._padding[:, None]
+        index = torch.arange(self._left.shape[1], device=self._left.device)
+        places = self._left
+        if self.prompt.cut is not None:
+            places = self.prompt.cut.sources.to(places.device).gather(1, places)
+        return places.masked_fill(index < padding, -1)
 
     def finish(self, trace: RunTrace, cache_tokens: tuple[int, ...]) -> None:
         """Write the record. Raises: PatchError when a layer ran without being observed."""

@@ -1,16 +1,20 @@
 """Positions on three axes (time, row, column) of prompts that merging has shortened."""
 
 import inspect
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.prompts.positions import KeptPositions, columns, recounted
 from aim_runtime.prompts.prompt import Prompt
 
 Inputs = dict[str, Any]
+
+_TYPES = {"image": 1, "video": 2}  # of a model's mm_token_type_ids
 
 
 class AxesPositions(KeptPositions):
@@ -22,17 +26,51 @@ class AxesPositions(KeptPositions):
     _number_prompts: ClassVar[bool] = False
 
     def __init__(self, adapter: Adapter) -> None:
-        super().__init__()
-        self._inner = adapter.inner
+        self.inner, self._placeholders = adapter.inner, adapter.placeholders
+
+    def check(self, given: Inputs, prompt: Prompt) -> None:
+        ids, types = given["input_ids"], given.get("mm_token_type_ids")
+        if given.get("position_ids") is not None or not any(prompt.lost):
+            return
+        for row in prompt.placed:
+            for one, other in pairwise(row):
+                touch = one.start + one.tokens == other.start
+                if touch and one.modality == other.modality:
+                    raise PatchError(
+                        "input_ids",
+                        expected=f"text between two {one.modality}s, for positions on three axes",
+                        got="none",
+                        fix="Let the model's processor write the prompt.",
+                    )
+        got = "none" if types is None else "others"
+        if types is not None and types.shape == ids.shape:
+            wrong = torch.zeros_like(ids, dtype=torch.bool)
+            for modality, token in self._placeholders.items():
+                wrong |= (ids == token) != (types.to(ids.device) == _TYPES[modality])
+            if given.get("attention_mask") is not None:
+                wrong &= given["attention_mask"].to(ids.device).bool()
+            got = "others" if bool(wrong.any()) else ""
+        if got:
+            raise PatchError(
+                "mm_token_type_ids",
+                expected="those of the processor: 1 at the placeholders of images, 2 at those of "
+                "videos, 0 elsewhere",
+                got=got,
+                fix="Pass all that the processor returned.",
+            )
 
     def _counted(self, given: Inputs, prompt: Prompt) -> Tensor:
-        names = inspect.signature(self._inner.compute_3d_position_ids).parameters
-        table: Tensor | None = self._inner.compute_3d_position_ids(
+        names = inspect.signature(self.inner.compute_3d_position_ids).parameters
+        table: Tensor | None = self.inner.compute_3d_position_ids(
             **{name: given.get(name) for name in names}
         )
-        if table is None:  # as the decoder counts them
-            places = torch.arange(prompt.caller_tokens, device=given["input_ids"].device)
-            table = places.expand(3, 1, -1)
+        if table is None:
+            raise PatchError(
+                "prompt",
+                expected="the grids of its images and videos, for positions on three axes",
+                got="none",
+                fix="Pass all that the processor returned.",
+            )
         return table
 
     def _columns(self, table: Tensor, places: Tensor, prompt: Prompt) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 from aim_cost.schedules.merge import Merge
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
-from aim_runtime.models.visual import MODALITIES, VisualItem, visual_input
-from aim_runtime.prompts.encoded import Encoded, features_of_another_run
+from aim_runtime.models.visual import MODALITIES, visual_input
+from aim_runtime.prompts.encoded import Items
 from aim_runtime.prompts.prompt import (
     Cut,
     Placed,
@@ -23,7 +23,6 @@ from aim_runtime.prompts.prompt import (
 from aim_runtime.reduction.select import take_tokens
 
 Inputs = dict[str, Any]
-Items = Sequence[VisualItem]
 
 _EMBEDS = "inputs_embeds"
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", _EMBEDS)
@@ -48,21 +47,19 @@ class Layout:
     def __init__(self, adapter: Adapter, merge: Merge | None) -> None:
         self._adapter, self._merge = adapter, merge
 
-    def prepare(
-        self, inputs: Inputs, encoded: Mapping[str, Encoded | None] | None = None
-    ) -> Shortened:
+    def prepare(self, inputs: Inputs, known: Mapping[str, Items] | None = None) -> Shortened:
         """Shorten ``input_ids`` and what goes with them to the placeholders that merging leaves.
 
         ``inputs`` itself is not changed; ``position_ids`` stay as they are. Rows that lose
         different numbers of tokens are padded on the left to a common length.
-        Args: encoded, what was encoded last for each modality, for prompts with ready features.
+        Args: known, the items of ready features by modality.
         Raises: PatchError when placeholders and pixels do not fit; ScheduleError where the schedule
         does not fit.
         """
-        masks = self._masks(inputs)
+        masks = self._masks(inputs["input_ids"])
         rows: list[list[Placed]] = [[] for _ in inputs["input_ids"]]
         for modality, mask in masks.items():
-            items, copies = self._items(inputs, modality, encoded or {})
+            items, copies = self._items(inputs, modality, known or {})
             if items is None and not bool(mask.any()):
                 continue
             if items is None:
@@ -77,26 +74,23 @@ class Layout:
                 row += placed
         return self._shortened(inputs, masks, rows)
 
-    def has_visual_tokens(self, inputs: Inputs) -> bool:
-        """Whether there is a placeholder in ``input_ids``."""
-        return any(bool(mask.any()) for mask in self._masks(inputs).values())
+    def visual_mask(self, ids: Tensor) -> Tensor:
+        """Where ids[B, n] are placeholders: bool [B, n], on the host."""
+        return torch.stack(list(self._masks(ids).values())).any(dim=0)
 
-    def _masks(self, inputs: Inputs) -> dict[str, Tensor]:
-        ids = inputs["input_ids"].cpu()
+    def _masks(self, ids: Tensor) -> dict[str, Tensor]:
+        ids = ids.cpu()
         tokens = self._adapter.placeholders
         return {modality: ids == tokens[modality] for modality in MODALITIES if modality in tokens}
 
     def _items(
-        self, inputs: Inputs, modality: str, encoded: Mapping[str, Encoded | None]
+        self, inputs: Inputs, modality: str, known: Mapping[str, Items]
     ) -> tuple[Items | None, int]:
         """The items of a modality, and how often each prompt with its items was repeated."""
-        ready = (inputs.get("mm_encoder_outputs") or {}).get(modality)
-        if ready is None:
+        items = known.get(modality)
+        if items is None:
             return self._adapter.items(inputs, modality), 1
-        last, features = encoded.get(modality), ready.pooler_output
-        if last is None or len(features) % len(last.items):
-            raise features_of_another_run(f"features of {len(features)} {modality}s")
-        return last.items, len(features) // len(last.items)
+        return items, len(inputs["mm_encoder_outputs"][modality].pooler_output) // len(items)
 
     def _place(self, mask: Tensor, modality: str, items: Items, copies: int) -> list[list[Placed]]:
         """Items of each row of mask[B, n]: they fill its placeholders in order."""
@@ -155,7 +149,9 @@ class Layout:
                 )
         before = left_padding(inputs.get("attention_mask"), mask)
         index, padding = _without_ends(rows, ids.shape[1], before)
-        shortened = {name: take_tokens(inputs[name], index.to(inputs[name].device)) for name in given}
+        shortened = {
+            name: take_tokens(inputs[name], index.to(inputs[name].device)) for name in given
+        }
         sources = index.clone()
         if padding is not None:
             real = torch.arange(index.shape[1]) >= padding[:, None]

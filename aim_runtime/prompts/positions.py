@@ -20,72 +20,83 @@ Inputs = dict[str, Any]
 
 
 class Positions(ABC):
-    """The positions of one prompt after another.
+    """A way to count positions.
 
     Order of calls: ``prepare`` before a prompt is embedded, ``merged`` before it enters the
     decoder, ``after`` for new tokens after its cache.
     """
 
+    def check(self, given: Inputs, prompt: Prompt) -> None:  # noqa: B027
+        """Raises: PatchError for a caller's inputs from which no positions can be computed."""
+
     @abstractmethod
-    def prepare(self, given: Inputs, short: Inputs, prompt: Prompt) -> Inputs:
+    def prepare(self, given: Inputs, short: Inputs, prompt: Prompt) -> tuple[Inputs, Tensor | None]:
         """``short``, the inputs of a shortened prompt, with ``position_ids``.
 
-        Args: given, the caller's inputs. Raises: PatchError for ``position_ids`` that have no
-        meaning once the prompt is shortened.
+        Args: given, the caller's inputs.
+        Returns: also the table [..., B or 1, N] of the caller's positions, if tokens keep them.
+        Raises: PatchError for ``position_ids`` that have no meaning once the prompt is shortened.
         """
 
     @abstractmethod
-    def merged(self, inputs: Inputs, prompt: Prompt, encoded: Mapping[str, Encoded]) -> Inputs:
-        """A decoder's ``inputs`` with the positions of the tokens that merging left."""
+    def merged(
+        self, inputs: Inputs, prompt: Prompt, encoded: Mapping[str, Encoded], table: Tensor | None
+    ) -> Inputs:
+        """A decoder's ``inputs`` with the positions of the tokens that merging left.
+
+        Args: table, as ``prepare`` returned it.
+        """
 
     def after(self, inputs: Inputs, cached: Cached, tokens: int) -> Inputs:
         """``inputs`` of ``tokens`` new ones after a cached prompt, with their ``position_ids``.
 
         Raises: PatchError for ``position_ids`` that do not go on from the prompt.
         """
-        if cached.next_position is None:
+        last, highest = cached.last_position, cached.highest_position
+        if last is None or highest is None:
             return inputs
-        first = cached.next_position + (cached_tokens(inputs) - cached.prompt.tokens)
-        expected = first + torch.arange(tokens, device=first.device)
+        new = torch.arange(1, tokens + 1, device=last.device)
+        new += cached_tokens(inputs) - cached.prompt.tokens
         given = inputs.get("position_ids")
         if given is None:
-            return self._uncounted_after(inputs, expected)
+            return self._uncounted_after(inputs, highest + new)
         if not any(cached.prompt.lost):
             return inputs
-        return self._counted_after(inputs, given, expected, cached.prompt)
+        return self._counted_after(inputs, given, (last + new, highest + new), cached.prompt)
 
     @abstractmethod
     def _uncounted_after(self, inputs: Inputs, expected: Tensor) -> Inputs: ...
 
     @abstractmethod
     def _counted_after(
-        self, inputs: Inputs, given: Tensor, expected: Tensor, prompt: Prompt
+        self, inputs: Inputs, given: Tensor, expected: tuple[Tensor, ...], prompt: Prompt
     ) -> Inputs: ...
 
 
 class RecountedPositions(Positions):
     """Positions 0, 1, 2, ... of the tokens that are left, as ``merge.positions`` recounted."""
 
-    def prepare(self, given: Inputs, short: Inputs, prompt: Prompt) -> Inputs:
+    def prepare(self, given: Inputs, short: Inputs, prompt: Prompt) -> tuple[Inputs, Tensor | None]:
         positions = given.get("position_ids")
         if positions is None:
-            return short
-        return short | {"position_ids": recounted(positions, prompt)}
+            return short, None
+        return short | {"position_ids": recounted(positions, prompt)}, None
 
-    def merged(self, inputs: Inputs, prompt: Prompt, encoded: Mapping[str, Encoded]) -> Inputs:
+    def merged(
+        self, inputs: Inputs, prompt: Prompt, encoded: Mapping[str, Encoded], table: Tensor | None
+    ) -> Inputs:
         return inputs
 
     def _uncounted_after(self, inputs: Inputs, expected: Tensor) -> Inputs:
         return inputs  # the decoder counts its cache
 
     def _counted_after(
-        self, inputs: Inputs, given: Tensor, expected: Tensor, prompt: Prompt
+        self, inputs: Inputs, given: Tensor, expected: tuple[Tensor, ...], prompt: Prompt
     ) -> Inputs:
         lost = torch.tensor(prompt.lost, device=given.device)[:, None]
-        expected = expected.to(given.device)
-        if torch.equal(given.expand(lost.shape[0], -1), (expected + lost).expand_as(given + lost)):
+        if _equal(given, expected[0] + lost):
             return inputs | {"position_ids": given - lost}
-        if torch.equal(given.expand(expected.shape), expected.expand(given.shape)):
+        if _equal(given, expected[0]):
             return inputs
         raise _refused(given, "those that go on from the prompt, as the caller counts it")
 
@@ -96,25 +107,22 @@ class KeptPositions(Positions):
     _number_prompts: ClassVar[bool] = True
     """Whether a decoder without a mask reads from positions which tokens are of one prompt."""
 
-    def __init__(self) -> None:
-        self._table: Tensor | None = None  # [..., B or 1, N], of the caller's prompt
-
-    def prepare(self, given: Inputs, short: Inputs, prompt: Prompt) -> Inputs:
+    def prepare(self, given: Inputs, short: Inputs, prompt: Prompt) -> tuple[Inputs, Tensor | None]:
         cut = prompt.cut
         if cut is None:
-            return short
+            return short, None
         table = given.get("position_ids")
         if table is None:
             table = self._counted(given, prompt)
         elif table.shape[-1] != cut.tokens:
             raise _refused(table, f"one for each of {cut.tokens} tokens, or none")
-        self._table = table
         # those of visual tokens are looked up again, once merging has chosen them
-        return short | {"position_ids": self._columns(table, cut.sources, prompt)}
+        return short | {"position_ids": self._columns(table, cut.sources, prompt)}, table
 
-    def merged(self, inputs: Inputs, prompt: Prompt, encoded: Mapping[str, Encoded]) -> Inputs:
-        table, self._table = self._table, None
-        if prompt.cut is None or table is None:
+    def merged(
+        self, inputs: Inputs, prompt: Prompt, encoded: Mapping[str, Encoded], table: Tensor | None
+    ) -> Inputs:
+        if table is None:
             return inputs
         positions = self._columns(table, unmerged_places(prompt, encoded), prompt)
         mask = inputs.get("attention_mask")
@@ -139,11 +147,12 @@ class KeptPositions(Positions):
         return inputs | {"position_ids": expected}
 
     def _counted_after(
-        self, inputs: Inputs, given: Tensor, expected: Tensor, prompt: Prompt
+        self, inputs: Inputs, given: Tensor, expected: tuple[Tensor, ...], prompt: Prompt
     ) -> Inputs:
-        if bool((given[-3:] if given.dim() == 3 else given).ne(expected.to(given.device)).any()):
-            raise _refused(given, "those that go on from the caller's prompt, which tokens keep")
-        return inputs
+        counted = given[-3:] if given.dim() == 3 else given
+        if any(_equal(counted, one) for one in expected):
+            return inputs
+        raise _refused(given, "those that go on from the caller's prompt, which tokens keep")
 
 
 def recounted(positions: Tensor, prompt: Prompt) -> Tensor:
@@ -202,6 +211,11 @@ def columns(table: Tensor, places: Tensor) -> Tensor:
     table = table.repeat_interleave(rows // table.shape[-2], dim=-2)
     places = places.to(table.device).clamp(min=0)
     return table.gather(-1, places.expand(*table.shape[:-1], -1))
+
+
+def _equal(given: Tensor, expected: Tensor) -> bool:
+    """Whether positions [..., B or 1, n] are ``expected`` [B or 1, n]."""
+    return not bool((given != expected.to(given.device)).any())
 
 
 def _refused(given: Tensor, expected: str) -> PatchError:

@@ -27,11 +27,6 @@ class Placed:
     tokens: int
 
     @property
-    def caller_tokens(self) -> int:
-        """The tokens of each row of the caller's prompt, N."""
-        return self.tokens if self.cut is None else self.cut.tokens
-
-    @property
     def lost(self) -> int:
         """The number of tokens that merging removes."""
         return self.item.tokens - self.tokens
@@ -55,9 +50,7 @@ class Cut:
     def expand(self, copies: int) -> "Cut":
         """Repeat each row ``copies`` times."""
         padding = None if self.padding is None else self.padding.repeat_interleave(copies)
-        return replace(
-            self, sources=self.sources.repeat_interleave(copies, dim=0), padding=padding
-        )
+        return replace(self, sources=self.sources.repeat_interleave(copies, dim=0), padding=padding)
 
 
 @dataclass(frozen=True)
@@ -174,6 +167,29 @@ def left_padding(attention_mask: Tensor | None, visual_mask: Tensor) -> Tensor |
     if bool((visual_mask & ~real).any()):
         raise refuse("0 at visual tokens", "Visual tokens leave by the schedule alone.")
     return padding
+
+
+def check_follow_up_mask(attention_mask: Tensor | None, prompt: Prompt) -> None:
+    """Raises: PatchError unless a mask after a cached prompt hides its padding, and no more.
+
+    Args: attention_mask [B, n], of the tokens that are cached and those that are new.
+    """
+    if attention_mask is None:
+        return
+    got = "another kind of mask"
+    if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
+        before = prompt.padding if prompt.cut is None else prompt.cut.padding
+        padding = 0 if before is None else before.to(attention_mask.device)[:, None]
+        places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        if not bool((attention_mask.bool() != (places >= padding)).any()):
+            return
+        got = "zeros elsewhere"
+    raise PatchError(
+        "attention_mask",
+        expected="None, or 0 at the padding of the cached prompt and 1 elsewhere [batch, tokens]",
+        got=got,
+        fix="Go on with the mask of the prompt, and 1 for each new token.",
+    )
 
 
 def check_visual_mask(mask: Tensor, where: str) -> None:

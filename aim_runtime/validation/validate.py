@@ -8,7 +8,7 @@ from rich.progress import track
 
 from aim_cost.case import Estimate, estimate
 from aim_cost.devices.hardware import HardwareProfile, load_hardware, to_row
-from aim_cost.models.workload import Execution, Workload
+from aim_cost.models.workload import Execution, LastLayer, Workload
 from aim_cost.ops.op import PHASES
 from aim_cost.render import console
 from aim_cost.schedules.schedule import Schedule
@@ -78,7 +78,7 @@ def validate(
     calibration: Calibration | None = None,
     repeats: int = 5,
     video: np.ndarray | None = None,
-    last_layer: str = "all",
+    last_layer: LastLayer = LastLayer.ALL,
 ) -> Validation:
     """Predict, count and time every schedule on the device that holds the model.
 
@@ -125,7 +125,7 @@ def check_counts(
     hardware: HardwareProfile,
     calibration: Calibration | None = None,
     video: np.ndarray | None = None,
-    last_layer: str = "all",
+    last_layer: LastLayer = LastLayer.ALL,
 ) -> list[Row]:
     """Run each schedule once and compare its token trace and FLOPs, phase by phase, with estimate.
 

@@ -22,7 +22,7 @@ from aim_cost import (
     preset_config,
 )
 from aim_cost.errors import ScheduleError
-from aim_cost.models.workload import LAST_LAYERS
+from aim_cost.models.workload import LastLayer
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
 from aim_cost.schedules.prune import DROP_POINTS, Prune
 from aim_cost.schedules.vision_merge import ATTENTION_KINDS, VisionMerge
@@ -128,7 +128,7 @@ def counted(loaded, schedule, workload, last_layer="all"):
     frames=st.integers(1, 40),
     text_tokens=st.integers(4, 300),
     batch=st.integers(1, 2),
-    last_layer=st.sampled_from(LAST_LAYERS),
+    last_layer=st.sampled_from(LastLayer),
     vision_merge=vision_merges,
 )
 def test_flops_and_traces_are_exact(

@@ -154,8 +154,10 @@ CASES: dict[str, Case] = {
     "early_stopping": _always(early_stopping=True, **BEAMS, **EVEN),
     "max_time": _always(max_time=1000.0),
     "stop_strings": Case(
-        lambda _: {"stop_strings": [chr(0x4E00 + token) for token in range(0, 250, 2)]}
-        | {"tokenizer": Words()}
+        lambda _: (
+            {"stop_strings": [chr(0x4E00 + token) for token in range(0, 250, 2)]}
+            | {"tokenizer": Words()}
+        )
     ),
     "eos_token_id": _always(**EVEN),
     "pad_token_id": _always(pad_token_id=3),
@@ -211,7 +213,7 @@ CASES: dict[str, Case] = {
     # drafts
     "prompt_lookup_num_tokens": _same_answer(LOOKUP),
     "max_matching_ngram_size": _same_answer(LOOKUP | {"max_matching_ngram_size": 1}),
-    "is_assistant": _always(is_assistant=True),
+    "is_assistant": Case(lambda _: {"is_assistant": True}, refused=True),
     "num_assistant_tokens": _always(num_assistant_tokens=2),
     "num_assistant_tokens_schedule": _always(num_assistant_tokens_schedule="constant"),
     "assistant_confidence_threshold": _always(assistant_confidence_threshold=0.1),
@@ -228,9 +230,7 @@ CASES: dict[str, Case] = {
     "use_cache": Case(lambda _: {"use_cache": False}, refused=True),
     "cache_implementation": Case(lambda _: {"cache_implementation": "static"}, refused=True),
     "cache_config": _always(cache_config={"nbits": 4}),
-    "max_cache_len": Case(
-        lambda _: {"cache_implementation": "static", "max_cache_len": 99}, refused=True
-    ),
+    "max_cache_len": _always(max_cache_len=99),
     "prefill_chunk_size": Case(lambda _: {"prefill_chunk_size": 8}, refused=True),
     "compile_config": Case(lambda _: {"compile_config": CompileConfig()}),
     "disable_compile": _always(disable_compile=True),

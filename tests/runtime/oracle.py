@@ -6,12 +6,19 @@ at a prompt, a limit, a processor, a criterion, looks at the caller's.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from aim_cost import Schedule
+from aim_cost.models.workload import VisualInput
+from aim_runtime.reference import Reference
+from tests.runtime.reference import embedded_video
+from tests.runtime.support import FRAME_TOKENS
 
 Next = Callable[[Tensor], Tensor]
 """Logits [V] of the token after a prompt and the new tokens [n] after it."""
@@ -30,6 +37,7 @@ def answering(model: PreTrainedModel, prompt_tokens: int, rows: Sequence[Next]) 
         if hasattr(model.config, name)
     ]
 
+    @wraps(stock)
     def forward(
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -52,3 +60,33 @@ def answering(model: PreTrainedModel, prompt_tokens: int, rows: Sequence[Next]) 
     finally:
         del model.forward
         model.generation_config.use_cache = before
+
+
+def video_rows(
+    llava: LlavaOnevisionForConditionalGeneration, inputs: dict[str, Tensor], schedule: Schedule
+) -> list[Next]:
+    """The prompts of ``video_inputs()`` for ``answering``, by the reference under ``schedule``."""
+    frames, tokens = inputs["pixel_values_videos"].shape[1], inputs["input_ids"].shape[1]
+    visual = VisualInput(groups=frames, group_tokens=FRAME_TOKENS, newline_tokens=1)
+    text = tokens - frames * FRAME_TOKENS - 1
+    decoder = llava.model.language_model
+    trace = schedule.resolve_visual(visual, text_tokens=text, layers=len(decoder.layers))
+    reference = Reference(decoder, llava.lm_head)
+    moves = schedule.merge is not None and schedule.merge.positions == "kept"
+    rows: list[Next] = []
+    for embeds, mask, places in zip(
+        *embedded_video(llava, inputs, trace.merge_tokens), strict=True
+    ):
+        positions = places if moves else torch.arange(len(places))
+        kept = reference.kept(embeds, mask, trace, positions=positions)
+        assert reference.smallest_margin > 1e-3, "choose another seed"
+
+        def after(new: Tensor, x=embeds, kept=kept, positions=positions) -> Tensor:
+            count = len(new)
+            x = torch.cat([x, llava.get_input_embeddings()(new)])
+            masks = [torch.cat([mask, mask.new_ones(count)]) for mask in kept]
+            more = positions[-1] + 1 + torch.arange(count)
+            return reference.logits(x, masks, positions=torch.cat([positions, more]))[-1]
+
+        rows.append(after)
+    return rows

@@ -9,12 +9,12 @@ from torch.nn.functional import cross_entropy
 from aim_cost import Schedule
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
-from aim_runtime import PatchError, patched
+from aim_runtime import patched
 from aim_runtime.reference import Reference
 from tests.runtime.models import tiny_llava_15, tiny_next_video
 from tests.runtime.qwen import qwen_inputs, tiny_qwen
 from tests.runtime.reference import embedded_video
-from tests.runtime.support import VIDEO_TOKEN, left_padded, tiny_llava, tiny_qwen2, video_inputs
+from tests.runtime.support import VIDEO_TOKEN, tiny_llava, video_inputs
 
 PRUNE = Prune(linear=(1, 4))
 INSIDE = Prune(linear=(1, 4), drop_point="after_attention")

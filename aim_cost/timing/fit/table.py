@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from aim_cost.checks import one_of
 from aim_cost.errors import ProfileError
+from aim_cost.imports import import_optional
 from aim_cost.ops.kind import Elementwise
 from aim_cost.timing.elementwise import Dispatch
 from aim_cost.timing.form import Array, Form, Index, Mask
@@ -166,15 +167,10 @@ def _require(frame: pd.DataFrame, wanted: list[str], where: str) -> None:
 
 
 def _frame(path: Path, where: str) -> pd.DataFrame:
+    if path.suffix != ".csv":
+        import_optional("pyarrow", otherwise="convert the table to CSV with the same columns")
     try:
         return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except ImportError as error:
-        raise ProfileError(
-            where,
-            expected="pyarrow, which reads Parquet",
-            got="no pyarrow",
-            fix="Install pyarrow, or convert the table to CSV with the same columns.",
-        ) from error
     except (OSError, ValueError) as error:
         raise ProfileError(
             where,

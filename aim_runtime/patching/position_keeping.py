@@ -1,0 +1,124 @@
+"""PositionKeeping: positions of the tokens that merging leaves, and of those after a prompt."""
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from aim_cost.schedules.merge import Merge
+from aim_runtime.models.adapter import Adapter
+from aim_runtime.patching.undo import Changes
+from aim_runtime.prompts.axes import AxesPositions
+from aim_runtime.prompts.cached import Cached, cached_tokens, require_empty_cache, unknown_cache
+from aim_runtime.prompts.encoded import Encoded
+from aim_runtime.prompts.layout import Shortened
+from aim_runtime.prompts.positions import KeptPositions, Positions, RecountedPositions
+from aim_runtime.prompts.prompt import Prompt
+from aim_runtime.seams import cache_in
+
+Inputs = dict[str, Any]
+
+
+class PositionKeeping:
+    """Counts positions as ``merge`` says, on one axis or three, and knows the prompts in caches.
+
+    Args: adapter, of a vision-language model; None for a bare language model.
+    """
+
+    def __init__(self, adapter: Adapter | None, merge: Merge | None) -> None:
+        self._merges = merge is not None
+        self._axes = AxesPositions(adapter) if adapter is not None and adapter.has_axes else None
+        self._kind: Positions | None = self._axes
+        if self._axes is None and merge is not None:
+            keeps = merge.positions == "kept"
+            self._kind = KeptPositions() if keeps else RecountedPositions()
+        self._cached: WeakKeyDictionary[DynamicCache, Cached] = WeakKeyDictionary()
+
+    def attach(self, changes: Changes) -> None:
+        """Restore what a model with three axes keeps of the last prompt."""
+        if self._axes is not None:
+            inner = self._axes.inner
+            changes.callback(setattr, inner, "rope_deltas", inner.rope_deltas)
+
+    def check(self, given: Inputs, prompt: Prompt) -> None:
+        """Raises: PatchError for a caller's inputs from which no positions can be computed."""
+        if self._kind is not None:
+            self._kind.check(given, prompt)
+
+    def of_prompt(self, given: Inputs, short: Shortened) -> tuple[Inputs, Tensor | None]:
+        """The inputs of a shortened prompt, with its positions as far as they are known.
+
+        Args: given, the caller's inputs.
+        Returns: also a table of the caller's positions, for ``of_prefill``.
+        Raises: PatchError.
+        """
+        if self._kind is None or short.prompt.cut is None:
+            return short.inputs, None
+        return self._kind.prepare(given, short.inputs, short.prompt)
+
+    def of_prefill(self, inputs: Inputs, prompt: Prompt, encoded: Mapping[str, Encoded]) -> Inputs:
+        """A decoder's ``inputs`` with the positions of ``prompt``."""
+        if self._kind is None or prompt.cut is None:
+            return inputs
+        return self._kind.merged(inputs, prompt, encoded)
+
+    def of_new_tokens(self, inputs: Inputs, tokens: int) -> Inputs:
+        """A vision-language model's ``inputs`` of ``tokens`` new ones after a cached prompt.
+
+        Raises: PatchError for a cache that is not known, unless nothing is merged; and for
+        positions that do not go on from the prompt.
+        """
+        cached = self.cached(inputs)
+        if cached is None and (self._merges or tokens > 1):
+            require_empty_cache(inputs)
+        if self._kind is None or cached is None:
+            return inputs
+        return self._kind.after(inputs, cached, tokens)
+
+    def go_on(self, inputs: Inputs) -> Inputs:
+        """The inputs of ``generate`` after a cached prompt, with the positions on three axes.
+
+        A model knows how far those of its last prompt went, which may be another.
+        Raises: PatchError for a cache that is not known.
+        """
+        cached = self.cached(inputs)
+        if cached is None:
+            raise unknown_cache(cached_tokens(inputs))
+        ids = inputs.get("inputs")
+        ids = inputs.get("input_ids") if ids is None else ids
+        if self._axes is None or cached.deltas is None or ids is None:
+            return inputs
+        if inputs.get("position_ids") is not None:
+            return inputs
+        mask = inputs.get("attention_mask")
+        mask = torch.ones_like(ids) if mask is None else mask
+        positions = (mask.long().cumsum(-1) - 1).clamp(min=0) + cached.deltas.to(mask.device)
+        return inputs | {"position_ids": positions.expand(3, -1, -1)}
+
+    def lost_columns(self, inputs: Inputs) -> int:
+        """The tokens of the caller's prompt beyond those that a cache holds of it."""
+        cached = self.cached(inputs)
+        return 0 if cached is None else cached.prompt.caller_tokens - cached.prompt.tokens
+
+    def cached(self, inputs: Inputs) -> Cached | None:
+        """The prompt in the cache of a call; None for one that is not known."""
+        return self._cached.get(cache_in(inputs))
+
+    def remember(
+        self, cache: DynamicCache, prompt: Prompt, padding: list[Tensor], positions: Tensor | None
+    ) -> None:
+        """Know ``prompt``, now in ``cache``.
+
+        Args: padding, [B] of each layer, where rows differ; positions, those of the prompt as the
+            decoder got them, [..., B, n].
+        """
+        last = highest = None
+        if positions is None and self._axes is not None:
+            last = highest = torch.full((1, 1), prompt.tokens - 1)
+        if positions is not None:
+            axes = positions[-3:] if positions.dim() == 3 else positions[None]
+            last, highest = axes[0, :, -1:], axes.amax(dim=(0, 2))[:, None]
+        self._cached[cache] = Cached(prompt, padding, last, highest)

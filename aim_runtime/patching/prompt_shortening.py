@@ -1,0 +1,163 @@
+"""PromptShortening: cuts placeholders to what merging leaves, and merges what goes there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+from torch import Tensor
+
+from aim_cost.errors import AimError
+from aim_cost.schedules.merge import Merge
+from aim_runtime.errors import PatchError
+from aim_runtime.models.adapter import Adapter
+from aim_runtime.models.compiled import uncompiled
+from aim_runtime.patching.current import Current
+from aim_runtime.patching.encoding import Encoding
+from aim_runtime.patching.position_keeping import PositionKeeping
+from aim_runtime.patching.undo import Changes
+from aim_runtime.prompts.cached import cached_tokens, require_empty_cache
+from aim_runtime.prompts.encoded import Encoded, Items
+from aim_runtime.prompts.layout import Layout, Shortened
+from aim_runtime.prompts.prompt import Prompt
+from aim_runtime.recorder import Recorder
+from aim_runtime.seams import named
+
+Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entering:
+    """A prompt on its way from the ids to the decoder.
+
+    Args:
+        encoded: of each modality, what has been merged for it so far.
+        positions: the table of the caller's positions, where tokens keep theirs.
+    """
+
+    prompt: Prompt
+    encoded: dict[str, Encoded]
+    positions: Tensor | None
+
+
+class PromptShortening:
+    """Shortens the prompts of a vision-language model in its forward.
+
+    Args:
+        reduces: whether the schedule does anything; if not, prompts are only described, and one
+            that cannot be is no error.
+        takes_ids: whether prompts come as ids; else as embeddings, which are not shortened.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        merge: Merge | None,
+        positions: PositionKeeping,
+        recorder: Recorder,
+        *,
+        reduces: bool,
+        takes_ids: bool,
+    ) -> None:
+        self._inner = adapter.inner
+        self._positions, self._reduces, self._takes_ids = positions, reduces, takes_ids
+        self._layout = Layout(adapter, merge)
+        self._encodings = {
+            name: Encoding(merge, recorder, adapter, name, strict=reduces)
+            for name in adapter.pixel_inputs
+        }
+        self._entering: Current[Entering | AimError] = Current()
+
+    def attach(self, changes: Changes) -> None:
+        """Change the forward of the vision-language model, and its encoders."""
+        inner = self._inner
+        changes.replace(inner, "forward", self._shortened(inner.forward))
+        for modality, encoding in self._encodings.items():
+            name = f"get_{modality}_features"
+            encode = encoding.around(getattr(inner, name), self._encoded)
+            encode = uncompiled(encode, recursive=False)
+            changes.replace(inner, name, encode)
+
+    def take(self) -> Entering | None:
+        """The prompt that enters the decoder now; None where ids were not seen.
+
+        Raises: AimError for a prompt that could not be described.
+        """
+        entering = self._entering.take()
+        if isinstance(entering, AimError):
+            raise entering
+        return entering
+
+    def check(self, inputs: Inputs) -> None:
+        """Raises: AimError for prompts that the forward would refuse, before they are encoded."""
+        if inputs.get("mm_encoder_outputs") is None:
+            self._laid_out(inputs, {})
+
+    def visual_mask(self, ids: Tensor) -> Tensor:
+        """Where ids[B, n] are placeholders: bool [B, n], on the host."""
+        return self._layout.visual_mask(ids)
+
+    def _encoded(self) -> dict[str, Encoded] | None:
+        """Where the merging for the prompt that enters is noted; None without such a prompt."""
+        entering = self._entering.value
+        return entering.encoded if isinstance(entering, Entering) else None
+
+    def _shortened(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """The forward of the vision-language model, from the caller's prompt."""
+        prepare = uncompiled(self._prepared if self._reduces else self._described)
+
+        # what the wrapped function says of itself, that it is compiled too, is not true of this one
+        @wraps(own, updated=())
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            entering, inputs = prepare(named(self._inner, args, kwargs))
+            with self._entering.during(entering):
+                return own(**inputs)
+
+        return uncompiled(forward, recursive=False)
+
+    def _described(self, inputs: Inputs) -> tuple[Entering | AimError | None, Inputs]:
+        """``_prepared``, of a schedule that reduces nothing: the inputs are the caller's."""
+        try:
+            return self._prepared(inputs)[0], inputs
+        except AimError as error:
+            return error, inputs
+
+    def _laid_out(self, inputs: Inputs, known: dict[str, Items]) -> Shortened:
+        if not self._takes_ids:
+            raise PatchError(
+                "visual_mask",
+                expected="inputs_embeds, which it describes",
+                got="input_ids",
+                fix="Patch without visual_mask: placeholders are found in input_ids.",
+            )
+        short = self._layout.prepare(inputs, known)
+        self._positions.check(inputs, short.prompt)
+        return short
+
+    def _prepared(self, inputs: Inputs) -> tuple[Entering | None, Inputs]:
+        """The prompt that is about to enter the decoder, None after a cached one; and the inputs.
+
+        Raises: PatchError.
+        """
+        ids = inputs.get("input_ids")
+        if cached_tokens(inputs):
+            tokens = (inputs["inputs_embeds"] if ids is None else ids).shape[1]
+            if ids is not None and tokens > 1 and bool(self.visual_mask(ids).any()):
+                require_empty_cache(inputs)
+            return None, self._positions.of_new_tokens(inputs, tokens)
+        if ids is None:
+            return None, inputs
+        ready = {
+            modality: output
+            for modality, output in (inputs.get("mm_encoder_outputs") or {}).items()
+            if output is not None
+        }
+        known = {name: self._encodings[name].items_of(output) for name, output in ready.items()}
+        short = self._laid_out(inputs, known)
+        inputs, table = self._positions.of_prompt(inputs, short)
+        entering = Entering(short.prompt, {}, table)
+        for name, output in ready.items():
+            numbers = short.prompt.numbers(name)
+            merged = self._encodings[name].merge_ready(output, known[name], numbers)
+            ready[name], entering.encoded[name] = merged
+        return entering, inputs | ({"mm_encoder_outputs": ready} if ready else {})
