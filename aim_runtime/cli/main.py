@@ -36,6 +36,7 @@ from aim_runtime.cli.fidelity import fidelity
 from aim_runtime.cli.measure import measure
 from aim_runtime.cli.options import (
     AttentionOption,
+    DamagedOption,
     DeviceOption,
     chosen_attention,
     load_model,
@@ -93,7 +94,7 @@ def microbench(
 
 @app.command()
 def generate(
-    video: Annotated[Path, typer.Option(help="A video file.")],
+    video: Annotated[Path, typer.Option(help="A video, animation or picture.")],
     prompt: Annotated[str, typer.Option(help="The question about the video.")],
     model: ModelOption = "llava-onevision-qwen2-0.5b",
     frames: Annotated[int, typer.Option("--frames", help="Video frames.")] = 32,
@@ -103,6 +104,7 @@ def generate(
     vision_merge: VisionMergeOption = None,
     schedule: ScheduleOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer at most.")] = 64,
+    damaged: DamagedOption = False,
     dtype: DtypeOption = "bfloat16",
     device: DeviceOption = None,
     form: FormatOption = Format.table,
@@ -117,7 +119,7 @@ def generate(
     )
     require_onevision_spec(spec_of(model), "generate")
     loaded = load_model(model, device, dtype, False)
-    row = answer(loaded, video, prompt, frames, chosen, max_new_tokens)
+    row = answer(loaded, video, prompt, frames, chosen, max_new_tokens, damaged=damaged)
     if form is not Format.table:
         print_rows([row], form)
         return

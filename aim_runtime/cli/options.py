@@ -41,6 +41,10 @@ WeightsOption = Annotated[
     ),
 ]
 RepeatsOption = Annotated[int, typer.Option("--repeats", help="Runs of each schedule.")]
+DamagedOption = Annotated[
+    bool,
+    typer.Option("--damaged", help="Of a damaged video, take what comes before the damage."),
+]
 AttentionOption = Annotated[
     str | None,
     typer.Option(

@@ -59,12 +59,14 @@ def sized_inputs(
         )
     # ids below the special tokens, which stand at the end of the vocabulary
     vocabulary = min(*adapter.placeholders.values(), loaded.spec.text.vocab_size)
-    text = torch.randint(0, vocabulary, (batch, workload.text_tokens), generator=generator)
+    text = torch.randint(
+        0, vocabulary, (batch, workload.text_tokens), generator=generator, device="cpu"
+    )
     cuts = [i * workload.text_tokens // (len(runs) + 1) for i in range(1, len(runs) + 1)]
     first, *pieces = text.tensor_split(cuts, dim=1)
     parts = [first]
     for tokens, piece in zip(runs, pieces, strict=True):
-        parts += [torch.full((batch, tokens), adapter.placeholders[modality]), piece]
+        parts += [torch.full((batch, tokens), adapter.placeholders[modality], device="cpu"), piece]
     ids = torch.cat(parts, dim=1).to(loaded.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if adapter.has_axes:
@@ -106,7 +108,7 @@ def question_inputs(loaded: Loaded, video: np.ndarray, question: str) -> tuple[I
         tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
         for text in ("<|im_start|>user ", f"\n{question}<|im_end|><|im_start|>assistant\n")
     )
-    middle = torch.full((1, placeholders), loaded.config.video_token_id)
+    middle = torch.full((1, placeholders), loaded.config.video_token_id, device="cpu")
     ids = torch.cat([before, middle, after], dim=1).to(loaded.device)
     pixels = pixel_values(video, loaded.spec.square_side, mean, std)
     return {

@@ -243,7 +243,7 @@ class _Bench:
 
     def _heads(self, tokens: int, heads: int) -> Tensor:
         """Random [1, heads, tokens, 64] with the strides that a model gives them."""
-        x = torch.randn(1, tokens, heads, 64, generator=self._generator)
+        x = torch.randn(1, tokens, heads, 64, generator=self._generator, device="cpu")
         return x.to(self._device, self._dtype).transpose(1, 2)
 
     def _attention_s(self, tokens: int) -> float:
