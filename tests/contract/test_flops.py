@@ -150,15 +150,13 @@ def test_flops_and_traces_are_exact(
 
 
 @pytest.mark.parametrize("ranking", RANKINGS, ids=lambda ranking: "-".join(ranking.values()))
-@pytest.mark.parametrize("last_layer", LastLayer)
-def test_flops_of_each_score_are_exact(ranking, last_layer):
+def test_flops_of_each_score_are_exact(ranking):
     """Two drops, the second of them in or before the last layer."""
     loaded, batch = on_meta(MODELS[0]), 2
     schedule = Schedule(prune=Prune(ratios=(1, 0.5) + (0.5,) * 20 + (0.25, 0.1), **ranking))
     workload = Workload(text_tokens=7, frames=3, batch=batch)
-    execution = Execution(last_layer=last_layer)
-    predicted = estimate(loaded.spec, workload, schedule, H100, execution)
-    flops, tokens = counted(loaded, schedule, workload, last_layer)
+    predicted = estimate(loaded.spec, workload, schedule, H100)
+    flops, tokens = counted(loaded, schedule, workload)
     assert len(predicted.trace.scored_layers) >= 2
     assert tokens.scored_layers == predicted.trace.scored_layers
     for phase in ("importance", "llm.layers", "llm.head"):
