@@ -217,7 +217,7 @@ class Estimate(Report):
             "dtype": self.execution.dtype,
             "attention": self.execution.attention,
             "scoring": self.execution.scoring,
-            "last_layer": self.execution.last_layer,
+            "last_layer": self.execution.last_layer.value,
             "execution": self.mode,
             "convention": self.convention.name,
             "frames": self.workload.frames,

@@ -70,7 +70,7 @@ def prefill_memory(
     features = trace.batch * trace.visual_tokens * model.text.hidden_size
     # features of all images, and of videos in other models, are joined into a copy; the parts live
     # as long as the tower's output
-    joined = workload.images is not None or model.model_type != "llava_onevision"
+    joined = workload.images is not None or model.family.joins_videos
     copies = 2 if joined and not execution.keeps_tower_states else 1
     return Memory(
         weights_bytes=weights_bytes(model, width),

@@ -41,17 +41,6 @@ _QWEN_TOWER = {
     "spatial_merge_size": 2,
     "temporal_patch_size": 2,
 }
-_LLAVA = {
-    "vision_feature_select_strategy": "default",
-    "vision_feature_layer": -2,
-    "projector_hidden_act": "gelu",
-    "multimodal_projector_bias": True,
-    "tie_word_embeddings": False,
-    "vision_config": None,
-    "text_config": None,
-}
-_QWEN_VL = {"tie_word_embeddings": False, "vision_config": None, "text_config": None}
-
 CLASS_DEFAULTS: dict[str, Mapping[str, Any]] = {
     "llama": {
         "vocab_size": 32000,
@@ -105,45 +94,5 @@ CLASS_DEFAULTS: dict[str, Mapping[str, Any]] = {
         "fullatt_block_indexes": [7, 15, 23, 31],
         "hidden_act": "silu",
     },
-    "llava": _LLAVA,
-    "llava_next_video": _LLAVA
-    | {"spatial_pool_mode": "average", "spatial_pool_stride": 2, "image_grid_pinpoints": None},
-    "llava_onevision": _LLAVA
-    | {
-        "vision_feature_select_strategy": "full",
-        "vision_feature_layer": -1,
-        "vision_aspect_ratio": "anyres_max_9",
-        "image_grid_pinpoints": None,
-    },
-    "qwen2_vl": _QWEN_VL,
-    "qwen2_5_vl": _QWEN_VL,
 }
 """The defaults of each class, by its model_type."""
-
-_CLIP_LARGE = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-    "image_size": 336,
-}
-
-WHOLE_TOWERS: dict[str, Mapping[str, Any]] = {
-    "llava": _CLIP_LARGE,
-    "llava_next_video": _CLIP_LARGE,
-    "llava_onevision": {
-        "model_type": "siglip_vision_model",
-        "hidden_size": 1152,
-        "intermediate_size": 4304,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 16,
-        "patch_size": 14,
-        "image_size": 384,
-        "vision_use_head": False,
-    },
-    "qwen2_vl": {},
-    "qwen2_5_vl": {},
-}
-"""The tower of a config that has no vision_config at all, by the model_type of the config."""

@@ -10,9 +10,11 @@ from typing import Any
 from aim_cost.checks import mapping, one_of
 from aim_cost.errors import SpecError
 from aim_cost.models.config import MOST_TOKENS, Section, bounded
-from aim_cost.models.image_rule import ImageRule, read_image_rule
+from aim_cost.models.families import FAMILIES, Family
+from aim_cost.models.image_rule import ImageRule
 from aim_cost.models.linear import Linear
 from aim_cost.models.parts import read_parts
+from aim_cost.models.pooling import Pooling
 from aim_cost.models.quantization import Quantization, read_quantization
 from aim_cost.models.text_spec import ACTIVATIONS, TextSpec, read_text
 from aim_cost.models.towers import read_vision
@@ -22,35 +24,12 @@ _PRESETS = resources.files("aim_cost.models") / "presets"
 
 
 @dataclass(frozen=True)
-class Pooling:
-    """Pooling of the features of each video frame on a square grid.
-
-    Args:
-        stride: on both sides.
-        rounds_up: 27 x 27 -> 14 x 14 by 2 (LLaVA-OneVision); otherwise what does not fill a square
-            is left out (LLaVA-NeXT-Video, 24 x 24 -> 12 x 12).
-        before_projector: what the tower gives is pooled, not what the projector gives.
-    """
-
-    stride: int
-    rounds_up: bool
-    before_projector: bool
-
-    def tokens(self, grid: tuple[int, int]) -> int:
-        """Tokens of a frame of so many rows and columns of features."""
-        rows, columns = (
-            -(-side // self.stride) if self.rounds_up else side // self.stride for side in grid
-        )
-        return rows * columns
-
-
-@dataclass(frozen=True)
 class ModelSpec:
     """A vision tower, a projector of two layers, and an LLM.
 
     Args:
         name: how the model is called in tables.
-        model_type: of the whole config, e.g. ``llava_onevision``.
+        model_type: of the whole config, one of FAMILIES.
         vision, text: the two transformers. Qwen's towers end with a merger of their own in place of
             the projector.
         drops_first_token: the ``default`` feature selection, which drops CLIP's class token;
@@ -75,6 +54,11 @@ class ModelSpec:
     image_rule: ImageRule | None = None
     projector_bias: bool = True
     quantization: Quantization | None = None
+
+    @property
+    def family(self) -> Family:
+        """What all models of its model_type have in common."""
+        return FAMILIES[self.model_type]
 
     @property
     def image_tokens(self) -> int:
@@ -122,7 +106,7 @@ class ModelSpec:
     @property
     def newline_tokens(self) -> int:
         """Tokens that follow the last frame of a video."""
-        return int(self.model_type == "llava_onevision")
+        return self.family.newline_tokens
 
     @property
     def square_side(self) -> int:
@@ -168,6 +152,7 @@ class ModelSpec:
         extra = mapping(values.get("aim_cost", {}), "aim_cost", SpecError, keys=keys)
         base = extra.get("base_vocab_size", decoder.vocab_size)
         model_type, checkpoint = root.get("model_type"), values.get("_name_or_path") or None
+        family = FAMILIES[model_type]
         if checkpoint is not None and not isinstance(checkpoint, str):
             raise SpecError("_name_or_path", expected="a name", got=checkpoint, fix="Leave it out.")
         has_projector = tower.output_size is None
@@ -178,11 +163,11 @@ class ModelSpec:
             model_type=model_type,
             vision=tower,
             text=decoder,
-            drops_first_token=has_projector and _drops_first_token(root, tower),
-            pooling=_pooling(root, tower),
+            drops_first_token=has_projector and _drops_first_token(root, tower, family),
+            pooling=family.pooling(root, tower) if family.pooling else None,
             checkpoint=checkpoint,
             base_vocab_size=bounded(base, "aim_cost.base_vocab_size", MOST_TOKENS),
-            image_rule=read_image_rule(root, extra),
+            image_rule=family.images(root, extra) if family.images else None,
             projector_bias=not has_projector or root.flag("multimodal_projector_bias"),
             quantization=read_quantization(root, parts.vision, parts.text),
         )
@@ -223,7 +208,7 @@ def _check_output_size(vision: Tower, text: TextSpec) -> None:
         )
 
 
-def _drops_first_token(config: Section, vision: Tower) -> bool:
+def _drops_first_token(config: Section, vision: Tower, family: Family) -> bool:
     """Whether the features leave the first token out: CLIP's class token, or SigLIP's first patch.
 
     Raises: SpecError for a list of layers, and where frames or crops are then no square.
@@ -238,7 +223,7 @@ def _drops_first_token(config: Section, vision: Tower) -> bool:
         )
     strategy = config.choice("vision_feature_select_strategy", ("default", "full"))
     drops = strategy == "default"
-    if config.get("model_type") != "llava" and drops != bool(vision.class_tokens):
+    if family.fills_grid and drops != bool(vision.class_tokens):
         fitting = "default" if vision.class_tokens else "full"
         raise SpecError(
             "vision_feature_select_strategy",
@@ -247,15 +232,3 @@ def _drops_first_token(config: Section, vision: Tower) -> bool:
             fix="Correct the config.",
         )
     return drops
-
-
-def _pooling(config: Section, vision: Tower) -> Pooling | None:
-    model_type = config.get("model_type")
-    if model_type == "llava_onevision":
-        return Pooling(stride=2, rounds_up=True, before_projector=False)
-    if model_type == "llava_next_video":
-        # the third mode, conv, has weights
-        config.choice("spatial_pool_mode", ("average", "max"))
-        stride = config.whole("spatial_pool_stride", most=min(vision.grid))
-        return Pooling(stride, rounds_up=False, before_projector=True)
-    return None

@@ -6,8 +6,9 @@ from typing import Any
 
 from aim_cost.checks import mapping
 from aim_cost.errors import SpecError
-from aim_cost.models.class_defaults import CLASS_DEFAULTS, WHOLE_TOWERS
+from aim_cost.models.class_defaults import CLASS_DEFAULTS
 from aim_cost.models.config import Section
+from aim_cost.models.families import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -23,27 +24,6 @@ class Parts:
     text: Section
 
 
-_TOWERS = ("clip_vision_model", "siglip_vision_model")
-_DECODERS = ("llama", "mistral", "qwen2")
-
-_FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "llava": (_TOWERS, _DECODERS),
-    "llava_next_video": (_TOWERS, _DECODERS),
-    "llava_onevision": (_TOWERS, _DECODERS),
-    "qwen2_vl": (("qwen2_vl_vision",), ("qwen2_vl_text",)),
-    "qwen2_5_vl": (("qwen2_5_vl_vision",), ("qwen2_5_vl_text",)),
-}
-"""The model_types of towers and of LLMs that are modelled, by the model_type of the config."""
-
-_DEFAULT_TYPES = {
-    "llava": ("clip_vision_model", "llama"),
-    "llava_next_video": ("clip_vision_model", "llama"),
-    "llava_onevision": ("siglip_vision_model", "qwen2"),
-    "qwen2_vl": ("qwen2_vl_vision", "qwen2_vl_text"),
-    "qwen2_5_vl": ("qwen2_5_vl_vision", "qwen2_5_vl_text"),
-}
-"""What a section without a model_type is."""
-
 _OF_AN_LLM = ("hidden_size", "intermediate_size", "num_hidden_layers", "mm_vision_tower")
 
 
@@ -53,16 +33,15 @@ def read_parts(values: Mapping[str, Any]) -> Parts:
     Files of Qwen's hub models have the fields of the LLM at the root; newer ones have them in a
     ``text_config``, which wins where both are there, as in transformers.
     """
-    model_type = Section(values).choice("model_type", _FAMILIES)
-    root = Section(values, defaults=CLASS_DEFAULTS[model_type])
-    towers, decoders = _FAMILIES[model_type]
-    tower, decoder = _DEFAULT_TYPES[model_type]
+    model_type = Section(values).choice("model_type", FAMILIES)
+    family = FAMILIES[model_type]
+    root = Section(values, defaults=family.defaults)
     vision = root.get("vision_config")
     if vision is None:
-        vision = WHOLE_TOWERS[model_type]
+        vision = family.tower
     text, name = root.get("text_config"), "text_config"
     if text is None:
-        flat = len(decoders) == 1
+        flat = len(family.decoders) == 1
         if not flat and any(field in values for field in _OF_AN_LLM):
             raise SpecError(
                 "text_config",
@@ -71,22 +50,23 @@ def read_parts(values: Mapping[str, Any]) -> Parts:
                 fix="This is the format of the original LLaVA repositories, which transformers "
                 "does not read. Give the config of a converted checkpoint, e.g. of llava-hf.",
             )
-        text, name = ({**values, "model_type": decoder} if flat else {}), "" if flat else name
+        text, name = (
+            ({**values, "model_type": family.decoders[0]} if flat else {}),
+            "" if flat else name,
+        )
     return Parts(
         root,
-        _section(vision, "vision_config", tower, towers, model_type),
-        _section(text, name, decoder, decoders, model_type),
+        _section(vision, "vision_config", family.towers, model_type),
+        _section(text, name, family.decoders, model_type),
     )
 
 
-def _section(
-    values: object, name: str, default: str, known: tuple[str, ...], outer: str
-) -> Section:
-    """The section ``name`` of one of the ``known`` model_types."""
+def _section(values: object, name: str, known: tuple[str, ...], outer: str) -> Section:
+    """The section ``name`` of one of the ``known`` model_types, of the first where it has none."""
     fields = mapping(values, name, SpecError)
-    found = fields.get("model_type", default)
+    found = fields.get("model_type", known[0])
     if found == outer and len(known) == 1:  # files of older releases repeat the outer one
-        found = default
+        found = known[0]
     if found not in known:
         raise SpecError(
             f"{name}.model_type",

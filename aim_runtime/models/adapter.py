@@ -1,6 +1,7 @@
 """Adapter: the names of a model's parts in transformers, and how the model reads pixels."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -10,10 +11,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from aim_cost.models.model import ModelSpec
 from aim_runtime.errors import PatchError
 from aim_runtime.models.compiled import unwrapped
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.part import Part
 from aim_runtime.models.visual import VisualItem
 
-Inputs = dict[str, Any]
 Items = tuple[VisualItem, ...]
 
 _VISION_PARTS = (
@@ -47,6 +48,8 @@ class Adapter(ABC):
     """Whether positions have three axes, which ``get_rope_index`` of the inner model computes."""
     pixel_inputs: ClassVar[dict[str, tuple[str, ...]]]
     """The inputs of each modality: the one that holds its pixels, then those that describe them."""
+    smallest: ClassVar[Mapping[str, dict[str, Any]]]
+    """The config fields of a tiny model, by model_type; for quick checks of ``kinds``."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         whole: Part = model

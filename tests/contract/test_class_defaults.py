@@ -11,9 +11,10 @@ from transformers.models.qwen2_vl.configuration_qwen2_vl import (
     Qwen2VLVisionConfig,
 )
 
-from aim_cost.models.class_defaults import CLASS_DEFAULTS, WHOLE_TOWERS
-from aim_cost.models.parts import _DEFAULT_TYPES
+from aim_cost.models.class_defaults import CLASS_DEFAULTS
+from aim_cost.models.families import FAMILIES
 
+DEFAULTS = CLASS_DEFAULTS | {name: family.defaults for name, family in FAMILIES.items()}
 INNER = {
     "qwen2_vl_text": Qwen2VLTextConfig,
     "qwen2_vl_vision": Qwen2VLVisionConfig,
@@ -30,9 +31,9 @@ def built(model_type):
     return AutoConfig.for_model(model_type) if kind is None else kind()
 
 
-@pytest.mark.parametrize("model_type", CLASS_DEFAULTS)
+@pytest.mark.parametrize("model_type", DEFAULTS)
 def test_each_default_is_that_of_the_class(model_type):
-    config, defaults = built(model_type), CLASS_DEFAULTS[model_type]
+    config, defaults = built(model_type), DEFAULTS[model_type]
     for name, value in defaults.items():
         if name in SECTIONS or (name in FILLED and value is None):
             assert value is None
@@ -47,12 +48,13 @@ def test_each_default_is_that_of_the_class(model_type):
             assert (list(found) if isinstance(found, tuple) else found) == value, name
 
 
-@pytest.mark.parametrize("model_type", WHOLE_TOWERS)
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_config_without_sections_has_the_parts_of_the_class(model_type):
     config = AutoConfig.for_model(model_type)
     tower, text = config.vision_config, config.text_config
-    assert (tower.model_type, text.model_type) == _DEFAULT_TYPES[model_type]
-    own = CLASS_DEFAULTS[tower.model_type] | WHOLE_TOWERS[model_type]
+    family = FAMILIES[model_type]
+    assert (tower.model_type, text.model_type) == (family.towers[0], family.decoders[0])
+    own = CLASS_DEFAULTS[tower.model_type] | family.tower
     for name, value in own.items():
         found = getattr(tower, name)
         assert (list(found) if isinstance(found, tuple) else found) == value, name

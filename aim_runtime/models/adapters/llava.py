@@ -4,7 +4,9 @@ from typing import ClassVar
 
 from transformers import LlavaForConditionalGeneration
 
-from aim_runtime.models.adapter import Adapter, Inputs, Items
+from aim_runtime.models.adapter import Adapter, Items
+from aim_runtime.models.inputs import Inputs
+from aim_runtime.models.small_parts import LLAVA
 from aim_runtime.models.visual import equal_groups
 
 
@@ -13,6 +15,7 @@ class LlavaAdapter(Adapter):
 
     kinds: ClassVar = (LlavaForConditionalGeneration,)
     pixel_inputs: ClassVar = {"image": ("pixel_values", "image_sizes")}
+    smallest: ClassVar = {"llava": LLAVA}
 
     def items(self, inputs: Inputs, modality: str) -> Items | None:
         pixels = inputs.get("pixel_values")
