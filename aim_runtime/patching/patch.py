@@ -27,6 +27,7 @@ from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.adapters import ADAPTERS
 from aim_runtime.models.compiled import require_uncompiled, unwrapped
 from aim_runtime.models.part import Part
+from aim_runtime.models.wrapped import model_inside
 from aim_runtime.patching.attention import SUPPORTED_ATTENTION
 from aim_runtime.patching.executable import check_executable
 from aim_runtime.patching.last_layer import LastTokenAlone
@@ -97,7 +98,7 @@ def patch(
     Raises: PatchError, ScheduleError. Everything is checked before the model is changed.
     """
     last_layer = LastLayer.read(last_layer, PatchError)
-    model = unwrapped(model)
+    model = model_inside(model)
     adapter = find_adapter(model)
     decoder = _checked_decoder(model, adapter)
     _check_transformers(model, decoder, adapter)
@@ -144,7 +145,7 @@ def _check_transformers(
 
 def unpatch(model: PreTrainedModel) -> None:
     """Restore ``model`` as it was before ``patch``. Raises: PatchError if it is not patched."""
-    model = unwrapped(model)
+    model = model_inside(model)
     decoder = _decoder(model, find_adapter(model))
     changes: Changes | None = getattr(decoder, _PATCH, None)
     if changes is None:

@@ -1,7 +1,6 @@
 """PositionKeeping: positions of the tokens that merging leaves, and of those after a prompt."""
 
 from collections.abc import Mapping
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,6 +10,7 @@ from transformers import DynamicCache
 from aim_cost.schedules.merge import Merge
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.compiled import uncompiled
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.axes import Axes
 from aim_runtime.prompts.cached import (
@@ -29,8 +29,6 @@ from aim_runtime.prompts.positions import (
 )
 from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.seams import cache_in
-
-Inputs = dict[str, Any]
 
 
 class PositionKeeping:

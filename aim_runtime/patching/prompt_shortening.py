@@ -11,6 +11,7 @@ from aim_cost.schedules.merge import Merge
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.compiled import uncompiled
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.part import Part
 from aim_runtime.patching.current import Current
 from aim_runtime.patching.encoding import Encoding
@@ -24,8 +25,6 @@ from aim_runtime.prompts.layout import Layout
 from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.recorder import Recorder
 from aim_runtime.seams import named
-
-Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)

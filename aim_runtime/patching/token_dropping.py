@@ -10,6 +10,7 @@ from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.trace import TokenTrace
 from aim_runtime.errors import PatchError
 from aim_runtime.models.compiled import require_uncompiled, uncompiled
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.part import Part
 from aim_runtime.patching.attention import observed_name
 from aim_runtime.patching.current import Current
@@ -26,7 +27,6 @@ from aim_runtime.seams import cache_in, cache_of, named
 from aim_runtime.trace import RunTrace
 
 Args = tuple[Any, ...]
-Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)

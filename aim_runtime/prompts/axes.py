@@ -10,11 +10,10 @@ from torch import Tensor
 
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.prompts.cached import Cached, cached_tokens
 from aim_runtime.prompts.positions import positions_behind, unmerged_places
 from aim_runtime.prompts.prompt import Prompt
-
-Inputs = dict[str, Any]
 
 _TYPES = {"image": 1, "video": 2}  # of a model's mm_token_type_ids
 
