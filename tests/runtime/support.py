@@ -1,4 +1,4 @@
-"""Tiny random models of the real classes, prompts for them, what a patch may leave, and the recorded vectors."""
+"""Tiny random models of the real classes, their prompts, and the recorded vectors."""
 
 import os
 from pathlib import Path

@@ -84,7 +84,10 @@ def test_refuses_merging_that_does_not_fit_before_anything_is_encoded(llava, mon
         (Schedule(select=Select(tokens=4)), "merge and prune alone"),
         (Schedule(prune=Prune(ratios=(1, 0.5), inject_at=1)), "inject_at"),
         (Schedule(prune=Prune(ratios=(1, 0.5), importance="offline")), "pagerank.*random, uniform"),
-        (Schedule(prune=Prune(ratios=(1, 0.5), importance="pivot-similarity")), "pagerank-causal"),
+        (
+            Schedule(prune=Prune(ratios=(1, 0.5), importance="key-distances")),
+            "merges.*pagerank-causal",
+        ),
     ],
 )
 def test_refuses_parts_that_are_priced_but_not_run(llava, qwen2, schedule, match):
