@@ -104,14 +104,6 @@ def _last_layer(execution: Execution) -> str:
     )
 
 
-_TIME_NOTES = {
-    "datasheet": "Times are a roofline on datasheet peaks: a lower bound that no clock has seen.",
-    "measured": "Times are a roofline on measured ceilings: a lower bound.",
-    "calibrated": "Times come from a calibration of this device (aim-cost evaluate).",
-    "inherited": "Times come from the calibration of another device or width, hence the band.",
-}
-
-
 def _time_note(total: PhaseEstimate, convention: Convention) -> str:
     """The source of the times, and what they leave out."""
     if convention.counts_macs:
@@ -119,7 +111,7 @@ def _time_note(total: PhaseEstimate, convention: Convention) -> str:
             "1 MAC = 2 FLOPs. The convention has no times: these are its FLOPs at the device's "
             "peak, a lower bound."
         )
-    return _TIME_NOTES[total.source]
+    return total.source.sentence
 
 
 def _unseen(total: PhaseEstimate) -> str:

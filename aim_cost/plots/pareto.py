@@ -11,10 +11,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from aim_cost.case import Estimate
+from aim_cost.checks import one_of
+from aim_cost.errors import SpecError
 from aim_cost.models.workload import Workload
-from aim_cost.papers.accuracy import benchmark_title, sampling_note
-from aim_cost.plots.style import COLOURS, PAGE, TIME_SOURCES, device, finish, new_figure
+from aim_cost.papers.accuracy import benchmark_title, published_accuracy, sampling_note
+from aim_cost.plots.registry import Request, plot
+from aim_cost.plots.style import COLOURS, PAGE, device, finish, new_figure
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.studies.own_accuracy import load_accuracy
 from aim_cost.units import milli, tera
 
 _KNOWN: dict[str, Any] = {
@@ -118,10 +122,28 @@ def pareto(points: pd.DataFrame, benchmark: str, baseline: Estimate) -> Figure:
     small = (
         "FLOPs recomputed as executed where the schedule is known; hollow: it is not, share as "
         "printed by the paper. Times predicted: "
-        f"{TIME_SOURCES[baseline.ttft.source]}. Steps: Pareto front (own rows: dashed). "
+        f"{baseline.ttft.source.noun}. Steps: Pareto front (own rows: dashed). "
         f"{sampling_note(benchmark)}"
     )
     return finish(figure, title, small, keys)
+
+
+@plot("pareto", "accuracy over FLOPs and over TTFT, published and own")
+def _draw(request: Request) -> Figure:
+    baseline, benchmark = request.case().price(), request.benchmark
+    scores = published_accuracy()
+    if request.accuracy:
+        scores = pd.concat([scores, load_accuracy(request.accuracy)], ignore_index=True)
+    one_of(benchmark, set(scores["benchmark"]), "--benchmark", SpecError)
+    points = pareto_points(scores, benchmark, baseline)
+    if points.empty:
+        raise SpecError(
+            "--model",
+            expected=f"a model with scores of {benchmark}",
+            got=baseline.model.name,
+            fix=f"Known: {', '.join(set(scores['model'].dropna()))}; or give --accuracy.",
+        )
+    return pareto(points, benchmark, baseline)
 
 
 def pareto_front(points: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -136,7 +158,8 @@ def _point(axis: Any, row: dict[Any, Any], x: float, marker: Any, colour: str) -
     own = row["evidence"] == "own"
     y = row["accuracy_difference"]
     axis.plot(
-        *(x, max(y, _FLOOR)),
+        x,
+        max(y, _FLOOR),
         marker=marker,
         color=colour,
         markerfacecolor=colour if row["known"] else "white",

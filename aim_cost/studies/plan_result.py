@@ -72,6 +72,8 @@ class Plan(Report):
             ],
         }
         row |= {f"limits.{name}": value for name, value in vars(self.limits).items()}
+        if self.result.notes:
+            row["notes"] = list(self.result.notes)
         return row | {
             "binding_limit": list(self.binding),
             "least_reduction.schedule": keep.schedule.label(),
@@ -96,6 +98,7 @@ def _table(plan: Plan) -> RenderableType:
         f"Times: {result.ttft.source}."
     )
     text = [_accuracy(plan), *_rows(plan), _binding(plan), _least(plan), _search(plan)]
+    text += plan.result.notes
     figures = table(title, ("", "expected", "90 % band", "limit"), _figures(plan), note)
     return Group(figures, "", *filter(None, text))
 

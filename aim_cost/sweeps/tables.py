@@ -24,6 +24,7 @@ from aim_cost.sweeps.queue import OpPrices, Segment
 from aim_cost.sweeps.symbols import B, F, n, t
 from aim_cost.timing.form import Array
 from aim_cost.timing.prefill_time import time_model
+from aim_cost.timing.time_source import TimeSource
 
 LONGEST_PROMPT = 1_000_000
 
@@ -61,7 +62,7 @@ class TimeTables:
     Args:
         vision_s: [frames]; merge_s: [frames, retentions]; seconds.
         embedding, gather, layer, last_layer, importance, head: by the tokens of a prompt.
-        source: as in PhaseTime.
+        source: where times come from.
     """
 
     vision_s: Array
@@ -72,7 +73,7 @@ class TimeTables:
     last_layer: Segment
     importance: Segment
     head: Segment
-    source: str
+    source: TimeSource
 
 
 @lru_cache(maxsize=4)

@@ -16,12 +16,12 @@ from aim_cost.checks import whole
 from aim_cost.render import console
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import InputError
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.patch import patched
 from aim_runtime.seams import cache_of, with_cache
 
 Row = dict[str, Any]
-Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)

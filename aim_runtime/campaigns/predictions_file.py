@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.progress import track
 
+from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
 from aim_cost.render import console
 from aim_runtime.campaigns.prediction import Prediction, predict
@@ -73,8 +74,8 @@ def _read(path: Path) -> list[Prediction]:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if tree["format"] != _FORMAT:
             raise ValueError(f"the format {tree['format']}")
-        return [Prediction.from_row(row) for row in tree["predictions"]]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return [Prediction.of(row) for row in tree["predictions"]]
+    except (AimError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise MeasurementError(
             str(path),
             expected=f"predictions in the format {_FORMAT}",

@@ -20,13 +20,13 @@ from aim_cost.models.workload import LastLayer
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import PatchError
 from aim_runtime.models import require_onevision
-from aim_runtime.models.llava_onevision import LlavaOnevisionAdapter
+from aim_runtime.models.adapters.llava_onevision import LlavaOnevisionAdapter
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.capturable import EAGER_WAY, capturable, refusal
 from aim_runtime.patching.encoding import merge_features
 from aim_runtime.patching.patch import patched
 from aim_runtime.patching.prefill import Prefill
-from aim_runtime.prompts.inputs import Inputs
 from aim_runtime.prompts.layout import Layout, Shortened
 from aim_runtime.recorder import NULL_RECORDER
 from aim_runtime.seams import lack_newlines, with_cache
@@ -134,6 +134,7 @@ class StaticPrefill:
             self._plans,
             self._prompt,
             self._merge_tokens,
+            decoder=loaded.model.model.language_model,
             device=loaded.device,
             recorder=NULL_RECORDER,
         )

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.part import Part
 from aim_runtime.patching.drafts import after_the_prompt
 from aim_runtime.patching.position_keeping import PositionKeeping
@@ -22,8 +23,6 @@ from aim_runtime.patching.prompt_shortening import PromptShortening
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.cached import cached_tokens
 from aim_runtime.seams import with_new_names
-
-Inputs = dict[str, Any]
 
 _REFUSED = {
     "prefill_chunk_size": "none: a schedule sees whole prompts",

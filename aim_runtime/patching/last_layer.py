@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward, rotate_half
+from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 from aim_runtime.models.compiled import uncompiled
 from aim_runtime.models.part import Part
+from aim_runtime.models.rotary import rotated, split_heads
 from aim_runtime.patching.current import Current
 from aim_runtime.patching.undo import Changes
 from aim_runtime.seams import CACHE, named
@@ -103,12 +104,11 @@ def _attend(
     """What the last of x[B, n, H] gathers from all, before the output projection: [B, 1, h * d]."""
 
     def heads(projected: Tensor) -> Tensor:
-        parts: Tensor = projected.unflatten(-1, (-1, attention.head_dim))
-        return parts.transpose(1, 2)
+        return split_heads(projected, attention.head_dim)
 
     cos, sin = position_embeddings
-    query = _rotated(heads(attention.q_proj(x[:, -1:])), cos[:, -1:], sin[:, -1:])
-    key, value = _rotated(heads(attention.k_proj(x)), cos, sin), heads(attention.v_proj(x))
+    query = rotated(heads(attention.q_proj(x[:, -1:])), cos[:, -1:], sin[:, -1:])
+    key, value = rotated(heads(attention.k_proj(x)), cos, sin), heads(attention.v_proj(x))
     cache = kwargs.pop(CACHE, None)
     if cache is not None:
         key, value = cache.update(key, value, attention.layer_idx)
@@ -131,9 +131,3 @@ def _attend(
     )
     together: Tensor = mixed.flatten(2)
     return together.contiguous()
-
-
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x[B, heads, n, d] turned by the angles of its positions, cos and sin[B or 1, n, d]."""
-    turned: Tensor = rotate_half(x)
-    return x * cos[:, None] + turned * sin[:, None]

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from aim_runtime.errors import PatchError
 from aim_runtime.models.compiled import uncompiled
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.part import Part
 from aim_runtime.patching.current import Current
 from aim_runtime.patching.prompt_shortening import PromptShortening
@@ -18,8 +19,6 @@ from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.cached import cached_tokens
 from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.seams import named
-
-Inputs = dict[str, Any]
 
 _IGNORED = -100  # the label of tokens that no loss counts, in torch and transformers
 

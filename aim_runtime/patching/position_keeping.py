@@ -1,7 +1,6 @@
 """PositionKeeping: positions of the tokens that merging leaves, and of those after a prompt."""
 
 from collections.abc import Mapping
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -10,6 +9,7 @@ from transformers import DynamicCache
 
 from aim_cost.schedules.merge import Merge
 from aim_runtime.models.adapter import Adapter
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.axes import AxesPositions
 from aim_runtime.prompts.cached import Cached, cached_tokens, require_empty_cache, unknown_cache
@@ -18,8 +18,6 @@ from aim_runtime.prompts.layout import Shortened
 from aim_runtime.prompts.positions import KeptPositions, Positions, RecountedPositions
 from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.seams import cache_in
-
-Inputs = dict[str, Any]
 
 
 class PositionKeeping:
@@ -59,11 +57,13 @@ class PositionKeeping:
             return short.inputs, None
         return self._kind.prepare(given, short.inputs, short.prompt)
 
-    def of_prefill(self, inputs: Inputs, prompt: Prompt, encoded: Mapping[str, Encoded]) -> Inputs:
+    def of_prefill(
+        self, inputs: Inputs, prompt: Prompt, encoded: Mapping[str, Encoded], table: Tensor | None
+    ) -> Inputs:
         """A decoder's ``inputs`` with the positions of ``prompt``."""
         if self._kind is None or prompt.cut is None:
             return inputs
-        return self._kind.merged(inputs, prompt, encoded)
+        return self._kind.merged(inputs, prompt, encoded, table)
 
     def of_new_tokens(self, inputs: Inputs, tokens: int) -> Inputs:
         """A vision-language model's ``inputs`` of ``tokens`` new ones after a cached prompt.

@@ -12,6 +12,7 @@ from aim_cost.schedules.merge import Merge
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.compiled import uncompiled
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.patching.current import Current
 from aim_runtime.patching.encoding import Encoding
 from aim_runtime.patching.position_keeping import PositionKeeping
@@ -22,8 +23,6 @@ from aim_runtime.prompts.layout import Layout, Shortened
 from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.recorder import Recorder
 from aim_runtime.seams import named
-
-Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)

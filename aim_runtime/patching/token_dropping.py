@@ -11,6 +11,7 @@ from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.trace import TokenTrace
 from aim_runtime.errors import PatchError
 from aim_runtime.models.compiled import require_uncompiled, uncompiled
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.part import Part
 from aim_runtime.patching.attention import observed_name
 from aim_runtime.patching.current import Current
@@ -28,7 +29,6 @@ from aim_runtime.seams import cache_in, cache_of, named
 from aim_runtime.trace import RunTrace
 
 Args = tuple[Any, ...]
-Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,15 @@ class TokenDropping:
             inputs = self._positions.of_prefill(inputs, prompt, encoded, entering.positions)
         counts = {n: c for one in encoded.values() for n, c in one.counts.items()}
         plans = self._plans(prompt)
-        return Prefill(plans, prompt, counts, device=x.device, recorder=self._recorder), inputs
+        prefill = Prefill(
+            plans,
+            prompt,
+            counts,
+            decoder=self._decoder,
+            device=x.device,
+            recorder=self._recorder,
+        )
+        return prefill, inputs
 
     def _plans(self, prompt: Prompt) -> list[TokenTrace]:
         """What the schedule makes of each row; text alone is not reduced."""

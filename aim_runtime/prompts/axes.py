@@ -2,17 +2,16 @@
 
 import inspect
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.prompts.positions import KeptPositions, columns, recounted
 from aim_runtime.prompts.prompt import Prompt
-
-Inputs = dict[str, Any]
 
 _TYPES = {"image": 1, "video": 2}  # of a model's mm_token_type_ids
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from aim_cost.schedules.merge import Merge
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.visual import MODALITIES, visual_input
 from aim_runtime.prompts.encoded import Items
 from aim_runtime.prompts.prompt import (
@@ -21,8 +21,6 @@ from aim_runtime.prompts.prompt import (
     text_prompt,
 )
 from aim_runtime.reduction.select import take_tokens
-
-Inputs = dict[str, Any]
 
 _EMBEDS = "inputs_embeds"
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", _EMBEDS)

@@ -6,17 +6,16 @@ what they count into what the shortened prompt has.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from aim_runtime.errors import PatchError
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.prompts.cached import Cached, cached_tokens
 from aim_runtime.prompts.encoded import Encoded
 from aim_runtime.prompts.prompt import Prompt
-
-Inputs = dict[str, Any]
 
 
 class Positions(ABC):
