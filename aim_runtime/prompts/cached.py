@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -17,12 +18,31 @@ class Cached:
 
     Args:
         padding: [B] of each layer, where rows differ.
-        deltas: [B, 1], as in ``Axes``.
+        last_position: [B or 1, 1], of the prompt's last token; None where the decoder counts its
+            cache.
+        highest_position: [B or 1, 1], of any token; on three axes a video may go beyond the text
+            after it.
     """
 
     prompt: Prompt
     padding: list[Tensor]
-    deltas: Tensor | None
+    last_position: Tensor | None
+    highest_position: Tensor | None
+
+    @property
+    def deltas(self) -> Tensor | None:
+        """How far positions after the prompt are ahead of its tokens, [B, 1]; None if unknown.
+
+        So Qwen2-VL counts them: ``rope_deltas``.
+        """
+        if self.highest_position is None:
+            return None
+        prompt = self.prompt
+        before = prompt.padding if prompt.cut is None else prompt.cut.padding
+        padding = torch.zeros(1, 1) if before is None else before[:, None]
+        return (
+            self.highest_position + 1 - (prompt.caller_tokens - padding).to(self.highest_position)
+        )
 
 
 def cached_tokens(inputs: Inputs) -> int:

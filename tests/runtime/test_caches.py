@@ -23,9 +23,9 @@ from tests.runtime.support import (
 
 GREEDY = {"max_new_tokens": 3, "do_sample": False}
 LOGITS = {"return_dict_in_generate": True, "output_logits": True}
-RECOUNTED = Schedule.parse("merge passes:5,3, prune linear:1:4")
-KEPT = Schedule.parse("merge passes:5,3 positions=kept, prune linear:1:4 drop=after-attention")
-PRUNED = Schedule.parse("prune linear:1:4")
+RECOUNTED = Schedule.parse("merge 0.5, prune linear:1:3")
+KEPT = Schedule.parse("merge 0.5 positions=kept, prune linear:1:3 drop=after-attention")
+PRUNED = Schedule.parse("prune linear:1:3")
 REDUCING = [RECOUNTED, KEPT, PRUNED, Schedule.parse("merge 0.5"), Schedule.parse("vision-merge 4")]
 QUESTIONS = ([17, 18, 19], [31, 32], [5, 6, 7, 8, 9])
 

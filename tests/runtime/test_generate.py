@@ -8,7 +8,7 @@ from aim_cost import Schedule
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_runtime import PatchError, patched
-from aim_runtime.patching.prompt_lookup import TextCandidates
+from aim_runtime.patching.drafts import TextCandidates
 from aim_runtime.reference import Reference
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.reference import embedded_video
