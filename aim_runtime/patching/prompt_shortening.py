@@ -1,7 +1,7 @@
 """PromptShortening: cuts placeholders to what merging leaves, and merges what goes there."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
 
@@ -40,6 +40,13 @@ class Entering:
     positions: Tensor | None
 
 
+@dataclass(frozen=True)
+class NewIds:
+    """Tokens on their way to the decoder after a cached prompt: ids[B, n], None for embeddings."""
+
+    ids: Tensor | None
+
+
 class PromptShortening:
     """Shortens the prompts of a vision-language model in its forward.
 
@@ -66,7 +73,7 @@ class PromptShortening:
             name: Encoding(merge, recorder, adapter, name, strict=reduces)
             for name in adapter.pixel_inputs
         }
-        self._entering: Current[Entering | AimError] = Current()
+        self._entering: Current[Entering | NewIds | AimError] = Current()
 
     def attach(self, changes: Changes) -> None:
         """Change the forward of the vision-language model, and its encoders."""
@@ -78,8 +85,8 @@ class PromptShortening:
             encode = uncompiled(encode, recursive=False)
             changes.replace(inner, name, encode)
 
-    def take(self) -> Entering | None:
-        """The prompt that enters the decoder now; None where ids were not seen.
+    def take(self) -> Entering | NewIds | None:
+        """What enters the decoder now; None for a prompt whose ids were not seen.
 
         Raises: AimError for a prompt that could not be described.
         """
@@ -115,7 +122,7 @@ class PromptShortening:
 
         return uncompiled(forward, recursive=False)
 
-    def _described(self, inputs: Inputs) -> tuple[Entering | AimError | None, Inputs]:
+    def _described(self, inputs: Inputs) -> tuple[Entering | NewIds | AimError | None, Inputs]:
         """``_prepared``, of a schedule that reduces nothing: the inputs are the caller's."""
         try:
             return self._prepared(inputs)[0], inputs
@@ -134,8 +141,8 @@ class PromptShortening:
         self._positions.check(inputs, short.prompt)
         return short
 
-    def _prepared(self, inputs: Inputs) -> tuple[Entering | None, Inputs]:
-        """The prompt that is about to enter the decoder, None after a cached one; and the inputs.
+    def _prepared(self, inputs: Inputs) -> tuple[Entering | NewIds | None, Inputs]:
+        """What is about to enter the decoder, None for embeddings; and the inputs.
 
         Raises: PatchError.
         """
@@ -144,7 +151,7 @@ class PromptShortening:
             tokens = (inputs["inputs_embeds"] if ids is None else ids).shape[1]
             if ids is not None and tokens > 1 and bool(self.visual_mask(ids).any()):
                 require_empty_cache(inputs)
-            return None, self._positions.of_new_tokens(inputs, tokens)
+            return NewIds(ids), self._positions.of_new_tokens(inputs, tokens)
         if ids is None:
             return None, inputs
         ready = {
@@ -155,7 +162,7 @@ class PromptShortening:
         known = {name: self._encodings[name].items_of(output) for name, output in ready.items()}
         short = self._laid_out(inputs, known)
         inputs, table = self._positions.of_prompt(inputs, short)
-        entering = Entering(short.prompt, {}, table)
+        entering = Entering(replace(short.prompt, ids=ids), {}, table)
         for name, output in ready.items():
             numbers = short.prompt.numbers(name)
             merged = self._encodings[name].merge_ready(output, known[name], numbers)
