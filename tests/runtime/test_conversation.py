@@ -1,7 +1,5 @@
 """Further turns behind the cache of a prompt, and positions that go on after it."""
 
-import copy
-
 import pytest
 import torch
 
@@ -198,21 +196,3 @@ def test_refuses_new_visual_tokens_behind_a_cache(llava):
         words = torch.tensor([[1, 2, 3]])
         with pytest.raises(PatchError, match=r"whole conversation.* 37 visual tokens.* 0 place"):
             llava.generate(words, **with_cache(cache), max_new_tokens=2)
-
-
-def test_refuses_a_cache_of_another_patch(llava):
-    inputs = video_inputs()
-    with patched(llava, RECOUNTED):
-        cache = cache_of(llava(**inputs))
-    more = torch.cat([inputs["input_ids"], torch.tensor([[1, 2, 3]])], dim=1)
-    with patched(llava, KEPT), pytest.raises(PatchError, match="that this patch has cached"):
-        llava.generate(more, **with_cache(cache), max_new_tokens=2)
-
-
-def test_refuses_a_copy_of_a_cache_whose_positions_are_unknown(llava):
-    with patched(llava, KEPT):
-        output = llava(**video_inputs())
-        word = output.logits[:, -1:].argmax(-1)
-        copied = copy.deepcopy(cache_of(output))
-        with pytest.raises(PatchError, match="that this patch has cached"):
-            llava(input_ids=word, **with_cache(copied))
