@@ -206,7 +206,8 @@ class Prefill:
         """The choice of ``stay`` visual tokens of each row."""
         counts: tuple[int | Tensor, int | Tensor] = (self._candidates[0], stay[0])
         if not self.prompt.is_even:
-            counts = (torch.tensor(self._candidates)[:, None], torch.tensor(stay)[:, None])
+            now, then = (torch.tensor(n, device="cpu") for n in (self._candidates, stay))
+            counts = (now[:, None], then[:, None])
         text = max(self.prompt.text_tokens)
         noted = None if self._noted is None else take_tokens(self._noted, self._left)
         return Choice(self.visual, text, self._padding, *counts, noted)
@@ -221,7 +222,7 @@ class Prefill:
             return
         before = self._padded
         self._next_padded = tuple(count - t - s for t, s in zip(text, stay, strict=True))
-        host = torch.tensor([before, stay, self._next_padded])
+        host = torch.tensor([before, stay, self._next_padded], device="cpu")
         padding, staying, self._next_padding = host.to(self.visual.device, non_blocking=True)
         index = select_rows(self.visual, padding, staying, count, scores)
         self._next = self._chosen[layer] = index

@@ -61,7 +61,7 @@ class Cached:
             return None
         prompt = self.prompt
         before = prompt.caller_padding
-        padding = torch.zeros(1, 1) if before is None else before[:, None]
+        padding = torch.zeros(1, 1, device="cpu") if before is None else before[:, None]
         return (
             self.highest_position + 1 - (prompt.caller_tokens - padding).to(self.highest_position)
         )

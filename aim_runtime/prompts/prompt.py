@@ -144,7 +144,9 @@ class Prompt:
 
 def text_prompt(batch: int, tokens: int) -> Prompt:
     """A prompt without visual tokens."""
-    return Prompt(torch.zeros(batch, tokens, dtype=torch.bool), (visual_input(()),) * batch)
+    return Prompt(
+        torch.zeros(batch, tokens, dtype=torch.bool, device="cpu"), (visual_input(()),) * batch
+    )
 
 
 def embedded_prompt(visual_mask: Tensor) -> Prompt:

@@ -26,8 +26,9 @@ class PromptLayer(DynamicLayer):
         layer: takes over its keys and values.
         cached: the prompt, as all layers of the cache hold it.
         number: of this layer in the cache.
-    ``ids``: int64 [B, n] of all that is cached, as the caller has it, -1 where it is not known; in
-    the first layer alone. ``grows``: whether a patched model is adding to the layer.
+    ``ids``: int64 [B, n] of all that is cached, as the caller has it, -1 where it is not known;
+    None in all but the first layer, and where nobody saw ids. ``grows``: whether a patched model
+    is adding to the layer.
     """
 
     ids: Tensor | None
@@ -179,11 +180,9 @@ def require_beginning(cache: DynamicCache, ids: Tensor) -> None:
     raise PatchError("input_ids", expected=expected, got=got, fix=fix)
 
 
-def _known_ids(prompt: Prompt) -> Tensor:
-    """The ids [B, N] of the caller's prompt, -1 at padding and where they are not known."""
-    if prompt.ids is None:
-        return torch.full((len(prompt.visual), prompt.caller_tokens), -1, device="cpu")
-    if prompt.caller_padding is None:
+def _known_ids(prompt: Prompt) -> Tensor | None:
+    """The ids [B, N] of the caller's prompt, -1 at padding; None where they are not known."""
+    if prompt.ids is None or prompt.caller_padding is None:
         return prompt.ids
     place = torch.arange(prompt.caller_tokens, device=prompt.ids.device)
     padding = prompt.caller_padding.to(prompt.ids.device)[:, None]
