@@ -69,6 +69,7 @@ def test_the_page_has_examples():
         "A GPU",
         "A plot",
         "A method whose scores are known",
+        "A score that runs",
     }
 
 
