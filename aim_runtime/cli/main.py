@@ -109,11 +109,11 @@ def generate(
     chosen = parts.one(schedule)
     require_onevision_spec(spec_of(model), "generate")
     loaded = load_model(model, device, dtype)
-    row = answer(loaded, video, prompt, frames, chosen, max_new_tokens, damaged=damaged)
+    found = answer(loaded, video, prompt, frames, chosen, max_new_tokens, damaged=damaged)
     if form is not Format.table:
-        print_rows([row], form)
+        print_rows([found.to_row()], form)
         return
-    print(row["text"])
+    print(found.text)
 
 
 @app.command()
