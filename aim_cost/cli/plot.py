@@ -121,11 +121,14 @@ def _pareto(accuracy: list[Path] | None, benchmark: str, baseline: Estimate) -> 
 
     from aim_cost import plots
     from aim_cost.papers.accuracy import published_accuracy
-    from aim_cost.studies.own_accuracy import load_accuracy
+    from aim_cost.studies.own_accuracy import read_scores
 
     table = published_accuracy()
     if accuracy:
-        table = pd.concat([table, load_accuracy(accuracy)], ignore_index=True)
+        scores = read_scores(accuracy)
+        known = {*table["benchmark"], *scores.by_benchmark}
+        if one_of(benchmark, known, "--benchmark", SpecError) in scores.by_benchmark:
+            table = pd.concat([table, scores.table(benchmark)], ignore_index=True)
     one_of(benchmark, set(table["benchmark"]), "--benchmark", SpecError)
     points = plots.pareto_points(table, benchmark, baseline)
     if points.empty:

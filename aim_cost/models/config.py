@@ -1,6 +1,5 @@
 """Section: a part of a Hugging Face config that names the field where one is missing or wrong."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from aim_cost.checks import mapping, one_of, whole
 from aim_cost.errors import SpecError
+from aim_cost.text_files.tree import read_json
 
 _ABSENT = object()
 _FULL_CONFIG = (
@@ -26,16 +26,7 @@ class Section:
     @classmethod
     def load(cls, path: Path) -> "Section":
         """The root of a ``config.json``. Raises: SpecError."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SpecError(
-                str(path), expected="a readable config.json", got=str(error), fix="Check the path."
-            ) from error
-        except ValueError as error:
-            raise SpecError(
-                str(path), expected="valid JSON", got=str(error), fix="Correct the file."
-            ) from error
+        content = read_json(path, str(path), SpecError, fix="Correct the file.")
         return cls(mapping(content, str(path), SpecError))
 
     def where(self, key: str) -> str:

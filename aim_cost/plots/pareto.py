@@ -15,6 +15,7 @@ from aim_cost.models.workload import Workload
 from aim_cost.papers.accuracy import benchmark_title, sampling_note
 from aim_cost.plots.style import COLOURS, PAGE, TIME_SOURCES, device, finish, new_figure
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.studies.evidence import is_of
 from aim_cost.units import milli, tera
 
 _KNOWN: dict[str, Any] = {
@@ -48,7 +49,7 @@ def pareto_points(accuracy: pd.DataFrame, benchmark: str, baseline: Estimate) ->
     """
     rows = []
     for row in accuracy[accuracy["benchmark"] == benchmark].to_dict("records"):
-        if pd.notna(row["model"]) and row["model"] != baseline.model.name:
+        if not is_of(row["model"], baseline.model):
             continue
         point = {name: row[name] for name in ("source", "method", "evidence")}
         point["accuracy_difference"] = row["difference"]

@@ -11,8 +11,6 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aim_cost.checks import mapping, whole
 from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.files import write_atomically
@@ -24,6 +22,8 @@ from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.select import Select
 from aim_cost.schedules.trace import TokenTrace
 from aim_cost.schedules.vision_merge import VisionMerge
+from aim_cost.text_files.tree import read_tree
+from aim_cost.text_files.yaml_text import yaml_text
 
 
 @dataclass(frozen=True)
@@ -179,28 +179,19 @@ class Schedule:
     @classmethod
     def load(cls, path: str | Path) -> "Schedule":
         """Read a YAML or JSON file that holds a mapping or text. Raises: ScheduleError."""
-        try:
-            # JSON is YAML, but for numbers such as 1e-1, which YAML 1.1 reads as text
-            text = Path(path).read_text(encoding="utf-8")
-            data = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
-        except OSError as error:
+        where, fix = str(path), "Correct the file; docs/schedules.md describes it."
+        data = read_tree(Path(path), where, ScheduleError, fix=fix)
+        if data is None:
             raise ScheduleError(
-                str(path), expected="a readable file", got=str(error), fix="Check the path."
-            ) from error
-        except (yaml.YAMLError, ValueError) as error:
-            got = " ".join(str(error).split())
-            raise ScheduleError(
-                str(path), expected="valid YAML or JSON", got=got, fix="Correct the file."
-            ) from error
-        return cls.read({} if data is None else data, where=str(path))
+                where, expected="a schedule", got="nothing", fix="Write none for no reduction."
+            )
+        return cls.read(data, where)
 
     def save(self, path: str | Path) -> None:
         """Write YAML, or JSON where the name ends so."""
         data = self.to_dict()
         text = (
-            json.dumps(data, indent=2) + "\n"
-            if Path(path).suffix == ".json"
-            else yaml.safe_dump(data, sort_keys=False)
+            json.dumps(data, indent=2) + "\n" if Path(path).suffix == ".json" else yaml_text(data)
         )
         write_atomically(path, text.encode())
 

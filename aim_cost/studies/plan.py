@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from aim_cost.case import Case, Estimate
 from aim_cost.checks import one_of
 from aim_cost.errors import InfeasibleError, SpecError
+from aim_cost.models.model import ModelSpec
 from aim_cost.papers.accuracy import published_accuracy
 from aim_cost.render import Report
 from aim_cost.studies.candidates import (
@@ -26,8 +27,8 @@ from aim_cost.studies.candidates import (
     uses,
     within,
 )
-from aim_cost.studies.evidence import expect, known_rows
-from aim_cost.studies.own_accuracy import load_accuracy
+from aim_cost.studies.evidence import expect, is_of, known_rows
+from aim_cost.studies.own_accuracy import read_scores
 from aim_cost.studies.plan_table import plan_table
 from aim_cost.sweeps.grid import video_frames
 
@@ -43,6 +44,7 @@ class Plan(Report):
         benchmark: that ``difference`` is of; difference: expected, points, None without evidence.
         basis: one of ``evidence.BASES``; rows: those it rests on, none to two.
         llm_share: LLM FLOPs, of those of ``baseline``.
+        other_models: whose scores stand in the user's files too; they are no evidence.
         binding: the limits that the candidate ranked just above breaks; none where it is the first.
         least_reduction: the schedule within the limits that keeps most LLM FLOPs, evidence or not.
         candidates, feasible: how many were priced, and how many keep the limits on time and FLOPs.
@@ -55,6 +57,7 @@ class Plan(Report):
     difference: float | None
     basis: str
     rows: tuple[dict[str, Any], ...]
+    other_models: tuple[str, ...]
     binding: tuple[str, ...]
     least_reduction: Estimate
     candidates: int
@@ -78,6 +81,7 @@ class Plan(Report):
         figures = ("ttft_s", "ttft_low_s", "ttft_high_s", "total.flops", "llm.flops")
         memory = ("peak_memory_bytes", "kv_cache_bytes", "source")
         cited = ("method", "schedule", "frames", "accuracy", "baseline", "difference", "note")
+        of_score = ("scale", "lower_is_better", "n")
         row = {"kind": "plan", "schedule": priced["schedule"]}
         row |= {"schedule_file": self.result.schedule.to_dict()}
         row |= {name: priced[name] for name in (*names, *figures, *memory)}
@@ -88,8 +92,13 @@ class Plan(Report):
             "accuracy.evidence": self.rows[0]["evidence"] if self.rows else "no evidence",
             "accuracy.basis": self.basis if self.rows else None,
             "accuracy.source": self.rows[0]["source"] if self.rows else None,
+            "accuracy.left_out": list(self.other_models),
             "accuracy.rows": [
-                {name: None if pd.isna(r[name]) else r[name] for name in cited} for r in self.rows
+                {
+                    name: None if pd.isna(row.get(name)) else row[name]
+                    for name in (*cited, *of_score)
+                }
+                for row in self.rows
             ],
         }
         row |= {f"limits.{name}": value for name, value in vars(self.limits).items()}
@@ -110,7 +119,7 @@ def plan(
     flops: float | None = None,
     memory_bytes: float | None = None,
     choose_frames: bool = False,
-    accuracy: pd.DataFrame | Sequence[str | Path] | None = None,
+    accuracy: pd.DataFrame | str | Path | Sequence[str | Path] | None = None,
     benchmark: str | None = None,
 ) -> Plan:
     """The schedule within limits with the best expected accuracy.
@@ -134,15 +143,16 @@ def plan(
             fix="Plan with all, and price the schedule with needed afterwards.",
         )
     limits = Limits(ttft_s, flops, memory_bytes)
-    if accuracy is None:
-        accuracy = published_accuracy()
-    elif not isinstance(accuracy, pd.DataFrame):
-        accuracy = load_accuracy([Path(path) for path in accuracy])
-    return _plan(case, limits, choose_frames, accuracy, _benchmark(benchmark, accuracy))
+    if accuracy is not None and not isinstance(accuracy, pd.DataFrame):
+        scores = read_scores([accuracy] if isinstance(accuracy, str | Path) else accuracy)
+        name = _benchmark(benchmark, list(scores.by_benchmark))
+        return _plan(case, limits, choose_frames, scores.table(name), name)
+    table = published_accuracy() if accuracy is None else accuracy
+    name = _benchmark(benchmark, list(dict.fromkeys(table["benchmark"])))
+    return _plan(case, limits, choose_frames, table, name)
 
 
-def _benchmark(given: str | None, accuracy: pd.DataFrame) -> str:
-    known = list(dict.fromkeys(accuracy["benchmark"]))
+def _benchmark(given: str | None, known: list[str]) -> str:
     if given is not None:
         return one_of(given, known, "--benchmark", SpecError)
     default = [name for name in ("videomme", "all") if name in known]
@@ -164,11 +174,15 @@ def _plan(
     frames, text_tokens = video_frames(case), case.workload.text_tokens
     known = known_rows(accuracy, benchmark, case.model, text_tokens, frames)
     if known.empty and "own" in set(accuracy["evidence"]):
+        others = _other_models(accuracy, case.model)
         raise SpecError(
             "--accuracy",
             expected=f"scores of {case.model.name}",
-            got=", ".join(accuracy["model"].dropna().unique()),
-            fix="Name that model with --model.",
+            got=f"those of {', '.join(others)}" if others else "schedules that are not AIM's",
+            fix="Name that model with --model. Scores of the same weights under another name: give "
+            "them as CSV."
+            if others
+            else "Give scores of merging and pruning.",
         )
     ranked = _ranked(case, known, frames, choose_frames)
     fitting = within(ranked, limits)
@@ -187,11 +201,17 @@ def _plan(
         difference=None if pd.isna(chosen["difference"]) else float(chosen["difference"]),
         basis=str(chosen["basis"]),
         rows=tuple(known.iloc[i].to_dict() for i in chosen[["first", "second"]] if i >= 0),
+        other_models=_other_models(accuracy, case.model),
         binding=broken(case, ranked.iloc[rank - 1], limits) if rank else (),
         least_reduction=priced(case, least),
         candidates=len(ranked),
         feasible=len(fitting),
     )
+
+
+def _other_models(accuracy: pd.DataFrame, model: ModelSpec) -> tuple[str, ...]:
+    names = accuracy[accuracy["evidence"] == "own"]["model"].dropna().unique()
+    return tuple(str(name) for name in names if not is_of(name, model))
 
 
 def _ranked(case: Case, known: pd.DataFrame, frames: int, choose_frames: bool) -> pd.DataFrame:

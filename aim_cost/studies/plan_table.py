@@ -27,7 +27,14 @@ def plan_table(plan: "Plan") -> RenderableType:
         f"{100 * plan.llm_share:.0f} %, TTFT {plan.baseline.ttft_s / result.ttft_s:.2f}x faster. "
         f"Times: {result.ttft.source}."
     )
-    text = [_accuracy(plan), *_rows(plan), _binding(plan), _least(plan), _search(plan)]
+    text = [
+        _accuracy(plan),
+        *_rows(plan),
+        _left_out(plan),
+        _binding(plan),
+        _least(plan),
+        _search(plan),
+    ]
     figures = table(title, ("", "expected", "90 % band", "limit"), _figures(plan), note)
     return Group(figures, "", *filter(None, text))
 
@@ -60,11 +67,25 @@ def _accuracy(plan: "Plan") -> str:
     how = "a score of this very schedule"
     if plan.basis == "interpolated":
         how = "interpolated between two rows, linear in LLM FLOPs"
-    kind, source = plan.rows[0]["evidence"], plan.rows[0]["source"]
+    row = plan.rows[0]
+    kind, source = row["evidence"], row["source"]
+    unit, sampling = "points", _sampling(plan.benchmark, row)
+    if row.get("scale") == "points":
+        unit = "of the benchmark's own points"
+    if row.get("lower_is_better") is True:
+        unit += " (lower is better: a plus is a gain)"
     return (
-        f"{name}: expected difference to no reduction {plan.difference:+.1f} points; {how}. "
-        f"Evidence: {kind}, {source}. {sampling_note(plan.benchmark)}"
-    )
+        f"{name}: expected difference to no reduction {plan.difference:+.1f} {unit}; {how}. "
+        f"Evidence: {kind}, {source}. {sampling}"
+    ).rstrip()
+
+
+def _sampling(benchmark: str, row: dict[str, Any]) -> str:
+    """How sure a score is: own ones by their own number of questions, in percent alone."""
+    if row["evidence"] == "published":
+        return sampling_note(benchmark)
+    known = row.get("scale") == "percent" and pd.notna(row.get("n"))
+    return sampling_note(benchmark, int(row["n"])) if known else ""
 
 
 def _rows(plan: "Plan") -> list[str]:
@@ -73,10 +94,17 @@ def _rows(plan: "Plan") -> list[str]:
 
 def _row(row: dict[str, Any]) -> str:
     frames = "" if pd.isna(row["frames"]) else f"{row['frames']} frames, "
+    over = f", over {row['note']}" if row["evidence"] == "own" and row["note"] else ""
     return (
         f"{frames}{row['schedule']}: {row['accuracy']:.1f} against {row['baseline']:.1f} "
-        f"({row['difference']:+.1f})"
+        f"({row['difference']:+.1f}){over}"
     )
+
+
+def _left_out(plan: "Plan") -> str:
+    if not plan.other_models:
+        return ""
+    return f"Left out: scores of {', '.join(plan.other_models)}, which are other models."
 
 
 def _binding(plan: "Plan") -> str:

@@ -1,7 +1,5 @@
 """Fidelity: how far a schedule moves a checkpoint's outputs from those without reduction."""
 
-import csv
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,9 @@ from torch.nn import functional
 from aim_cost.checks import whole
 from aim_cost.render import console
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.text_files.csv_text import read_csv
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 from aim_runtime.errors import InputError
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.patch import patched
@@ -38,11 +39,10 @@ def read_prompts(path: Path) -> list[VideoPrompt]:
     Videos are found from the folder of ``path``. Raises: InputError.
     """
     try:
-        text = path.read_text(encoding="utf-8")
         rows = (
-            list(csv.DictReader(text.splitlines()))
+            read_csv(path)
             if path.suffix == ".csv"
-            else [json.loads(line) for line in text.splitlines() if line.strip()]
+            else [json_tree(line) for line in text_of(path).split("\n") if line.strip()]
         )
         found = [VideoPrompt(path.parent / row["video"], str(row["question"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:

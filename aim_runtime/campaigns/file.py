@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from aim_cost.files import write_atomically
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 from aim_runtime.campaigns.predictions_file import utc_now
 from aim_runtime.campaigns.setting import Setting
 from aim_runtime.campaigns.step import KernelStep, Step
@@ -183,7 +185,7 @@ def _lines(rows: Sequence[Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json_tree(text_of(path))
         if tree["format"] != _FORMAT:
             raise ValueError(f"the format {tree['format']}")
         for row in tree["rows"]:

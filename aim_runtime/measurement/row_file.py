@@ -7,6 +7,8 @@ from typing import Protocol
 
 from aim_cost.files import write_atomically
 from aim_cost.render import to_csv
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 from aim_runtime.errors import MeasurementError
 from aim_runtime.measurement.environment import environment
 from aim_runtime.measurement.row_key import Row, RowKey
@@ -82,7 +84,7 @@ def _read(path: Path) -> tuple[Row, list[Row]]:
     if not path.exists():
         return {}, []
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json_tree(text_of(path))
         for row in tree["rows"]:
             RowKey.of(row), row["repeats"], row["error"]
         return dict(tree["environment"]), list(tree["rows"])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from aim_cost.checks import one_of
 from aim_cost.errors import ProfileError
 from aim_cost.ops.kind import Elementwise
+from aim_cost.text_files.csv_text import read_csv
 from aim_cost.timing.elementwise import Dispatch
 from aim_cost.timing.form import Array, Form, Index, Mask
 from aim_cost.timing.forms import FORMS
@@ -167,7 +168,7 @@ def _require(frame: pd.DataFrame, wanted: list[str], where: str) -> None:
 
 def _frame(path: Path, where: str) -> pd.DataFrame:
     try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        return pd.DataFrame(read_csv(path)) if path.suffix == ".csv" else pd.read_parquet(path)
     except ImportError as error:
         raise ProfileError(
             where,

@@ -4,7 +4,7 @@ import csv
 import io
 from pathlib import Path
 
-from aim_cost.text_files import text_of
+from aim_cost.text_files.text import text_of
 
 _SEPARATORS = (",", ";", "\t", "|")
 
