@@ -6,7 +6,7 @@ and loads neither pandas nor matplotlib before a name needs them.
 
 from typing import TYPE_CHECKING
 
-from aim_cost.lazy import lazy_names
+from aim_cost.imports import lazy_names
 
 if TYPE_CHECKING:
     from aim_cost import plots as plots

@@ -5,7 +5,7 @@ The public names are imported when they are first used: without torch only they 
 
 from typing import TYPE_CHECKING
 
-from aim_cost.lazy import lazy_names
+from aim_cost.imports import lazy_names
 
 if TYPE_CHECKING:
     from aim_runtime.errors import PatchError as PatchError
@@ -34,6 +34,4 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 if not TYPE_CHECKING:  # a checker that saw __getattr__ would believe any name
-    __getattr__, __dir__ = lazy_names(
-        __name__, _HOMES, fix="Run pip install 'aim-efficiency[runtime]'."
-    )
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES)

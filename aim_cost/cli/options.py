@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aim_cost.errors import AimError, ScheduleError
-from aim_cost.extras import missing_library
+from aim_cost.imports import missing_library
 from aim_cost.models.vision_spec import parse_frame_size
 from aim_cost.models.workload import Workload
 from aim_cost.render import Format

@@ -1,1 +1,1 @@
-"""How FLOPs are counted, one module for each op graph."""
+"""Conventions: ways to count FLOPs, with one module for each op graph."""

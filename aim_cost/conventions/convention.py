@@ -1,4 +1,4 @@
-"""How FLOPs are counted: each convention is stated here and nowhere else."""
+"""Convention: a way to count FLOPs. Each is stated here and nowhere else."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Convention:
         """The tokens that this convention counts.
 
         Raises: ScheduleError, as ``Schedule.resolve``; SpecError for a last layer that computes
-        what is needed alone, which the papers do not count.
+        only what is needed, which the papers do not count.
         """
         found = schedule.resolve(model, workload, self.rule)
         if execution.last_layer == "all":

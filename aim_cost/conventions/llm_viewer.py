@@ -1,7 +1,7 @@
-"""The graph behind the published tables of AIM, PruMerge and FiCoCo: LLM-Viewer's arithmetic.
+"""LLM-Viewer's op graph, which the published tables of AIM, PruMerge and FiCoCo count.
 
-Eager attention, 2 bytes an element, the LLM alone. Source: AIM's efficiency tables
-(arXiv 2412.03248), which this arithmetic gives to every printed digit.
+It counts the LLM alone, with eager attention and 2 bytes an element. Source: AIM's efficiency
+tables (arXiv 2412.03248), whose every printed digit this arithmetic reproduces.
 """
 
 from aim_cost.models.model import ModelSpec, TextSpec
@@ -45,7 +45,7 @@ def _layer(text: TextSpec, batch: int, tokens: int, layer: int) -> list[Op]:
         linear("q_proj", hidden, text.query_dim),
         linear("k_proj", hidden, text.key_value_dim),
         linear("v_proj", hidden, text.key_value_dim),
-        # q is charged with the width of the grouped keys
+        # counts q with the width of the grouped keys
         _op("scores", formulas.attention_scores_flops(*sizes), 2 * key_size, scores, layer),
         _op("softmax", 5 * scores, scores, scores, layer),
         _op("values", formulas.attention_values_flops(*sizes), scores + key_size, size, layer),
@@ -55,11 +55,11 @@ def _layer(text: TextSpec, batch: int, tokens: int, layer: int) -> list[Op]:
         _op("mlp_norm", 7 * size, size, size, layer),
         linear("gate_proj", hidden, inner),
         linear("up_proj", hidden, inner),
-        # an activation over the hidden size, not the intermediate one
+        # counts the activation over the hidden size, not the intermediate one
         _op("activation", 2 * size, 2 * size, size, layer),
         linear("down_proj", inner, hidden),
     ]
-    if text.model_type != "qwen2":  # the Qwen2 tables leave this addition out
+    if text.model_type != "qwen2":  # the tables of Qwen2 models leave this addition out
         ops.append(_op("mlp_add", size, size, size, layer))
     return ops
 

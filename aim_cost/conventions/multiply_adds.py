@@ -45,7 +45,7 @@ def build_multiply_adds(
     trace: TokenTrace,
     execution: Execution,
 ) -> OpGraph:
-    """One op a layer: FLOPs, 2 per MAC, and no traffic, of which these conventions say nothing.
+    """One op a layer, with 2 FLOPs per MAC. It has no traffic: these conventions count none.
 
     ``workload`` and ``execution`` change nothing here.
     """

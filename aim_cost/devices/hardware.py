@@ -16,7 +16,7 @@ from aim_cost.text_files.tree import read_yaml
 DTYPES = ("float32", "tfloat32", "float16", "bfloat16", "float8", "int8")
 
 _WHOLE_UNITS = frozenset({"B", "count", "year", "FLOP"})
-_LIMIT = 1e21  # far above any device; also refuses infinities and integers too long for a float
+_LIMIT = 1e21  # far above any device; it also refuses infinities and integers too long for a float
 _LIST = "aim-cost hardware lists the known ones"
 
 
@@ -144,7 +144,7 @@ def load_hardware(name_or_path: str | Path) -> HardwareProfile:
 
 
 def find_hardware(device_name: str) -> HardwareProfile | None:
-    """The shipped profile of a device as its driver names it; None for an unknown one.
+    """The shipped profile of the device with this name in its driver; None for an unknown one.
 
     Raises: ProfileError where two profiles claim the name.
     """

@@ -23,7 +23,7 @@ class Roofline:
         return float(max(op.flops / self.flops_per_s, op.bytes / self.bytes_per_s))
 
     def time_s(self, graph: OpGraph) -> float:
-        """The sum over ops: nothing overlaps, nothing is launched. Seconds."""
+        """Seconds of all ops, one after the other, without any time to launch them."""
         return sum(self.op_time_s(op) for op in graph)
 
     def is_compute_bound(self, op: Op) -> bool:

@@ -22,7 +22,7 @@ COLUMNS = (
     *("scale", "lower_is_better"),
     *("published_llm_flops", "published_share", "note"),
 )
-"""Of a table of accuracy; unknown entries are missing (``pd.isna``).
+"""The columns of a table of accuracy; unknown entries are missing (``pd.isna``).
 
 evidence: ``published``, or ``own`` for a user's rows; the two are never mixed in one answer.
 schedule: what ``Schedule.label`` prints, None where the paper leaves it open.
@@ -44,12 +44,12 @@ def published_accuracy() -> pd.DataFrame:
 
 
 def benchmark_title(name: str) -> str:
-    """How people write a benchmark; unknown names stay as they are."""
+    """The usual spelling of a benchmark's name; an unknown name stays as it is."""
     return str(_benchmarks().get(name, {}).get("title", name))
 
 
 def sampling_note(name: str, questions: int | None = None) -> str:
-    """How far other questions of the same kind could move one score; empty where n is unknown.
+    """A sentence on the sampling error of a score; empty for an unknown number of questions.
 
     Args: questions, those that the score is over; by default all of the benchmark.
     """
@@ -103,7 +103,7 @@ def _paper_rows(paper: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "evidence": "published",
             "source": paper["source"],
             "baseline": baseline[row["benchmark"]],
-            "difference": round(points, 1),  # both are printed with one digit
+            "difference": round(points, 1),  # both are printed with one decimal
             "scale": "percent",
             "lower_is_better": False,
         }

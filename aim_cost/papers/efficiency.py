@@ -1,4 +1,4 @@
-"""AIM's published efficiency tables beside what the formulas give."""
+"""AIM's published efficiency tables, compared with what the formulas give."""
 
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -15,7 +15,7 @@ from aim_cost.units import milli, tera
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One printed row; ``tflops`` and ``prefill_ms`` are kept as text, digits and all.
+    """One printed row; ``tflops`` and ``prefill_ms`` are kept as the text that is printed.
 
     ``reproduced_by``: the pruning that gives the printed figures where the stated one does not.
     """

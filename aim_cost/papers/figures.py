@@ -1,4 +1,4 @@
-"""FLOPs figures that papers print for methods, beside what the same schedule gives here."""
+"""FLOPs figures that papers print for methods, and what the same schedules give here."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -52,7 +52,7 @@ class Figure:
         return f"{tera(count_of(result)):.{len(self.printed.partition('.')[2])}f}"
 
     def is_of(self, model: ModelSpec, workload: Workload) -> bool:
-        """Whether these are its model and visual tokens; the text may be another."""
+        """Whether the figure is of this model and these visual tokens; the text may differ."""
         visual = (workload.frames, workload.image_tokens, workload.frame_size)
         own = (self.workload.frames, self.workload.image_tokens, self.workload.frame_size)
         return model == load_model_spec(self.model) and visual == own and workload.batch == 1
@@ -95,7 +95,7 @@ def _figure(row: dict[str, Any], workloads: dict[str, dict[str, Any]]) -> Figure
 
 @cache
 def _aim_figures() -> tuple[Figure, ...]:
-    """AIM's efficiency table, but for rows of merging alone, which no method stands for."""
+    """AIM's efficiency table without the rows that only merge, which belong to no method."""
     figures = []
     for row in published_rows():
         if row.schedule != Schedule() and row.schedule.prune is None:

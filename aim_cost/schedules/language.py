@@ -93,7 +93,7 @@ class Numbers:
         return self.between[:1].join(shown)
 
     def fits(self, text: str) -> bool:
-        """Whether ``text`` is several such numbers, which need no name before them."""
+        """Whether ``text`` holds several such numbers, which need no name before them."""
         parts = re.split(f"[{self.between}]", text) if self.between else ()
         return len(parts) > 1 and all(_number(part, self.whole) is not None for part in parts)
 
@@ -142,7 +142,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Word:
-    """What a field of a part is called in the language: ``name=value``.
+    """The name of a part's field in the language: ``name=value``.
 
     Args:
         name: empty for an amount that is a bare number.

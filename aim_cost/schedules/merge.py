@@ -28,9 +28,9 @@ class Merge(Part):
         tokens_per_frame: keep this many.
         passes: tokens left after each pass, e.g. (98, 49, 25).
         by: ``similarity``, AIM's bipartite matching; or as baselines ``random``, the same passes
-            with pairs drawn at random, and ``uniform``, the mean of neighbours in equal runs.
-        positions: ``recounted``, AIM's: what stays is numbered anew; or ``kept``: a token keeps
-            the position of the place it had (a merged one, that of the token merged into).
+            with pairs drawn at random, and ``uniform``, the mean of equal runs of neighbours.
+        positions: ``recounted``, AIM's: what stays is numbered from the start again; or ``kept``: a
+            token keeps the position it had, and a merged token that of the token merged into.
     A pass removes at most half of the tokens, so the first two are reached by halving passes and
     one partial pass. Raises: ScheduleError.
     """
@@ -107,7 +107,7 @@ class Merge(Part):
         return _passes(tokens, target)
 
     def other_counts(self, tokens: int) -> tuple[int, ...]:
-        """``token_counts`` of a group beside larger ones: it keeps a token at least, all at most.
+        """``token_counts`` of a group that is smaller than others; at least one token stays.
 
         Raises: ScheduleError where passes name the counts, which are those of one size.
         """

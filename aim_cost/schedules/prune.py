@@ -19,7 +19,7 @@ _Number = TypeVar("_Number", int, float)
 
 @dataclass(frozen=True)
 class Prune(Part):
-    """How many visual tokens are left after each decoder layer; exactly one field says it.
+    """How many visual tokens are left after each decoder layer; exactly one field says how many.
 
     Args:
         linear: (l1, l2): all tokens up to layer l1 - 1, then ``1 - (l - l1 + 1) / (l2 - l1)``

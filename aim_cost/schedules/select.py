@@ -10,7 +10,7 @@ from aim_cost.ops.scores import VISUAL_SCORES
 from aim_cost.schedules.language import Amount, Numbers, OneOf, Part, Word
 
 _ACROSS_SIZES = ("determinantal", "pairwise-cosine", "random", "uniform")
-"""Scores whose cost knows all tokens together, no frames."""
+"""Scores whose cost depends on all tokens together, not on frames."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Select(Part):
     def kept(self, groups: int, tokens: int, others: Sequence[tuple[int, int]] = ()) -> int:
         """Tokens kept of ``groups`` frames of ``tokens`` each. Raises ScheduleError.
 
-        ``others``: smaller groups beside them, (groups, tokens of each); of each as many stay.
+        ``others``: further, smaller groups as (groups, tokens of each); as many tokens of each
+        stay.
         """
         if others:
             one_of(self.by, _ACROSS_SIZES, "select.by of an image of unequal tiles", ScheduleError)

@@ -1,4 +1,4 @@
-"""TokenTrace: the integers of one prefill, what is predicted and what a run records."""
+"""TokenTrace: the token counts of one prefill, as predicted and as a run records them."""
 
 from dataclasses import dataclass, replace
 
@@ -15,15 +15,15 @@ class TokenTrace:
         text_tokens: protected tokens.
         attention_tokens: per layer, tokens entering it: rows of q, k, v and of the KV cache.
         mlp_tokens: per layer, tokens its MLP computes.
-        scored_layers: layers (0-based) at which the tokens entering them are ranked and some of
-            them lose; those leave before the next layer.
+        scored_layers: layers (0-based) that rank the tokens entering them; the lowest ones leave
+            before the next layer.
         selected_tokens: visual tokens, without newline, kept before the LLM; None where none
             were chosen.
         last_queries: tokens of which the last layer computes queries and all that follows them,
             where they are fewer than enter it; None where it computes all.
         merged_by, selected_by, importance: how tokens were matched and ranked, as in a Schedule.
-        others: smaller groups beside ``groups``, the tiles of an image, the largest first:
-            (groups, their merge_tokens).
+        others: further, smaller groups, such as the tiles of an image, the largest first: (groups,
+            their merge_tokens).
         tower_tokens: tokens of one group entering each layer of the vision tower, and after the
             last; () where none are merged there.
         tower_attention: as in VisionMerge.

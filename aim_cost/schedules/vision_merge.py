@@ -19,7 +19,8 @@ ATTENTION_KINDS = tuple(_ATTENTION)
 class VisionMerge(Part):
     """Bipartite merging of each frame's tokens inside the tower, between attention and MLP.
 
-    Behind the tower every place of the frame has a token again: that which it went into.
+    After the tower every place of the frame has a token again: the one that its own was merged
+    into.
 
     Args:
         remove: tokens of a frame merged in each layer, at most half of those there are.

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from aim_cost.case import Case, Estimate
+from aim_cost.case.memory import prefill_memory
 from aim_cost.errors import SpecError
-from aim_cost.memory import prefill_memory
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.sweeps import schedule, sweep

@@ -1,20 +1,17 @@
 """plan(): the schedule of merging, pruning and frames with the best expected accuracy in limits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from rich.console import RenderableType
 
-from aim_cost.case import Case, Estimate
+from aim_cost.case import Case
 from aim_cost.checks import one_of
 from aim_cost.errors import InfeasibleError, SpecError
 from aim_cost.models.model import ModelSpec
 from aim_cost.papers.accuracy import published_accuracy
-from aim_cost.render import Report
 from aim_cost.studies.candidates import (
     LIMIT_FLAGS,
     Limits,
@@ -29,87 +26,10 @@ from aim_cost.studies.candidates import (
 )
 from aim_cost.studies.evidence import expect, is_of, known_rows
 from aim_cost.studies.own_accuracy import read_scores
-from aim_cost.studies.plan_table import plan_table
+from aim_cost.studies.plan_result import Plan
 from aim_cost.sweeps.grid import video_frames
 
 _FRAME_STEP = 16
-
-
-@dataclass(frozen=True)
-class Plan(Report):
-    """What ``plan`` returns; ``print`` and notebooks show it as ``aim-cost plan`` does.
-
-    Args:
-        result, baseline: the chosen schedule's estimate, and that of no reduction, equal frames.
-        benchmark: that ``difference`` is of; difference: expected, points, None without evidence.
-        basis: one of ``evidence.BASES``; rows: those it rests on, none to two.
-        llm_share: LLM FLOPs, of those of ``baseline``.
-        other_models: whose scores stand in the user's files too; they are no evidence.
-        binding: the limits that the candidate ranked just above breaks; none where it is the first.
-        least_reduction: the schedule within the limits that keeps most LLM FLOPs, evidence or not.
-        candidates, feasible: how many were priced, and how many keep the limits on time and FLOPs.
-    """
-
-    case: Case
-    limits: Limits
-    result: Estimate
-    benchmark: str
-    difference: float | None
-    basis: str
-    rows: tuple[dict[str, Any], ...]
-    other_models: tuple[str, ...]
-    binding: tuple[str, ...]
-    least_reduction: Estimate
-    candidates: int
-    feasible: int
-
-    @property
-    def baseline(self) -> Estimate:
-        return self.result.baseline
-
-    @property
-    def llm_share(self) -> float:
-        return self.result.phase("llm").flops / self.baseline.phase("llm").flops
-
-    def __rich__(self) -> RenderableType:
-        return plan_table(self)
-
-    def to_row(self) -> dict[str, Any]:
-        """One flat row, SI units, dots between the levels."""
-        priced, keep = self.result.to_row(), self.least_reduction
-        names = ("model", "hardware", "dtype", "execution", "frames", "text_tokens", "batch")
-        figures = ("ttft_s", "ttft_low_s", "ttft_high_s", "total.flops", "llm.flops")
-        memory = ("peak_memory_bytes", "kv_cache_bytes", "source")
-        cited = ("method", "schedule", "frames", "accuracy", "baseline", "difference", "note")
-        of_score = ("scale", "lower_is_better", "n")
-        row = {"kind": "plan", "schedule": priced["schedule"]}
-        row |= {"schedule_file": self.result.schedule.to_dict()}
-        row |= {name: priced[name] for name in (*names, *figures, *memory)}
-        row |= {"llm_share": self.llm_share, "baseline.ttft_s": self.baseline.ttft_s}
-        row |= {
-            "accuracy.benchmark": self.benchmark,
-            "accuracy.difference": self.difference,
-            "accuracy.evidence": self.rows[0]["evidence"] if self.rows else "no evidence",
-            "accuracy.basis": self.basis if self.rows else None,
-            "accuracy.source": self.rows[0]["source"] if self.rows else None,
-            "accuracy.left_out": list(self.other_models),
-            "accuracy.rows": [
-                {
-                    name: None if pd.isna(row.get(name)) else row[name]
-                    for name in (*cited, *of_score)
-                }
-                for row in self.rows
-            ],
-        }
-        row |= {f"limits.{name}": value for name, value in vars(self.limits).items()}
-        return row | {
-            "binding_limit": list(self.binding),
-            "least_reduction.schedule": keep.schedule.label(),
-            "least_reduction.frames": keep.workload.frames,
-            "least_reduction.ttft_s": keep.ttft_s,
-            "candidates": self.candidates,
-            "feasible": self.feasible,
-        }
 
 
 def plan(

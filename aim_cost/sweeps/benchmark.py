@@ -14,9 +14,9 @@ _CHUNKS = 4
 def benchmark(case: Case, repeats: int = 9) -> dict[str, Any]:
     """Schedules per second, each rate the median of ``repeats`` runs over the same chunks.
 
-    Timed are whole chunks, from the grid to the DataFrame, after a warm-up that fills the tables;
-    ``tables_s`` is what those took. Clock: perf_counter. One core: numpy's elementwise functions
-    start no threads. Frames and text tokens vary, whatever the case has.
+    Whole chunks are timed, from the grid to the DataFrame, after a warm-up that fills the tables;
+    ``tables_s`` is the time to fill them. Clock: perf_counter. One core: numpy's elementwise
+    functions start no threads. Frames and text tokens vary, whatever the case has.
     """
     layers = case.model.text.num_hidden_layers
     grid = Grid(

@@ -22,7 +22,7 @@ def best_rows(frames: Iterable[pd.DataFrame], count: int) -> pd.DataFrame:
 
 
 def to_rows(frame: pd.DataFrame) -> list[Row]:
-    """Plain values, None where a schedule has no such layer."""
+    """Return plain values; None where a schedule has no such layer."""
     return [
         {str(key): None if pd.isna(value) else value for key, value in row.items()}
         for row in frame.astype(object).to_dict("records")
@@ -30,7 +30,7 @@ def to_rows(frame: pd.DataFrame) -> list[Row]:
 
 
 def best_table(rows: list[Row], grid: Grid) -> Group:
-    """The rows; an axis of one value goes into the title, names that fill a line into the note."""
+    """A table of the rows; axes of one value are in its title, long names in its note."""
     axes = {
         "model": [m.name for m in grid.models],
         "hardware": [h.name for h in grid.hardware],
@@ -61,7 +61,7 @@ def best_table(rows: list[Row], grid: Grid) -> Group:
     ]
     title = Text(f"The quickest {len(rows)} of {grid.rows:,} rows", style="bold")
     columns = (*varied, "TFLOPs", "KV GB", "TTFT ms")
-    # not the table's own title and caption: those wrap where a narrow table ends
+    # printed apart, since rich wraps a table's own title and caption at the width of the table
     return Group(title, *([shared] if shared else []), table("", columns, lines), note)
 
 

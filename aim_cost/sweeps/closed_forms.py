@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import sympy
 from sympy.printing.pycode import PythonCodePrinter
 
+from aim_cost.case.memory import kv_cache_bytes
 from aim_cost.checks import one_of
 from aim_cost.errors import SpecError
-from aim_cost.memory import kv_cache_bytes
 from aim_cost.models import decoder, vision
 from aim_cost.models.model import ModelSpec
 from aim_cost.ops import reduction
@@ -101,7 +101,7 @@ def _vision_flops() -> Expression:
 LAYER_FLOPS = _flops(decoder.layer_ops(TEXT, B, n, n, "sdpa", _ANY_WIDTH))
 """FLOPs of a decoder layer that n tokens enter."""
 LAST_LAYER_FLOPS = _flops(decoder.layer_ops(TEXT, B, n, 1, "sdpa", _ANY_WIDTH, queries=1))
-"""The same of a last layer that computes what the logits of the last token need."""
+"""FLOPs of a last layer that computes only what the logits of the last token need."""
 HEAD_FLOPS = _flops(decoder.head_ops(TEXT, B, n, _ANY_WIDTH))
 """FLOPs of the logits of the last position."""
 IMPORTANCE_FLOPS = _flops(
@@ -273,7 +273,7 @@ def _llm() -> ClosedForm:
 
 
 def _importance() -> ClosedForm:
-    # ranked are the layers after which some, not all visual tokens leave
+    # a layer ranks its tokens if some of the visual tokens, but not all, leave after it
     flops = tidy(_over_ramp(_continuous(IMPORTANCE_FLOPS), 0, D - 2))
     return ClosedForm("importance", "FLOPs", flops, (r, F, T), _ROUNDING + _BLOCKS)
 

@@ -1,4 +1,4 @@
-"""Grid: what a sweep varies. Each combination of one value an axis is a row."""
+"""Grid: the axes that a sweep varies. Each combination of their values is a row."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -22,7 +22,7 @@ from aim_cost.timing import Calibration
 Counts: TypeAlias = NDArray[np.int64]
 
 CHUNK_ROWS = 65_536
-_SHARED = ("batch", "calibration")  # by all rows, so they are no axes
+_SHARED = ("batch", "calibration")  # shared by all rows, so they are no axes
 
 
 @dataclass(frozen=True)

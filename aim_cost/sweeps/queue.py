@@ -1,4 +1,4 @@
-"""Segment: what a run of ops does to the clocks of host and device, for many sizes at once.
+"""Segment: how a run of ops moves the clocks of host and device, for many sizes at once.
 
 A kernel ends when the one before it has ended and it has run, but not before the host has started
 it (``aim_cost.timing.prefill_time``). Written with maximum for addition and addition for
@@ -31,7 +31,7 @@ class OpPrices:
 
     @classmethod
     def of(cls, times: TimeModel) -> "OpPrices":
-        """What prices a prefill in ``estimate``, taken apart."""
+        """The time model of ``Case.price``, split into parts."""
         if isinstance(times, CalibratedTime):
             model = times.model
             return cls(
@@ -120,7 +120,7 @@ def _kind(op: Op) -> tuple[Any, ...]:
 
 
 def _sized(ops: dict[Any, Op], symbol: Expression, sizes: Counts) -> dict[Any, Op]:
-    """The ops with arrays, or ints where they do not depend on the symbol, for counts."""
+    """The ops with arrays for counts, or ints for those that do not depend on the symbol."""
     counts = [[op.flops, op.read_bytes, op.write_bytes, *kind_of(op).sizes] for op in ops.values()]
     found = whole_numbers((symbol,), counts)(sizes)
     return {

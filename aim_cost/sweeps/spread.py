@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from aim_cost.errors import SpecError
+from aim_cost.imports import import_optional
 
 LOCAL = "local"
 """Address of a cluster that is started on this machine for the length of one call."""
 
-_RETRIES = 20  # of a call whose worker died
+_RETRIES = 20  # attempts of a call whose worker died
 _ANSWER_S = 5.0
 _AHEAD = 2  # calls in flight for each core of the cluster
 
@@ -20,15 +21,15 @@ _Result = TypeVar("_Result")
 def spread(
     function: Callable[[_Item], _Result], items: Sequence[_Item], address: str | None = None
 ) -> Iterator[tuple[_Item, _Result]]:
-    """Yield each item with ``function(item)``, as they come to an end.
+    """Yield each item with ``function(item)``, in the order in which the calls end.
 
     Args:
         function: picklable, without side effects: a call whose worker dies is made again elsewhere.
         address: of a Ray cluster (``ray://host:10001``, ``host:6379``, ``auto``), or LOCAL; without
             one the calls are made here, in order.
     Closing the iterator ends what is in flight.
-    Raises: SpecError without ray or a cluster, or workers that can make the calls; and what
-    ``function`` raises.
+    Raises: MissingLibraryError without ray; SpecError without a cluster, or workers that can make
+    the calls; and what ``function`` raises.
     """
     if address is None or not items:
         for item in items:
@@ -44,7 +45,7 @@ def spread(
 def _on_workers(
     ray: Any, function: Callable[[_Item], _Result], items: Sequence[_Item]
 ) -> Iterator[tuple[_Item, _Result]]:
-    shared = ray.put(function)  # once for all workers: it may hold a large grid
+    shared = ray.put(function)  # sent once for all workers, since it may hold a large grid
 
     @ray.remote(max_retries=_RETRIES)  # type: ignore[untyped-decorator]
     def call(work: Callable[[_Item], _Result], item: _Item) -> _Result:
@@ -89,15 +90,7 @@ def _knock(address: str) -> None:
 
 
 def _connected(address: str) -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise SpecError(
-            "--ray",
-            expected="ray",
-            got="none installed",
-            fix='Run pip install "aim-efficiency[ray]", or leave --ray out.',
-        ) from error
+    ray = import_optional("ray", otherwise="leave --ray out")
     if ray.is_initialized():
         ray.shutdown()
     try:

@@ -12,6 +12,7 @@ import pandas as pd
 from aim_cost.checks import one_of
 from aim_cost.errors import SpecError
 from aim_cost.files import write_atomically
+from aim_cost.imports import import_optional
 from aim_cost.sweeps.chunk import chunk
 from aim_cost.sweeps.grid import Grid
 from aim_cost.sweeps.spread import spread
@@ -25,15 +26,15 @@ def write_sweep(grid: Grid, path: str | Path, address: str | None = None) -> Ite
     Args: address, of a Ray cluster whose workers price the chunks, as in ``spread``; they are
     written here.
 
-    Finished chunks lie in a folder beside it, ``<name>.parts``. When all are there they are joined
-    into the file, which then appears whole, and the folder goes. So an interrupted sweep keeps its
-    finished chunks, and the same call goes on with the next one.
-    Raises: SpecError for another suffix, a missing pyarrow, or the parts of another sweep.
+    Finished chunks are kept in a folder next to it, ``<name>.parts``. When all are there, they are
+    joined into the file, which appears in one step, and the folder is removed. So an interrupted
+    sweep keeps its finished chunks, and the same call goes on with the next one.
+    Raises: SpecError for another suffix or the parts of another sweep; MissingLibraryError.
     """
     target = Path(path)
     one_of(target.suffix, SUFFIXES, f"suffix of {target}", SpecError)
     if target.suffix == ".parquet":
-        _require_pyarrow()
+        import_optional("pyarrow", otherwise="write a .csv")
     folder = target.with_name(f"{target.name}.parts")
     _claim(folder, grid)
     parts = [folder / f"{index:08d}" for index in range(grid.chunks)]
@@ -52,7 +53,7 @@ def write_sweep(grid: Grid, path: str | Path, address: str | None = None) -> Ite
 
 
 def _claim(folder: Path, grid: Grid) -> None:
-    """Write what the parts belong to; raise where others are there: no finished work is lost."""
+    """Write which sweep the parts belong to. Raises: SpecError for parts of another sweep."""
     first_rows = chunk(grid, 0).head(100).to_csv()  # a calibration may have changed since
     mark = hashlib.sha256(f"{grid!r}\n{first_rows}".encode()).hexdigest()
     claim = folder / "sweep.sha256"
@@ -86,15 +87,3 @@ def _join(parts: Sequence[Path], joined: Path, suffix: str) -> None:
     with parquet.ParquetWriter(joined, parquet.read_schema(parts[0])) as whole:
         for part in parts:
             whole.write_table(parquet.read_table(part))
-
-
-def _require_pyarrow() -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise SpecError(
-            "a .parquet file",
-            expected="pyarrow",
-            got="none installed",
-            fix='Run pip install "aim-efficiency[parquet]", or write a .csv.',
-        ) from error

@@ -1,4 +1,4 @@
-"""What a setting's rows look up: counts, FLOPs and times by the places on the axes of a grid."""
+"""The tables that the rows of a setting look up: counts, FLOPs and times by the axes of a grid."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ def count_tables(grid: Grid, model: ModelSpec, width: int, last_layer: str) -> C
     visual = groups * np.array([counts[-1] for counts in merges]) + newline
     longest = int(visual.max()) + max(grid.text_tokens)
     vision_flops = _vision_flops(grid, model, width)
-    # Python's ints know no limit, so they tell where int64 would wrap around
+    # Python's ints have no limit, so they show where int64 would overflow
     llm_flops = layers * (layer_flops(longest) + importance_flops(longest))
     if 2 * (vision_flops.max() + llm_flops) >= 2**63:
         raise SpecError(
@@ -153,7 +153,7 @@ def time_tables(grid: Grid, index: int) -> TimeTables:
     vision_s, merge_s = _before_the_llm(grid, case, prices)
     layer_ops = partial(decoder.layer_ops, text, batch, n)
     layer = last_layer = by_count(layer_ops(n, attention, width))
-    left = n  # of which the head sees the last
+    left = n  # the head sees only the last of them
     if case.execution.last_layer == "needed":
         left = 1
         last_layer = by_count(layer_ops(left, attention, width, queries=left))

@@ -50,7 +50,7 @@ def _law(causal: bool, parameters: Array, ceilings: Ceilings, dims: tuple[Array,
     key_s = 4 * queries * padded / rate  # a block of queries with one key
     overhead = np.exp(keys) * _ROUND_KEYS
     rounds = waves(share * blocks, share * even, whole)
-    if causal:  # blocks differ in length: the sum is spread, the longest is a floor
+    if causal:  # blocks differ in length; the longest is a floor
         spread_s = share * even * ((tokens + queries) / 2 + overhead) * key_s
         compute_s = soft_max(spread_s, (tokens + overhead) * key_s, 1 + np.exp(balance))
     else:

@@ -1,4 +1,4 @@
-"""Calibration: what was fitted for one device, with its provenance; and its YAML file."""
+"""Calibration: the figures fitted for one device, with their sources, and their YAML file."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What is not a matrix product: elementwise kernels as transformers runs them, and the host."""
+"""Figures of elementwise kernels as transformers runs them, and of the host that starts kernels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""The forms by the name of their op."""
+"""The forms, by the name of their op."""
 
 from aim_cost.timing.attention import CAUSAL_ATTENTION, ENCODER_ATTENTION
 from aim_cost.timing.fused_score import FUSED_SCORE

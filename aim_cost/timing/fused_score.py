@@ -3,8 +3,8 @@
 The kernels of ``aim_runtime.reduction.importance_triton`` are bound by the instructions of a tile,
 not by its products. Static count of the machine code that triton 3.6 makes for sm_90, bfloat16,
 heads of 64 and 128, one tile of 64 x 64 tokens, instructions of a warp: 803 in the pass over rows,
-974 in each of the five steps; four warps on four schedulers. Nothing of it was timed yet: a table
-of ``aim-runtime microbench`` on a GPU fits the parameters.
+974 in each of the five steps; four warps on four schedulers. None of it has been timed yet; a table
+that ``aim-runtime microbench`` writes on a GPU fits the parameters.
 """
 
 import numpy as np

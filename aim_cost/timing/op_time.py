@@ -186,7 +186,7 @@ class OpTimeModel:
         return self.calibration.kernels[kind.label].model.times(self.ceilings, dims)
 
     def _fused_score(self, dims: tuple[Array, ...]) -> KernelTimes:
-        """By the count of instructions, where no table of the device has timed it."""
+        """Seconds by the count of instructions, for a device without a table of the fused score."""
         if math.isnan(self.ceilings.clock_hz):
             raise ProfileError(
                 "peak.boost_clock_hz",
@@ -229,7 +229,7 @@ class OpTimeModel:
     def _attention(
         self, kind: CausalAttention | EncoderAttention, dims: tuple[Array, ...]
     ) -> KernelTimes:
-        """By its own fit; without one by the other's: full attention does twice the work."""
+        """Priced by its own fit or the other kind's; full attention does twice the work."""
         if kind.label in self.calibration.kernels:
             return self._fitted(kind, dims)
         causal = isinstance(kind, CausalAttention)

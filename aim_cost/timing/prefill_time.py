@@ -1,4 +1,4 @@
-"""PhaseTime: how long a phase takes, between which bounds, what limits it, and who says so."""
+"""PhaseTime: the time of a phase, its band, what limits it, and the source of the figure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class PhaseTime:
 
 
 def combine(parts: Sequence[PhaseTime]) -> PhaseTime:
-    """One phase after the other: times add up, and so do errors, which the phases share."""
+    """The time of phases in sequence: times add up, and so do their errors, which phases share."""
     highs = [part.high_s for part in parts if part.high_s is not None]
     longest = max(parts, key=lambda part: part.time_s)
     time_s = sum(part.time_s for part in parts)
@@ -65,7 +65,7 @@ class TimeModel(Protocol):
 
 @dataclass(frozen=True)
 class RooflineTime:
-    """The ideal: no launch, no inefficiency. A lower bound."""
+    """The roofline: a lower bound, without launches and inefficiency."""
 
     roofline: Roofline
     source: str
@@ -139,7 +139,7 @@ def _names_in(names: NDArray[np.str_], *groups: str) -> Mask:
 
 
 def _spread(ops: Sequence[Op], errors_s: Array) -> float:
-    """Kernels of one kind lean the same way on one device; the kinds err independently."""
+    """The error of a sum of times, seconds; only errors of the same kind of kernels add up."""
     sums: dict[str, float] = {}
     for op, error in zip(ops, errors_s, strict=True):
         label = kind_of(op).label

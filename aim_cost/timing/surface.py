@@ -32,7 +32,7 @@ class Surface:
 
 
 def interval(knots: Array, coordinate: Array) -> tuple[Index, Array]:
-    """The knot below each coordinate, and how far towards the next one: 0 to 1."""
+    """The knot below each coordinate, and the share of the way to the next one, 0 to 1."""
     inside = np.clip(coordinate, knots[0], knots[-1])
     below = np.clip(np.searchsorted(knots, inside, side="right") - 1, 0, len(knots) - 2)
     return below, (inside - knots[below]) / (knots[below + 1] - knots[below])

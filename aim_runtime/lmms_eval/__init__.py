@@ -1,4 +1,4 @@
-"""A model for lmms-eval: LLaVA-OneVision under a schedule. docs/lmms_eval.md shows its use."""
+"""A model for lmms-eval: LLaVA-OneVision under a schedule. See docs/lmms_eval.md."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Arguments: what stands behind ``--model_args`` of lmms-eval, checked."""
+"""Arguments: the values of lmms-eval's ``--model_args``, checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -10,12 +10,12 @@ from aim_cost.schedules.schedule import PARTS, Schedule
 from aim_runtime.errors import InputError
 
 _SCHEDULE = ("schedule", *PARTS)
-_BATCH = ("batch_size", "max_batch_size")  # lmms-eval hands its own options over with ours
+_BATCH = ("batch_size", "max_batch_size")  # lmms-eval passes its own options together with ours
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """How the model is loaded and run.
+    """The options of loading and running the model.
 
     Args:
         pretrained: preset, hub name or folder of a LLaVA-OneVision checkpoint.

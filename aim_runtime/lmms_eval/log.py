@@ -30,7 +30,7 @@ class SampleLog:
             ) from error
 
     def append(self, row: Row) -> None:
-        """Add a row behind its number in this file, from 0 on."""
+        """Add a row, with its number in this file, which counts from 0."""
         line = json.dumps({"request": self._rows} | row)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

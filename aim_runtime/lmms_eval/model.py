@@ -43,7 +43,7 @@ class AimLlavaOnevision(lmms):
         )
         require_onevision(self._loaded.model, "pretrained")
         with patched(self._loaded.model, self._schedule):
-            pass  # a schedule that does not fit the model is told now
+            pass  # refuses a schedule that does not fit the model before any request
 
     @property
     def device(self) -> torch.device:
@@ -95,7 +95,7 @@ class AimLlavaOnevision(lmms):
 
 
 def _of_this_process(arguments: Arguments) -> Arguments:
-    """Where several processes share the requests, each has a device and a log of its own."""
+    """Each of several processes that share the requests has its own device and log."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return arguments
     device, log = arguments.device, arguments.log

@@ -19,7 +19,7 @@ _TOKENS = 256  # of the attention that torch is asked about; the choice does not
 
 
 class AttentionBackend(StrEnum):
-    """The implementations behind ``torch.nn.functional.scaled_dot_product_attention``."""
+    """The implementations of ``torch.nn.functional.scaled_dot_product_attention``."""
 
     cudnn = "cudnn"
     flash = "flash"

@@ -1,4 +1,4 @@
-"""One adapter a model: what patching needs to know about it, and nothing else."""
+"""Adapters: what patching needs to know about each class of models."""
 
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedModel
 

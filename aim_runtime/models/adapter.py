@@ -1,4 +1,4 @@
-"""Adapter: what a vision-language model of transformers calls its parts, and how it sees pixels."""
+"""Adapter: the names of a model's parts in transformers, and how the model reads pixels."""
 
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -24,7 +24,7 @@ _VISION_PARTS = (
     ("apply_pooling", "vision.pooling"),
     ("vision_resampler.forward", "vision.pooling"),
 )
-"""What models call the parts between pixels and visual tokens; the phase of the cost model."""
+"""The names of the parts between pixels and visual tokens, and the cost model's phase of each."""
 
 
 def config_class(kind: type[PreTrainedModel]) -> type[PreTrainedConfig]:
@@ -46,7 +46,7 @@ class Adapter(ABC):
     has_axes: ClassVar[bool] = False
     """Whether positions have three axes, which ``get_rope_index`` of the inner model computes."""
     pixel_inputs: ClassVar[dict[str, tuple[str, ...]]]
-    """Of each modality, the input that holds its pixels, and those that describe them."""
+    """The inputs of each modality: the one that holds its pixels, then those that describe them."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         whole: Part = model
@@ -75,7 +75,7 @@ class Adapter(ABC):
 
     @property
     def vision_phases(self) -> list[tuple[nn.Module, str, str]]:
-        """Of each part between pixels and visual tokens: its owner, its method and its phase."""
+        """The owner, the method and the phase of each part between pixels and visual tokens."""
         found = []
         for path, phase in _VISION_PARTS:
             *names, method = path.split(".")

@@ -1,4 +1,4 @@
-"""torch.compile around a patched model: the decoder runs as written, the rest may be compiled.
+"""torch.compile of a patched model: the decoder is not compiled, the rest may be.
 
 Compiled code looks, before it runs, whether a module's ``forward`` is still the one it has seen,
 but not whether the module has got hooks (``torch._dynamo.config.skip_nnmodule_hook_guards``). So a
@@ -25,7 +25,7 @@ def unwrapped(module: _Module) -> _Module:
 
 
 def uncompiled(function: Forward, *, recursive: bool = True) -> Forward:
-    """``function``, never compiled by whatever compiles its callers.
+    """Return ``function`` marked so that it is not compiled when its callers are.
 
     Args: recursive, nor is anything that it calls.
     """

@@ -14,9 +14,9 @@ from aim_runtime.models.visual import Block, VisualItem
 def image_items(
     model: ModelSpec, inputs: dict[str, Any], alone: Sequence[bool] | None = None
 ) -> tuple[VisualItem, ...]:
-    """The images of ``inputs``, by their heights and widths in pixels.
+    """The images of ``inputs``, made from their heights and widths in pixels.
 
-    Args: alone, of each whether it is its prompt's only one; without it they all are.
+    Args: alone, for each image whether it is the only one of its prompt; by default all are.
     Raises: PatchError without image_sizes, SpecError for sizes that the model cannot take.
     """
     given = inputs.get("image_sizes")

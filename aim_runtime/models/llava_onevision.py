@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: frames pooled two by two and a newline behind a video; anyres images."""
+"""LLaVA-OneVision: frames pooled two by two and a newline after each video; anyres images."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""From a name, a folder or a config to a model on a device, and to its ModelSpec."""
+"""load(): a model on a device, with its ModelSpec, from a name, a folder or a config."""
 
 import copy
 from collections.abc import Mapping

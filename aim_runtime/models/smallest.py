@@ -1,4 +1,4 @@
-"""smallest_model(): a tiny random model of a supported class, for checks that take no time."""
+"""smallest_model(): a tiny random model of a supported class, for quick checks."""
 
 from typing import Any
 
@@ -87,7 +87,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         }
     },
 }
-"""Of each model_type, the fields of its config that differ from the defaults."""
+"""The fields of each model_type's config that differ from the defaults."""
 
 
 def smallest_model(kind: type[PreTrainedModel]) -> PreTrainedModel:

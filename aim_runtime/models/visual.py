@@ -1,4 +1,4 @@
-"""VisualItem: one image or video as its tokens stand in a prompt, and what merging leaves of it."""
+"""VisualItem: the tokens of one image or video in a prompt, and those that merging leaves."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class VisualItem:
 
 @lru_cache
 def equal_groups(groups: int, tokens: int, newline_tokens: int = 0) -> VisualItem:
-    """Frames or crops of ``tokens`` in a row, and newlines behind the last."""
+    """Frames or crops of ``tokens`` in a row, then newlines after the last."""
     block = Block(groups, tokens, range(groups * tokens))
     return VisualItem(groups * tokens + newline_tokens, (block,))
 

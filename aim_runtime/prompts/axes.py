@@ -1,4 +1,4 @@
-"""Positions on three axes (time, row, column) of prompts that merging has shortened."""
+"""Axes: positions on three axes (time, row, column) of prompts that merging has shortened."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -32,7 +32,7 @@ class Axes:
 
     @property
     def deltas(self) -> Tensor | None:
-        """What the model adds to the places of new tokens, [B, 1]; None before it counts."""
+        """The offset of the positions of new tokens, [B, 1]; None before a prefill."""
         deltas: Tensor | None = self._inner.rope_deltas
         return deltas
 
@@ -58,8 +58,10 @@ class Axes:
         self._table = self._prompt = None
 
     def go_on(self, inputs: Inputs, cached: Cached) -> Inputs:
-        """``inputs`` behind a cached prompt, with positions that go on from it."""
-        self.deltas = cached.deltas  # those of the last prompt may be another's
+        """``inputs`` that follow a cached prompt, with positions that go on from it."""
+        self.deltas = (
+            cached.deltas
+        )  # the offsets of the last prompt may belong to another conversation
         if self.deltas is None:
             return inputs
         before, tokens = cached_tokens(inputs), inputs["input_ids"].shape[1]
@@ -119,7 +121,8 @@ class Axes:
             places = unmerged_places(prompt, {})
             ends = places[:, -1:] + 1
             full = torch.arange(int(ends.max())).repeat(len(places), 1)
-            # of each token of the full prompt the one here; the end of a run repeats its last
+            # for each token of the full prompt the place here; the end of a run repeats its last
+            # place
             back = (torch.searchsorted(places, full, right=True) - 1).to(input_ids.device)
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             real = mask.gather(1, back) * (full < ends).to(mask.device)

@@ -1,4 +1,4 @@
-"""Layout: where the images and videos of prompts stand, and how merging shortens their runs."""
+"""Layout: the places of images and videos in prompts, and how merging shortens their runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,8 +45,8 @@ class Layout:
         """Shorten ``input_ids`` and what goes with them to the placeholders that merging leaves.
 
         Inputs that are already short pass unchanged; ``inputs`` itself is not changed. Rows that
-        lose different numbers of tokens are padded anew on the left.
-        Args: encoded, of each modality what was encoded last, for prompts with ready features.
+        lose different numbers of tokens are padded on the left to a common length.
+        Args: encoded, what was encoded last for each modality, for prompts with ready features.
         Raises: PatchError when placeholders and pixels do not fit, and for position_ids of a prompt
         that merging shortens; ScheduleError where it does not fit.
         """
@@ -195,7 +195,7 @@ class Layout:
 
 
 def _in_a_row(mask: Tensor, known: Sequence[Placed], sizes: Sequence[int]) -> list[Placed]:
-    """Where the items of one row stand: they fill the placeholders of mask[n], ``sizes`` each.
+    """The places of a row's items, which fill the placeholders of mask[n], ``sizes`` each.
 
     Raises: PatchError for text inside a run that merging shortens.
     """
@@ -220,7 +220,7 @@ def _without_ends(
 ) -> tuple[Tensor, Tensor | None]:
     """Index [B, kept] of prompts whose runs have lost their ends, and the padding that is new.
 
-    Rows that lose alike keep their padding; others are padded anew, up to the longest.
+    Rows that all lose the same number keep their padding; others are padded up to the longest.
     """
     keep = torch.ones(len(rows), length, dtype=torch.bool)
     for row, places in zip(keep, rows, strict=True):

@@ -1,4 +1,4 @@
-"""Random pixels of a workload, in the form in which each family's processor hands them over."""
+"""Random pixels of a workload, in the form in which the processor of each family returns them."""
 
 import math
 from typing import Any

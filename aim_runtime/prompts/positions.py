@@ -12,9 +12,10 @@ from aim_runtime.prompts.prompt import Prompt
 
 
 def unmerged_places(prompt: Prompt, encoded: Mapping[str, Encoded | None]) -> Tensor:
-    """The place that each token of ``prompt`` had before merging, padding counted.
+    """The place that each token of ``prompt`` had before merging; padding counts.
 
-    Args: encoded, of each modality what was encoded; without it the first places of each item.
+    Args: encoded, what was encoded for each modality; without it the first places of each item are
+    taken.
     Returns: int64 [B, n], on the device of what was encoded. A merged token has the place of the
         token merged into.
     """
@@ -51,7 +52,7 @@ def unmerged_positions(prompt: Prompt, encoded: Mapping[str, Encoded | None]) ->
 
 
 def positions_behind(cached: int, tokens: int, prompt: Prompt, shift: Tensor) -> Tensor:
-    """Positions [B, tokens] of new tokens behind a prompt of which ``cached`` tokens are cached.
+    """Positions [B, tokens] of new tokens after a prompt of which ``cached`` tokens are cached.
 
     Args: shift, int64 [B, 1], how far the prompt's own positions go beyond its tokens.
     """

@@ -1,4 +1,4 @@
-"""Prompt: which tokens of a batch of prompts are visual, as the LLM will see them."""
+"""Prompt: which tokens of a batch of prompts are visual when they enter the LLM."""
 
 from dataclasses import dataclass, replace
 
@@ -28,7 +28,7 @@ class Placed:
 
     @property
     def lost(self) -> int:
-        """Tokens that merging takes away."""
+        """The number of tokens that merging removes."""
         return self.item.tokens - self.tokens
 
 
@@ -38,8 +38,9 @@ class Prompt:
 
     Args:
         visual_mask: bool [B, n] on the host, True at visual tokens.
-        visual: of each row, how its visual tokens come about, for ``Schedule.resolve_visual``.
-        placed: of each row, its images and videos in order; () where embeddings were given.
+        visual: the groups that the visual tokens of each row come from, for
+            ``Schedule.resolve_visual``.
+        placed: the images and videos of each row in order; () where embeddings were given.
         padding: int64 [B] on the host, tokens of padding at the start of each row; None without
             any.
     """
@@ -55,14 +56,14 @@ class Prompt:
 
     @property
     def is_even(self) -> bool:
-        """Whether all rows hold visual tokens alike."""
+        """Whether all rows have their visual tokens at the same places."""
         return len(set(self.visual)) == 1
 
     @property
     def text_tokens(self) -> tuple[int, ...]:
-        """Of each row: all tokens but visual ones and, in rows that are not alike, padding.
+        """The text tokens of each row, without padding where rows differ.
 
-        Where rows are alike, padding counts as text: no layer drops it.
+        Where rows do not differ, padding counts as text: no layer drops it.
         """
         text = self.tokens - self.visual_mask.sum(dim=1)
         if self.padding is not None and not self.is_even:
@@ -71,11 +72,11 @@ class Prompt:
 
     @property
     def lost(self) -> tuple[int, ...]:
-        """Of each row, tokens that merging takes away."""
+        """The number of tokens that merging removes from each row."""
         return tuple(sum(placed.lost for placed in row) for row in self.placed)
 
     def numbers(self, modality: str) -> list[int]:
-        """Of each image or video in the order of rows, its number in the batch."""
+        """The number in the batch of each image or video, in the order of rows."""
         rows = ((p.number for p in row if p.modality == modality) for row in self.placed)
         return [number for row in rows for number in sorted(row)]
 

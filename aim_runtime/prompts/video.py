@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from aim_cost.checks import whole
-from aim_cost.extras import import_optional
+from aim_cost.imports import import_optional
 from aim_runtime.errors import InputError
 
 

@@ -1,4 +1,4 @@
-"""The folder that training leaves: it loads with from_pretrained, and says how it was made."""
+"""The checkpoint folder that training writes, with a card; from_pretrained loads it."""
 
 import json
 import tempfile
@@ -29,7 +29,7 @@ def save_checkpoint(
 ) -> dict[str, float]:
     """Write config, fp16 weights, vocabulary and card; return the validation accuracy by kind.
 
-    Args: told, what training says of itself; it goes into the card.
+    Args: told, what training reports about itself, for the card.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:

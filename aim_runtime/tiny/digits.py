@@ -1,13 +1,12 @@
-"""Real pixels: handwritten digits and photographs of scikit-learn, in three splits apart."""
+"""Handwritten digits and photographs from scikit-learn, in three disjoint splits."""
 
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aim_runtime.errors import InputError
+from aim_cost.imports import import_optional
 
 SPLITS = ("train", "validation", "test")
 GLYPH_SIZES = (13, 14, 15, 16)
@@ -38,9 +37,9 @@ def glyphs(split: str) -> Glyphs:
     """The digits of a split; those for training come in eight affine variants each.
 
     Source: scikit-learn's copy of the UCI handwritten digits test set: 1797 scans of 8 x 8.
-    Raises: InputError without scikit-learn.
+    Raises: MissingLibraryError without it.
     """
-    data = _datasets().load_digits()
+    data = import_optional("sklearn.datasets").load_digits()
     order = np.random.RandomState(_SPLIT_SEED).permutation(len(data.images))[_DIGITS_OF[split]]
     images = (data.images[order] / 16).astype(np.float32)
     values = data.target[order].astype(np.int64)
@@ -78,27 +77,12 @@ def _sized(images: Array, size: int) -> Array:
 def photographs(split: str) -> tuple[Array, ...]:
     """The strips of two photographs that belong to a split: [height, width, 3] in 0 .. 1, dark.
 
-    Source: scikit-learn's china.jpg and flower.jpg. Raises: InputError without scikit-learn.
+    Source: scikit-learn's china.jpg and flower.jpg. Raises: MissingLibraryError without it.
     """
-    load_sample_image = _datasets().load_sample_image
+    load_sample_image = import_optional("sklearn.datasets").load_sample_image
     strips = []
     for name in ("china.jpg", "flower.jpg"):
         image = load_sample_image(name)
         first, last = (int(share * image.shape[1]) for share in _STRIP_OF[split])
         strips.append((image[:, first:last] / 255 * _DARKENING).astype(np.float32))
     return tuple(strips)
-
-
-def _datasets() -> ModuleType:
-    """scikit-learn's data; scipy comes with it."""
-    try:
-        import sklearn.datasets
-    except ImportError as cause:
-        raise InputError(
-            "digits",
-            expected="scikit-learn, which brings the scans and the photographs",
-            got=str(cause),
-            fix="Install the extra: pip install 'aim-efficiency[runtime,tiny]'.",
-        ) from cause
-    found: ModuleType = sklearn.datasets
-    return found

@@ -36,7 +36,7 @@ class Exam:
 
     @property
     def visual_tokens(self) -> int:
-        """Of each prompt, newline included."""
+        """Visual tokens of each prompt, newline included."""
         return self.patches.shape[1] * FRAME_TOKENS + 1
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ def right_answers(
     right = []
     for rows in torch.arange(len(exam)).split(batch):
         ids, patches = exam.input_ids[rows], exam.patches[rows]
-        # the pixels only tell how many frames there are
+        # the pixels are read only for the number of frames
         pixels = torch.zeros(1).expand(*patches.shape[:2], 3, FRAME_SIZE, FRAME_SIZE)
         with _encoded(model, patches.flatten(0, 1)):
             logits = model(
@@ -114,7 +114,7 @@ def right_answers(
 
 @contextmanager
 def _encoded(model: LlavaOnevisionForConditionalGeneration, patches: Tensor) -> Iterator[None]:
-    """Let tower and projector return ``patches``; pooling, merging and the rest run as ever."""
+    """Let tower and projector return ``patches``; pooling, merging and the rest run unchanged."""
     core = model.model
     output = BaseModelOutputWithPooling(last_hidden_state=patches, hidden_states=(patches,))
     with Changes() as changes:

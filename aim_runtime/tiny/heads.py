@@ -1,4 +1,4 @@
-"""Linear read-outs of what the LLM will see; the second stage throws them away."""
+"""Linear read-outs of the visual tokens, for the first stage of training only."""
 
 import torch
 from torch import Tensor, nn

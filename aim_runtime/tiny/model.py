@@ -49,7 +49,7 @@ def tiny_config() -> LlavaOnevisionConfig:
 
 
 def new_model(seed: int) -> LlavaOnevisionForConditionalGeneration:
-    """An untrained model. The projector starts wider than the config says, else it starves."""
+    """An untrained model, whose projector starts with larger weights than the config says."""
     assert len(VOCABULARY) <= 48
     torch.manual_seed(seed)
     model = LlavaOnevisionForConditionalGeneration(tiny_config())
@@ -60,7 +60,7 @@ def new_model(seed: int) -> LlavaOnevisionForConditionalGeneration:
 
 
 def frame_features(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """What the LLM sees of each frame: pixels[n, 3, 32, 32] -> [n, 16, hidden]."""
+    """The visual tokens of each frame: pixels[n, 3, 32, 32] -> [n, 16, hidden]."""
     pooled: Tensor = model.model.apply_pooling(patch_features(model, pixels))
     return pooled
 

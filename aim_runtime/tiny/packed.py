@@ -1,4 +1,4 @@
-"""Many questions behind each clip, encoded once: what training is fed with and validated on."""
+"""Clips that are encoded once, with many questions each, for training and validation."""
 
 import numpy as np
 import torch

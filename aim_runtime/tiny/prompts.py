@@ -1,4 +1,4 @@
-"""Prompts: a clip and one question, or many questions behind one clip."""
+"""Prompts: a clip followed by one question or by many."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,11 @@ _BLOCK = QUESTION_WORDS + 1  # and <assistant>, whose logits answer
 def packed_logits(
     model: LlavaOnevisionForConditionalGeneration, features: Tensor, questions: Tensor
 ) -> Tensor:
-    """The answers' logits to several questions behind each clip, none of which sees another.
+    """The logits of the answers to several questions after each clip, none of which sees another.
 
     Shapes: features[B, F, 16, hidden], questions[B, Q, 5] -> [B, Q, vocabulary]. Equal to one
-    prompt a question: positions start anew behind the clip, and a mask keeps questions apart.
+    prompt a question: positions of every question start right after the clip, and a mask keeps
+        questions apart.
     """
     batch, count, _ = questions.shape
     embed = model.get_input_embeddings()

@@ -60,7 +60,7 @@ def _first_last(digit: Ints, color: Ints, place: Ints, rng: np.random.Generator)
 
 
 def _count_color(digit: Ints, color: Ints, place: Ints, rng: np.random.Generator) -> Question:
-    # half of the time a colour that is there, so that the answer is not mostly 0
+    # a colour that is there half of the time, so that the answer is not mostly 0
     there = color[color != NOTHING]
     asked = rng.choice(there) if rng.integers(2) else rng.integers(len(COLORS))
     return f"how many {_COLOR_NAMES[asked]} digits ?", str(int((color == asked).sum()))

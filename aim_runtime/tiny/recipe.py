@@ -1,4 +1,4 @@
-"""Everything that a training depends on beside the seed and the versions."""
+"""Recipe: all that a training depends on, except the seed and the versions."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ class Recipe:
     vision_steps, vision_frames: of the first stage; the ramp ends after ``ramp_steps``.
     clips, clip_frames: of the pool whose features the second stage draws from.
     stages: (steps, fewest and most frames of a clip) of the second stage.
-    questions: behind each clip; kind_weights, how often each kind is asked.
+    questions: after each clip; kind_weights, how often each kind is asked.
     save_every: steps between states on disk.
     """
 

@@ -1,4 +1,4 @@
-"""A training in progress: its model, its optimizers and how far it is, on disk and back."""
+"""Run: a training in progress, with its model, optimizers and step, which a folder keeps."""
 
 import json
 import math
@@ -29,7 +29,7 @@ _CLIP_NORM = 1.0
 
 
 class Run:
-    """What ``train`` works on; made anew, or as ``folder`` has it.
+    """The state that ``train`` works on, new or read from ``folder``.
 
     Raises: LoadError for a state that cannot be read, or of another seed or recipe.
     """
@@ -54,7 +54,7 @@ class Run:
         return nn.ModuleDict({"model": self.model, "heads": self.heads})
 
     def rng(self, stream: str, step: int) -> np.random.Generator:
-        """The draws of a step, which depend on nothing before it."""
+        """The random generator of a step, which does not depend on the steps before."""
         return np.random.default_rng([self.seed, _STREAMS.index(stream), step])
 
     def save(self, stage: str, step: int, optimizers: Sequence[Optimizer]) -> None:

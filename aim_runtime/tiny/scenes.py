@@ -1,4 +1,4 @@
-"""Frames with a coloured digit in one of four places, and what is in them."""
+"""Frames with a coloured digit in one of four places, and their labels."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,8 @@
 """Training: the vision tower on single frames, then the LLM on questions about clips.
 
-The recipe follows a trial whose notes say what it takes: a projector that does not start too
-small, a ramp of difficulty for the vision tower, many questions behind one clip, Muon for the
-LLM's matrices, never clips of one frame. Both stages resume after a kill.
+It needs a projector that does not start too small, a ramp of difficulty for the vision tower, many
+questions after one clip, Muon for the LLM's matrices, and no clips of one frame. Both stages resume
+after a kill.
 """
 
 from pathlib import Path

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aim_cost.extras import EXTRAS
+from aim_cost.imports import EXTRAS
 
 ROOT = Path(__file__).parents[2]
 RUN = """

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aim_cost import Execution, Schedule, Workload
-from aim_cost.memory import prefill_memory
+from aim_cost.case.memory import prefill_memory
 from aim_runtime import load, patched
 from aim_runtime.measurement.memory import track_peak_bytes
 from aim_runtime.prompts.inputs import sized_inputs

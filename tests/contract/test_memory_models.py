@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from aim_cost import Execution, ModelSpec, Schedule, Workload, preset_config
-from aim_cost.memory import prefill_memory
+from aim_cost.case.memory import prefill_memory
 from aim_runtime.measurement.memory import track_peak_bytes
 from aim_runtime.seams import tower_keeps_hidden_states
 

@@ -113,5 +113,5 @@ def test_without_torch_only_the_names_fail_and_say_what_to_install():
     done = python(f"{hidden} aim_runtime.PatchError; print('error'); aim_runtime.patched")
     assert done.stdout.split() == ["imported", "error"]
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("ModuleNotFoundError: aim_runtime.patched: expected torch")
+    assert last.startswith("aim_cost.imports.MissingLibraryError: import torch: expected torch")
     assert "aim-efficiency[runtime]" in last

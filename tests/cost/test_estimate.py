@@ -5,7 +5,8 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aim_cost import Execution, Schedule, Workload, estimate, load_hardware, load_model_spec, memory
+from aim_cost import Execution, Schedule, Workload, estimate, load_hardware, load_model_spec
+from aim_cost.case import memory
 from aim_cost.conventions.convention import CONVENTIONS, EXECUTED, LLM_VIEWER, get_convention
 from aim_cost.errors import SpecError
 from aim_cost.models.decoder import layer_ops

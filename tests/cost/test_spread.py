@@ -10,6 +10,7 @@ import pytest
 
 from aim_cost import Execution, load_hardware, load_model_spec, pairs
 from aim_cost.errors import SpecError
+from aim_cost.imports import MissingLibraryError
 from aim_cost.sweeps import Grid, all_rows
 from aim_cost.sweeps.chunk import chunk
 from aim_cost.sweeps.spread import spread
@@ -37,7 +38,7 @@ def test_without_an_address_calls_are_made_here_in_order():
 
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(SpecError, match=r"aim-efficiency\[ray\]"):
+    with pytest.raises(MissingLibraryError, match=r"aim-efficiency\[ray\]', or leave --ray out"):
         list(spread(partial(squared, 0), [1], "local"))
 
 

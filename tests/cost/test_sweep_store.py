@@ -14,6 +14,7 @@ import pytest
 from aim_cost import Execution, load_hardware, load_model_spec
 from aim_cost.cli.sweep import whole_numbers
 from aim_cost.errors import SpecError
+from aim_cost.imports import MissingLibraryError
 from aim_cost.sweeps import Grid, all_rows, store
 from aim_cost.sweeps.store import write_sweep
 
@@ -99,7 +100,7 @@ def test_other_suffixes_and_a_missing_pyarrow_are_refused(tmp_path, monkeypatch)
     with pytest.raises(SpecError, match=r"\.csv, \.parquet"):
         next(write_sweep(grid(), tmp_path / "sweep.xlsx"))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(SpecError, match=r"aim-efficiency\[parquet\]"):
+    with pytest.raises(MissingLibraryError, match=r"aim-efficiency\[parquet\]', or write a \.csv"):
         next(write_sweep(grid(), tmp_path / "sweep.parquet"))
     assert not list(tmp_path.iterdir())
 

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from aim_cost.memory import scoring_bytes
+from aim_cost.case.memory import scoring_bytes
 from aim_cost.ops import formulas
 from aim_cost.schedules.prune import Prune
 from aim_runtime.measurement.memory import track_peak_bytes

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from aim_cost import Execution, Schedule, Workload, preset_config
-from aim_cost.memory import prefill_memory
+from aim_cost.case.memory import prefill_memory
 from aim_runtime import load, patched
 from aim_runtime.measurement.memory import track_peak_bytes
 from aim_runtime.prompts.inputs import sized_inputs

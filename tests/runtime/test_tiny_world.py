@@ -19,9 +19,10 @@ from aim_cost.schedules.vision_merge import VisionMerge
 pytest.importorskip("sklearn", reason="the tiny model needs the extra tiny (scikit-learn)")
 
 from aim_cost import Schedule
+from aim_cost.imports import MissingLibraryError
 from aim_runtime import patched
 from aim_runtime.cli.main import main
-from aim_runtime.errors import InputError, LoadError
+from aim_runtime.errors import LoadError
 from aim_runtime.tiny import checkpoint, digits, train, train_answers, train_vision
 from aim_runtime.tiny.checkpoint import load_tiny
 from aim_runtime.tiny.digits import SPLITS
@@ -72,7 +73,7 @@ def test_splits_share_no_column_of_a_photograph(monkeypatch):
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     for load in (digits.glyphs, digits.photographs):
-        with pytest.raises(InputError, match=r"pip install 'aim-efficiency\[runtime,tiny\]'"):
+        with pytest.raises(MissingLibraryError, match=r"pip install 'aim-efficiency\[tiny\]'"):
             load.__wrapped__("test")
 
 

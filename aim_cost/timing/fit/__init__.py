@@ -1,1 +1,1 @@
-"""Fitting and evaluating calibrations from kernel tables."""
+"""Fits calibrations to kernel tables, and evaluates them."""

@@ -7,7 +7,7 @@ from aim_cost.timing.kernel_model import Band
 
 COVERAGE = 0.90
 _BINS = 8
-_LEAST_ROWS = 20  # below this a quantile of 5 % says nothing
+_LEAST_ROWS = 20  # with fewer rows a quantile of 5 % means nothing
 
 
 def band_of(predicted_s: Array, measured_s: Array) -> Band:

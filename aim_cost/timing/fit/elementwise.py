@@ -1,4 +1,4 @@
-"""Fitting what is not a product to measured tables: a start and a bandwidth for each kind."""
+"""Fits a start and a bandwidth of each elementwise kind to measured tables."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,9 @@ from aim_cost.timing.form import Array
 
 _START_S = 1e-5
 _TAIL = 0.05
-_HELD = 0.01  # how strongly a fit is held where it starts, in rows: decides what rows leave open
+_HELD = (
+    0.01  # how strongly a fit is held where it starts, in rows; it decides what the rows leave open
+)
 
 
 def fit_eager(

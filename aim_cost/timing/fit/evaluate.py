@@ -1,4 +1,4 @@
-"""Held-out errors: folds by shape, beside the datasheet roofline and three constants."""
+"""Held-out errors by shape, compared with a datasheet roofline and with three constants."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fitting a kernel model to a table: robust least squares on log time, then the surface."""
+"""Fits a kernel model to a table: the law by robust least squares on log time, then the surface."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from aim_cost.timing.surface import Surface, corners, follow_law, ridge
 
 _LAW_ROWS = 12000  # enough for some fifteen parameters; more only cost time
 _FULL_ROWS = 1000  # from here on parameters are held with their full weight
-_LEAST_HOLD = 0.01  # what no row decides must still be decided
+_LEAST_HOLD = 0.01  # holds the parameters that no row decides
 _ROBUST_AT = 0.15
 NO_BAND = Band(np.array([1e-6, 1.0]), np.zeros(2), np.zeros(2))
 
@@ -86,7 +86,9 @@ def robust_fit(
             damped = normal + damping * np.diag(np.diag(normal))
             try:
                 step = np.linalg.solve(damped, slope)
-            except np.linalg.LinAlgError:  # a singular step is no step: hold more tightly
+            except (
+                np.linalg.LinAlgError
+            ):  # no step from a singular matrix: hold more tightly and try again
                 damping *= 4
                 continue
             trial = x - np.clip(step, -1, 1)

@@ -1,4 +1,4 @@
-"""Whole prefills that others measured, priced with a calibration that never saw them."""
+"""Prices whole prefills that others measured, with a calibration that was not fitted to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

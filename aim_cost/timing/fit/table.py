@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from aim_cost.checks import one_of
 from aim_cost.errors import ProfileError
+from aim_cost.imports import import_optional
 from aim_cost.ops.kind import Elementwise
 from aim_cost.text_files.csv_text import read_csv
 from aim_cost.timing.elementwise import Dispatch
@@ -45,7 +46,7 @@ class KernelTable:
         return KernelTable(self.form, dims, self.time_s[keep], self.source)
 
     def shapes(self) -> Index:
-        """What folds are cut by, one number a row: (n, k) of a GEMM, the heads of attention."""
+        """One number for the shape of each row: (n, k) of a GEMM, the heads of attention."""
         fixed = self.dims[1:] if self.form.op == "gemm" else self.dims[2:]
         kinds: Index = np.unique(np.stack(fixed), axis=1, return_inverse=True)[1].ravel()
         return kinds
@@ -167,15 +168,10 @@ def _require(frame: pd.DataFrame, wanted: list[str], where: str) -> None:
 
 
 def _frame(path: Path, where: str) -> pd.DataFrame:
+    if path.suffix != ".csv":
+        import_optional("pyarrow", otherwise="convert the table to CSV with the same columns")
     try:
         return pd.DataFrame(read_csv(path)) if path.suffix == ".csv" else pd.read_parquet(path)
-    except ImportError as error:
-        raise ProfileError(
-            where,
-            expected="pyarrow, which reads Parquet",
-            got="no pyarrow",
-            fix="Install pyarrow, or convert the table to CSV with the same columns.",
-        ) from error
     except (OSError, ValueError) as error:
         raise ProfileError(
             where,

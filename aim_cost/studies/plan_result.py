@@ -1,20 +1,96 @@
-"""The table of a plan: what ``aim-cost plan`` prints and a notebook shows."""
+"""Plan: what ``plan`` returns, as a row and as the table that ``aim-cost plan`` prints."""
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from rich.console import Group, RenderableType
 
+from aim_cost.case import Case, Estimate
 from aim_cost.papers.accuracy import benchmark_title, sampling_note
-from aim_cost.render import table
-from aim_cost.studies.candidates import LIMIT_FLAGS, show_limit
+from aim_cost.render import Report, table
+from aim_cost.studies.candidates import LIMIT_FLAGS, Limits, show_limit
 from aim_cost.units import show, show_time
 
-if TYPE_CHECKING:  # a plan shows itself with this module
-    from aim_cost.studies.plan import Plan
+
+@dataclass(frozen=True)
+class Plan(Report):
+    """What ``plan`` returns; ``print`` and notebooks show it as ``aim-cost plan`` does.
+
+    Args:
+        result, baseline: the chosen schedule's estimate, and that of no reduction, equal frames.
+        benchmark: that ``difference`` is of; difference: expected, points, None without evidence.
+        basis: one of ``evidence.BASES``; rows: those it rests on, none to two.
+        other_models: whose scores stand in the user's files too; they are no evidence.
+        llm_share: LLM FLOPs, of those of ``baseline``.
+        binding: the limits that the candidate ranked just above breaks; none where it is the first.
+        least_reduction: the schedule within the limits that keeps most LLM FLOPs, evidence or not.
+        candidates, feasible: how many were priced, and how many keep the limits on time and FLOPs.
+    """
+
+    case: Case
+    limits: Limits
+    result: Estimate
+    benchmark: str
+    difference: float | None
+    basis: str
+    rows: tuple[dict[str, Any], ...]
+    other_models: tuple[str, ...]
+    binding: tuple[str, ...]
+    least_reduction: Estimate
+    candidates: int
+    feasible: int
+
+    @property
+    def baseline(self) -> Estimate:
+        return self.result.baseline
+
+    @property
+    def llm_share(self) -> float:
+        return self.result.phase("llm").flops / self.baseline.phase("llm").flops
+
+    def __rich__(self) -> RenderableType:
+        return _table(self)
+
+    def to_row(self) -> dict[str, Any]:
+        """One flat row, SI units, dots between the levels."""
+        priced, keep = self.result.to_row(), self.least_reduction
+        names = ("model", "hardware", "dtype", "execution", "frames", "text_tokens", "batch")
+        figures = ("ttft_s", "ttft_low_s", "ttft_high_s", "total.flops", "llm.flops")
+        memory = ("peak_memory_bytes", "kv_cache_bytes", "source")
+        cited = ("method", "schedule", "frames", "accuracy", "baseline", "difference", "note")
+        of_score = ("scale", "lower_is_better", "n")
+        row = {"kind": "plan", "schedule": priced["schedule"]}
+        row |= {"schedule_file": self.result.schedule.to_dict()}
+        row |= {name: priced[name] for name in (*names, *figures, *memory)}
+        row |= {"llm_share": self.llm_share, "baseline.ttft_s": self.baseline.ttft_s}
+        row |= {
+            "accuracy.benchmark": self.benchmark,
+            "accuracy.difference": self.difference,
+            "accuracy.evidence": self.rows[0]["evidence"] if self.rows else "no evidence",
+            "accuracy.basis": self.basis if self.rows else None,
+            "accuracy.source": self.rows[0]["source"] if self.rows else None,
+            "accuracy.left_out": list(self.other_models),
+            "accuracy.rows": [
+                {
+                    name: None if pd.isna(row.get(name)) else row[name]
+                    for name in (*cited, *of_score)
+                }
+                for row in self.rows
+            ],
+        }
+        row |= {f"limits.{name}": value for name, value in vars(self.limits).items()}
+        return row | {
+            "binding_limit": list(self.binding),
+            "least_reduction.schedule": keep.schedule.label(),
+            "least_reduction.frames": keep.workload.frames,
+            "least_reduction.ttft_s": keep.ttft_s,
+            "candidates": self.candidates,
+            "feasible": self.feasible,
+        }
 
 
-def plan_table(plan: "Plan") -> RenderableType:
+def _table(plan: Plan) -> RenderableType:
     """The schedule, what it costs beside its limits, and what its accuracy rests on."""
     result, workload = plan.result, plan.result.workload
     title = (
@@ -39,7 +115,7 @@ def plan_table(plan: "Plan") -> RenderableType:
     return Group(figures, "", *filter(None, text))
 
 
-def _figures(plan: "Plan") -> list[tuple[str, str, str, str]]:
+def _figures(plan: Plan) -> list[tuple[str, str, str, str]]:
     result, limits = plan.result, plan.limits
     ttft = result.ttft
     high = show_time(ttft.high_s) if ttft.high_s is not None else "open"
@@ -57,7 +133,7 @@ def _figures(plan: "Plan") -> list[tuple[str, str, str, str]]:
     return lines
 
 
-def _accuracy(plan: "Plan") -> str:
+def _accuracy(plan: Plan) -> str:
     name = benchmark_title(plan.benchmark)
     if plan.difference is None:
         return (
@@ -84,11 +160,12 @@ def _sampling(benchmark: str, row: dict[str, Any]) -> str:
     """How sure a score is: own ones by their own number of questions, in percent alone."""
     if row["evidence"] == "published":
         return sampling_note(benchmark)
-    known = row.get("scale") == "percent" and pd.notna(row.get("n"))
+    of_questions = row.get("scale") == "percent" and not row.get("lower_is_better")
+    known = of_questions and pd.notna(row.get("n"))
     return sampling_note(benchmark, int(row["n"])) if known else ""
 
 
-def _rows(plan: "Plan") -> list[str]:
+def _rows(plan: Plan) -> list[str]:
     return [f"  {_row(row)}" for row in plan.rows]
 
 
@@ -101,20 +178,20 @@ def _row(row: dict[str, Any]) -> str:
     )
 
 
-def _left_out(plan: "Plan") -> str:
+def _left_out(plan: Plan) -> str:
     if not plan.other_models:
         return ""
     return f"Left out: scores of {', '.join(plan.other_models)}, which are other models."
 
 
-def _binding(plan: "Plan") -> str:
+def _binding(plan: Plan) -> str:
     if not plan.binding:
         return "No limit binds: no candidate is expected to do better."
     names = ", ".join(LIMIT_FLAGS[name] for name in plan.binding)
     return f"Binding: {names}; candidates expected to do better break it."
 
 
-def _least(plan: "Plan") -> str:
+def _least(plan: Plan) -> str:
     least = plan.least_reduction
     if plan.difference is None or least.schedule == plan.result.schedule:
         return ""
@@ -124,7 +201,7 @@ def _least(plan: "Plan") -> str:
     )
 
 
-def _search(plan: "Plan") -> str:
+def _search(plan: Plan) -> str:
     text = f"{plan.feasible:,} of {plan.candidates:,} candidates keep the limits on time and FLOPs."
     high_s, limit_s = plan.result.ttft.high_s, plan.limits.ttft_s
     if limit_s is not None and (high_s is None or high_s > limit_s):

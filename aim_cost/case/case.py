@@ -5,12 +5,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 
+from aim_cost.case.memory import Memory, prefill_memory
+from aim_cost.case.phase import PhaseEstimate
+from aim_cost.case.table import (
+    describe_workload,
+    image_lines,
+    memory_line,
+    phase_table,
+    token_lines,
+    verdict,
+)
 from aim_cost.conventions.convention import EXECUTED, Convention, get_convention
 from aim_cost.devices.hardware import HardwareProfile, load_hardware
-from aim_cost.estimate_table import estimate_table
-from aim_cost.memory import Memory, prefill_memory
 from aim_cost.models.model import ModelSpec, load_model_spec
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.ops.op import GROUPS, PHASES, OpGraph, in_phase
@@ -82,21 +90,6 @@ class Case:
 
 
 @dataclass(frozen=True)
-class PhaseEstimate:
-    """Sums over the ops of a phase; times, band, bound and the rest as in PhaseTime."""
-
-    flops: int
-    read_bytes: int
-    write_bytes: int
-    time_s: float
-    time_low_s: float
-    time_high_s: float | None
-    bound: str
-    source: str
-    extrapolated: float
-
-
-@dataclass(frozen=True)
 class Estimate(Report):
     """What ``Case.price`` returns: the token trace, the graph of ops, and sums over it.
 
@@ -132,7 +125,29 @@ class Estimate(Report):
         return self.case.price(convention=self.convention)
 
     def __rich__(self) -> RenderableType:
-        return estimate_table(self)
+        inputs = describe_workload(self.model, self.workload, self.execution, self.mode)
+        title = (
+            f"{self.model.name} on {self.device.name}, {self.execution.dtype}\n"
+            f"{inputs}; schedule: {self.schedule.label()}"
+        )
+        phases = {name: self.phase(name) for name in GROUPS}
+        total = PhaseEstimate.of(self.graph, self.ttft)
+        lines = [
+            *image_lines(self.workload.image_grids(self.model)),
+            *token_lines(self.trace),
+            memory_line(self.memory, self.device),
+        ]
+        if self.trace.reduces:
+            lines.append(self._verdict())
+        return Group(phase_table(title, phases, total, self.convention), "", *lines)
+
+    def _verdict(self) -> str:
+        return verdict(
+            self.convention,
+            fewer_flops=self.baseline.phase("llm").flops / self.phase("llm").flops,
+            baseline_ttft_s=self.baseline.ttft_s,
+            ttft_s=self.ttft_s,
+        )
 
     @cached_property
     def _times(self) -> dict[str, PhaseTime]:
@@ -145,18 +160,7 @@ class Estimate(Report):
 
     def phase(self, name: str) -> PhaseEstimate:
         """Sums of a phase (``llm.head``) or a group of phases (``llm``)."""
-        graph, time = self.graph.phase(name), self.time(name)
-        return PhaseEstimate(
-            graph.flops,
-            graph.read_bytes,
-            graph.write_bytes,
-            time.time_s,
-            time.low_s,
-            time.high_s,
-            time.bound,
-            time.source,
-            time.extrapolated,
-        )
+        return PhaseEstimate.of(self.graph.phase(name), self.time(name))
 
     @property
     def mode(self) -> str:
