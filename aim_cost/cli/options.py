@@ -153,7 +153,7 @@ def schedule_from(
     Raises: ScheduleError when options exclude each other.
     """
     if tokens_per_frame is not None:
-        if parts.get("merge"):
+        if parts.get("merge") is not None:
             raise ScheduleError(
                 "--tokens-per-frame",
                 expected="no --merge beside it",
@@ -172,6 +172,6 @@ def schedules_from(
     Raises: ScheduleError.
     """
     asked = [schedule_from(schedule) for schedule in schedules or []]
-    if any(parts.values()) or tokens_per_frame is not None:
+    if any(part is not None for part in (tokens_per_frame, *parts.values())):
         asked.append(schedule_from(None, tokens_per_frame, **parts))
     return asked

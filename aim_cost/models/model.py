@@ -1,6 +1,7 @@
 """Dimensions of a vision-language model, read from its Hugging Face config."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -234,7 +235,7 @@ def preset_config(name: str) -> dict[str, Any]:
 
 def load_model_spec(name_or_path: str | Path) -> ModelSpec:
     """A preset by name, or any ``config.json`` by path. Raises SpecError."""
-    if Path(name_or_path).exists():
+    if os.path.exists(name_or_path):  # no path at all is none that exists
         return ModelSpec.from_hf_config(name_or_path)
     name = str(name_or_path)
     return ModelSpec.from_hf_config(preset_config(name), name=name)

@@ -77,7 +77,7 @@ def _content(path: Path) -> Any:
     try:
         if path.suffix == ".json":
             return json_tree(text_of(path), nan_is_none=True)
-        return _with_decimal_points(read_csv(path))
+        return _with_decimal_points(read_csv(path).rows)
     except OSError as error:
         got = error.strerror or str(error)
         raise SpecError(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 from aim_cost.text_files.text import text_of
@@ -9,21 +10,31 @@ from aim_cost.text_files.text import text_of
 _SEPARATORS = (",", ";", "\t", "|")
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file by the names of its columns; a cell that a row lacks is empty.
+@dataclass(frozen=True)
+class CsvTable:
+    """The names of the columns, and each row by them; a cell that a row lacks is empty."""
+
+    names: list[str]
+    rows: list[dict[str, str]]
+
+
+def read_csv(path: Path) -> CsvTable:
+    """The table in a CSV file.
 
     The separator is the one that gives the first row the most columns, or the one that a line
     ``sep=;`` names before it. Names of columns lose the space around them, empty rows are left out.
     Raises: OSError; ValueError for a file that is no such table.
     """
     text = text_of(path)
+    if not text.strip():
+        raise ValueError("an empty file")
     first, _, rest = text.partition("\n")
     if named := first.strip().lower().startswith("sep="):
         text = rest
     separators = (first.strip()[4:] or "\t",) if named else _SEPARATORS
     try:
         separator = max(separators, key=lambda one: len(_first_row(text, one)))
-        return _rows(text, separator)
+        return _table(text, separator)
     except (csv.Error, TypeError) as error:  # the second for a separator of several characters
         raise ValueError(" ".join(str(error).split())) from error
 
@@ -32,7 +43,7 @@ def _first_row(text: str, separator: str) -> list[str]:
     return next(csv.reader(io.StringIO(text, newline=None), delimiter=separator), [])
 
 
-def _rows(text: str, separator: str) -> list[dict[str, str]]:
+def _table(text: str, separator: str) -> CsvTable:
     reader = csv.reader(io.StringIO(text, newline=None), delimiter=separator, strict=True)
     names = [name.strip() for name in next(reader, [])]
     while names and not names[-1]:  # spreadsheets keep columns that were emptied
@@ -50,4 +61,4 @@ def _rows(text: str, separator: str) -> list[dict[str, str]]:
         if any(cells):
             filled = [*cells, *[""] * len(names)][: len(names)]
             found.append(dict(zip(names, filled, strict=True)))
-    return found
+    return CsvTable(names, found)

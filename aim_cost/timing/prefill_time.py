@@ -102,9 +102,9 @@ class CalibratedTime:
     def _spent_s(self, ops: Sequence[Op], device_s: Array) -> Array:
         """Seconds by which each op moves the end of the segment, waits for the host included."""
         host_end_s = np.cumsum(self.model.host_s(ops))
-        busy_s = np.cumsum(device_s)
-        end_s = busy_s + np.maximum.accumulate(np.maximum(host_end_s - busy_s, 0.0))
-        spent_s: Array = np.diff(end_s, prepend=0.0)
+        behind_s = np.maximum.accumulate(np.maximum(host_end_s - np.cumsum(device_s), 0.0))
+        # added to the time of each op, which a difference of large sums would lose
+        spent_s: Array = device_s + np.diff(behind_s, prepend=0.0)
         return spent_s
 
     def _phase(

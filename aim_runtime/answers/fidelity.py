@@ -1,6 +1,6 @@
 """Fidelity: how far a schedule moves a checkpoint's outputs from those without reduction."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def read_prompts(path: Path) -> list[VideoPrompt]:
     """
     try:
         rows = (
-            read_csv(path)
+            read_csv(path).rows
             if path.suffix == ".csv"
             else [json_tree(line) for line in text_of(path).split("\n") if line.strip()]
         )
@@ -64,7 +64,7 @@ def _not_prompts(path: Path, got: str) -> InputError:
 def fidelity_rows(
     loaded: Loaded,
     prompts: Sequence[Callable[[], Inputs]],
-    schedules: Sequence[Schedule],
+    schedules: Schedule | str | Iterable[Schedule | str],
     *,
     new_tokens: int = 16,
 ) -> list[Row]:
@@ -82,6 +82,7 @@ def fidelity_rows(
         the share of prompts where it is the same at every step; ``tokens_per_layer`` of the last.
     """
     whole(new_tokens, "new_tokens", InputError)
+    schedules = Schedule.all_of(schedules)
     divergences: list[list[Tensor]] = [[] for _ in schedules]
     agreements: list[list[Tensor]] = [[] for _ in schedules]
     tokens: list[list[int]] = [[] for _ in schedules]

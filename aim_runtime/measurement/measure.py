@@ -1,7 +1,7 @@
 """Timed prefills: every schedule in turn, over and over, so that drift hits all of them alike."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +37,7 @@ EXECUTIONS = ("eager", "cuda-graph", "masked")
 def measure(
     loaded: Loaded,
     workload: Workload,
-    schedules: Sequence[Schedule],
+    schedules: Schedule | str | Iterable[Schedule | str],
     *,
     repeats: int = 10,
     warmup: int = 2,
@@ -90,7 +90,7 @@ def measure(
     inputs = sized_inputs(loaded, workload, video=video, seed=seed)
     backend = attention or chosen_backend(loaded.spec.text, loaded.device, loaded.dtype)
     runs = []
-    for schedule in schedules:
+    for schedule in Schedule.all_of(schedules):
         run = RunKey.to_run(
             *(loaded.spec, workload, schedule),
             dtype=loaded.dtype,

@@ -136,7 +136,7 @@ def test_results_of_lmms_eval(tmp_path):
             "a part: vision-merge, merge, select, prune, got 'half'",
         ),
         ("a.csv", "schedule,accuracy,frames\nnone,50,1.5\n", "frames"),
-        ("a.csv", "", "rows of accuracy"),
+        ("a.csv", "", "a readable CSV or JSON file, got an empty file"),
         ("a.json", "{}", "a list of rows"),
         ("a.json", '{"results": {"x": {}}, "config": {"model_args": ""}}', "a score per task"),
         ("a.json", '{"results": {}, "config": {}}', "model_args"),

@@ -171,7 +171,10 @@ def _frame(path: Path, where: str) -> pd.DataFrame:
     if path.suffix != ".csv":
         import_optional("pyarrow", otherwise="convert the table to CSV with the same columns")
     try:
-        return pd.DataFrame(read_csv(path)) if path.suffix == ".csv" else pd.read_parquet(path)
+        if path.suffix != ".csv":
+            return pd.read_parquet(path)
+        table = read_csv(path)
+        return pd.DataFrame(table.rows, columns=table.names)
     except (OSError, ValueError) as error:
         raise ProfileError(
             where,
