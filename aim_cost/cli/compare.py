@@ -19,6 +19,7 @@ from aim_cost.cli.options import (
     ModelOption,
     TextTokensOption,
 )
+from aim_cost.cli.scores_table import score_rows, scores_table
 from aim_cost.conventions.convention import CONVENTIONS
 from aim_cost.methods import get_method
 from aim_cost.methods.library import METHODS
@@ -31,9 +32,18 @@ from aim_cost.studies.compare import compare
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="One of them, in full.")] = None,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="What ranks tokens, in place of the methods.")
+    ] = False,
     form: FormatOption = Format.table,
 ) -> None:
     """List the published methods: where they act, parameters, what ranks the tokens."""
+    if scores:
+        if form is Format.table:
+            console().print(scores_table())
+        else:
+            print_rows(score_rows(), form)
+        return
     chosen = [get_method(name)] if name else list(METHODS.values())
     if form is not Format.table:
         rows = method_rows(chosen)

@@ -51,7 +51,7 @@ app = new_app("FLOPs, memory and prefill time of multimodal LLMs under visual-to
 app.command()(sweep_cli.sweep)
 app.command()(sweep_cli.symbolic)
 app.command()(plan_cli.plan)
-app.command()(plot_cli.plot)
+app.command(cls=plot_cli.PlotCommand)(plot_cli.plot)
 app.command()(compare_cli.methods)
 app.command("compare")(compare_cli.compare_methods)
 

@@ -7,7 +7,8 @@ from rich.console import Group, RenderableType
 
 from aim_cost.methods import Method
 from aim_cost.methods.method import COUNT_MARKS, COUNTS
-from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES
+from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.papers.figures import published_figures
 from aim_cost.render import Row, table
 
@@ -25,6 +26,7 @@ def method_rows(methods: Sequence[Method]) -> list[Row]:
             "scale": method.scale.name if method.scale else None,
             "scoring": list(method.scoring),
             "runs": method.runs,
+            "why_not_run": method.why_not_run,
             "flash_attention": _flash(method),
             "counts": method.counts,
             "verified": method.verified,
@@ -76,7 +78,8 @@ def method_table(method: Method) -> RenderableType:
     for column in parameters.columns:
         column.justify = "left"
     text = [f"Ranks tokens by {_scores(method)}.", f"Counts: {COUNTS[method.counts]}."]
-    text += ["aim_runtime runs it." if method.runs else "It is priced; aim_runtime refuses it."]
+    refused = f"aim_runtime prices it and does not run it: {method.why_not_run}."
+    text += ["aim_runtime runs it." if method.runs else refused]
     text += [method.note] if method.note else []
     found = [figure for figure in published_figures() if figure.method == method.name]
     if not found:

@@ -8,7 +8,8 @@ from aim_cost.ops import reduction
 from aim_cost.ops.kernels import Kernels
 from aim_cost.ops.kind import Elementwise
 from aim_cost.ops.op import Op, OpGraph
-from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES, LayerSize, VisualSize
+from aim_cost.ops.scores import LAYER_SCORES, LayerSize
+from aim_cost.ops.visual_scores import VISUAL_SCORES, VisualSize
 from aim_cost.schedules.trace import TokenTrace
 
 

@@ -1,4 +1,7 @@
-"""How methods rank visual tokens, and what that costs: names, ops, and whether flash stays on.
+"""Scores of visual tokens inside the LLM: names, the ops that each adds, and whether it runs.
+
+A score that runs has its entry here, its code in ``aim_runtime.reduction.scores`` under the same
+name, and its slow reference in the tests. Nothing else lists the names.
 
 FLOPs are those of the products that each method's released code computes; sorting, clustering
 loops and elementwise work count zero, as everywhere. Sources: the papers and repositories named.
@@ -6,7 +9,7 @@ loops and elementwise work count zero, as everywhere. Sources: the papers and re
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from aim_cost.ops import formulas
 from aim_cost.ops.count import Count
@@ -15,7 +18,11 @@ from aim_cost.ops.kind import BatchedProduct, Elementwise, Kind, Product
 from aim_cost.ops.op import Op
 from aim_cost.ops.reduction import fused_importance_ops, importance_ops
 
+LISTED_BY = "aim-cost methods --scores"
+"""The command that lists the names of scores."""
+
 _PIVOTS = 8
+_AnyScore = TypeVar("_AnyScore", bound="Score")
 
 
 @dataclass(frozen=True)
@@ -34,44 +41,42 @@ class LayerSize:
 
 
 @dataclass(frozen=True)
-class VisualSize:
-    """Where a score is computed before the LLM.
-
-    Args:
-        groups: frames or crops of all prompts, ``patches`` each in the vision tower.
-        tokens: visual tokens of one prompt that are ranked; kept: those that stay.
-    """
-
-    batch: Count
-    groups: Count
-    patches: Count
-    tokens: Count
-    kept: Count
-    vision: Any
-    hidden: Count
-    width: int
-
-
-@dataclass(frozen=True)
 class Score:
     """A way to rank visual tokens.
 
     Args:
+        name: what a schedule calls it.
         summary: what it looks at, in a phrase.
         source: method or paper.
-        ops: what it adds to the graph.
-        flash: False when the scored layer must write its attention matrix.
-        runs: whether ``aim_runtime`` has code for it; a test holds both to each other.
+        ops: what it adds to the graph, by the sizes where it is computed.
     """
 
+    name: str
     summary: str
     source: str
     ops: Callable[[Any], list[Op]]
+
+
+@dataclass(frozen=True)
+class LayerScore(Score):
+    """A way to rank visual tokens inside the LLM; ``ops`` takes a LayerSize.
+
+    Args:
+        flash: False when the scored layer must write its attention matrix.
+        why_not_run: why ``aim_runtime`` has no code for it; empty where it has. A test holds both
+            to each other.
+    """
+
     flash: bool = True
-    runs: bool = False
+    why_not_run: str = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether ``aim_runtime`` has code for it."""
+        return not self.why_not_run
 
 
-def _nothing(size: LayerSize | VisualSize) -> list[Op]:
+def _nothing(size: LayerSize) -> list[Op]:
     del size
     return []
 
@@ -163,130 +168,76 @@ def _neighbours(size: LayerSize) -> list[Op]:
     return _op(size, 2 * rows * hidden, 2 * rows * hidden, rows, Elementwise.COPY)
 
 
-LAYER_SCORES = {
-    "pagerank": Score(
-        "PageRank over the layer's attention, five steps", "AIM", _pagerank, runs=True
-    ),
-    "pagerank-causal": Score(
+def by_name(*scores: _AnyScore) -> dict[str, _AnyScore]:
+    """The scores by their names."""
+    return {score.name: score for score in scores}
+
+
+LAYER_SCORES = by_name(
+    LayerScore("pagerank", "PageRank over the layer's attention, five steps", "AIM", _pagerank),
+    LayerScore(
+        "pagerank-causal",
         "one PageRank step, each column divided by the rows that see it",
         "ours",
         _pagerank_causal,
-        runs=True,
     ),
-    "text-attention": Score(
+    LayerScore(
+        "text-attention",
         "attention of the last prompt token, one row of q k^T",
         "ours, after FastV",
         _last_row,
-        runs=True,
     ),
-    "eager-attention": Score(
-        "attention of the last token, read from the layer's own matrix", "FastV", _head_mean, False
+    LayerScore(
+        "eager-attention",
+        "attention of the last token, read from the layer's own matrix",
+        "FastV",
+        _head_mean,
+        flash=False,
+        why_not_run="text-attention ranks the same, without that matrix",
     ),
-    "next-layer-query": Score(
+    LayerScore(
+        "next-layer-query",
         "attention of the last token under the next layer's q and k",
         "PyramidDrop",
         _next_layer_query,
+        why_not_run="it needs the layer that follows",
     ),
-    "rater-attention": Score(
-        "attention logits of all rows, text raters chosen", "SparseVLM", _all_rows
+    LayerScore(
+        "rater-attention",
+        "attention logits of all rows, text raters chosen",
+        "SparseVLM",
+        _all_rows,
+        why_not_run="its raters are chosen before the first layer",
     ),
-    "pivot-similarity": Score("similarity to 8 pivot tokens", "DART", _pivots),
-    "key-distances": Score("norms of keys, then distances among tokens", "PACT", _key_distances),
-    "neighbour-cosine": Score(
-        "cosine to the same place of the frame before", "FrameFusion", _neighbours
+    LayerScore(
+        "pivot-similarity",
+        "similarity to 8 pivot tokens",
+        "DART",
+        _pivots,
+        why_not_run="it needs what leaves the layer",
     ),
-    "offline": Score("decided beforehand: nothing at run time", "VTW, FitPrune, HiDrop", _nothing),
-    "random": Score("drawn at random", "baseline", _nothing, runs=True),
-    "uniform": Score("every k-th token", "baseline", _nothing, runs=True),
-}
+    LayerScore(
+        "key-distances",
+        "norms of keys, then distances among tokens",
+        "PACT",
+        _key_distances,
+        why_not_run="it merges tokens into clusters, and how many depends on the image",
+    ),
+    LayerScore(
+        "neighbour-cosine",
+        "cosine to the same place of the frame before",
+        "FrameFusion",
+        _neighbours,
+        why_not_run="it merges tokens inside the LLM, where tokens are only dropped here",
+    ),
+    LayerScore(
+        "offline",
+        "decided beforehand: nothing at run time",
+        "VTW, FitPrune, HiDrop",
+        _nothing,
+        why_not_run="what was fitted or trained beforehand is not at hand",
+    ),
+    LayerScore("random", "drawn at random", "baseline", _nothing),
+    LayerScore("uniform", "every k-th token", "baseline", _nothing),
+)
 """Scores inside the LLM, by the name that a schedule's ``prune.importance`` gives."""
-
-
-def _visual_op(
-    name: str, size: VisualSize, flops: Count, reads: Count, writes: Count, kind: Kind
-) -> list[Op]:
-    return [Op(name, "merge", flops, size.width * reads, size.width * writes, kind)]
-
-
-def _vision_attention(size: VisualSize) -> list[Op]:
-    """The matrix of one vision layer, written beside its flash attention."""
-    heads, hidden = size.vision.num_attention_heads, size.vision.hidden_size
-    sizes = (size.groups, heads, size.patches, size.patches, hidden // heads)
-    flops = formulas.attention_scores_flops(*sizes)
-    scores = size.groups * heads * size.patches * size.patches
-    kind = BatchedProduct(size.groups * heads, size.patches, size.patches, hidden // heads)
-    return _visual_op(
-        "vision_scores", size, flops, 2 * size.groups * size.patches * hidden, scores, kind
-    )
-
-
-def _pairs(size: VisualSize) -> list[Op]:
-    # x[B, N, H] @ x[B, N, H]^T -> [B, N, N]
-    rows, tokens = size.batch * size.tokens, size.tokens
-    kind = BatchedProduct(size.batch, tokens, tokens, size.hidden)
-    flops = 2 * rows * tokens * size.hidden
-    return _visual_op("pairs", size, flops, 2 * rows * size.hidden, rows * tokens, kind)
-
-
-def _vision_attention_and_pairs(size: VisualSize) -> list[Op]:
-    return [*_vision_attention(size), *_pairs(size)]
-
-
-def _determinantal(size: VisualSize) -> list[Op]:
-    """The kernel of all pairs, then ``kept`` steps that each touch all rows chosen so far."""
-    steps = size.batch * size.kept * size.kept * size.tokens
-    return [
-        *_pairs(size),
-        *_visual_op("steps", size, steps, steps, size.batch * size.tokens, Elementwise.COPY),
-    ]
-
-
-def _adjacent(size: VisualSize) -> list[Op]:
-    rows = size.batch * size.tokens
-    flops = 2 * rows * size.hidden
-    return _visual_op("adjacent", size, flops, 2 * rows * size.hidden, rows, Elementwise.COPY)
-
-
-def _centres(size: VisualSize) -> list[Op]:
-    rows = size.batch * size.tokens
-    flops = 4 * rows * size.hidden
-    return _visual_op("centres", size, flops, 2 * rows * size.hidden, rows, Elementwise.COPY)
-
-
-def _pairs_in_frames(size: VisualSize) -> list[Op]:
-    tokens = size.batch * size.tokens // size.groups
-    rows = size.batch * size.tokens
-    kind = BatchedProduct(size.groups, tokens, tokens, size.hidden)
-    flops = 2 * rows * tokens * size.hidden
-    return _visual_op("frame_pairs", size, flops, 2 * rows * size.hidden, rows * tokens, kind)
-
-
-def _attention_and_frames(size: VisualSize) -> list[Op]:
-    return [*_vision_attention(size), *_pairs_in_frames(size)]
-
-
-VISUAL_SCORES = {
-    "vision-attention": Score(
-        "attention of the vision tower", "FasterVLM, VisionZip", _vision_attention
-    ),
-    "vision-attention-pairs": Score(
-        "attention of the vision tower and similarity of keys",
-        "PruMerge",
-        _vision_attention_and_pairs,
-    ),
-    "vision-attention-density": Score(
-        "attention of the vision tower and density in each frame",
-        "FastVID, HoliTom, FlashVID",
-        _attention_and_frames,
-    ),
-    "pairwise-cosine": Score("greedy max-min over all cosines", "DivPrune", _pairs),
-    "determinantal": Score("determinantal point process, step by step", "CDPruner", _determinantal),
-    "adjacent-cosine": Score(
-        "cosine to the same place of the frame before", "DyCoke, EVS", _adjacent
-    ),
-    "frame-centres": Score("distance to the centres of frame and video", "VidCom2", _centres),
-    "frame-density": Score("density clustering in each frame", "PruneVid", _pairs_in_frames),
-    "random": Score("drawn at random", "baseline", _nothing),
-    "uniform": Score("every k-th token", "baseline", _nothing),
-}
-"""Scores before the LLM, by the name that a schedule's ``select.by`` gives."""

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from aim_cost.case import Estimate
 from aim_cost.ops.op import GROUPS
+from aim_cost.plots.registry import Request, plot
 from aim_cost.plots.style import (
     BLUE,
     ORANGE,
@@ -68,6 +69,11 @@ def ttft(results: Sequence[Estimate]) -> Figure:
     small = "; ".join(f"{name}: {source}" for name, source in sources.items())
     small = f"Predicted, not measured. {small}. Whisker: 90 % band."
     return finish(figure, title, small, axis.get_legend_handles_labels())
+
+
+@plot("ttft", "time to first token, before and after")
+def _draw(request: Request) -> Figure:
+    return ttft(request.estimates())
 
 
 def _whisker(axis, place: int, result: Estimate, longest: float) -> None:  # type: ignore[no-untyped-def]

@@ -110,10 +110,13 @@ class Numbers:
 class OneOf:
     """One of some names.
 
-    Args: meanings, the names and what each says, in one sentence.
+    Args:
+        meanings: the names and what each says, in one sentence.
+        listed_by: the command that lists the names, where they are a registry's.
     """
 
     meanings: Mapping[str, str]
+    listed_by: str = ""
 
     @property
     def names(self) -> dict[str, str]:

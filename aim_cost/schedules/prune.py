@@ -5,7 +5,7 @@ from typing import ClassVar, TypeVar
 
 from aim_cost.checks import one_of, ratio, sequence, whole
 from aim_cost.errors import ScheduleError
-from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.ops.scores import LAYER_SCORES, LISTED_BY
 from aim_cost.schedules.language import Amount, Numbers, OneOf, Part, Word
 
 _DROP = {
@@ -69,7 +69,7 @@ class Prune(Part):
         Word(
             "score",
             "importance",
-            OneOf({name: score.summary for name, score in LAYER_SCORES.items()}),
+            OneOf({name: score.summary for name, score in LAYER_SCORES.items()}, LISTED_BY),
             "how the tokens are ranked",
         ),
         Word("drop", "drop_point", OneOf(_DROP), "where in a layer tokens leave"),

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from aim_cost.checks import one_of
 from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.schedules.prune import Prune
@@ -43,14 +41,6 @@ def read_scores(paths: Sequence[str | Path]) -> OwnScores:
     Raises: SpecError, ScheduleError.
     """
     return OwnScores.of(score for path in paths for score in _file_scores(Path(path)))
-
-
-def load_accuracy(paths: Sequence[str | Path], benchmark: str | None = None) -> pd.DataFrame:
-    """The scores of ``read_scores`` in COLUMNS of ``papers.accuracy``: of one benchmark, or all."""
-    scores = read_scores(paths)
-    if benchmark is not None:
-        return scores.table(one_of(benchmark, scores.by_benchmark, "benchmark", SpecError))
-    return pd.concat([scores.table(name) for name in scores.by_benchmark], ignore_index=True)
 
 
 def _file_scores(path: Path) -> list[OwnScore]:

@@ -1,6 +1,7 @@
 """Adapter: the names of a model's parts in transformers, and how the model reads pixels."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -47,6 +48,8 @@ class Adapter(ABC):
     """Whether positions have three axes, which ``get_rope_index`` of the inner model computes."""
     pixel_inputs: ClassVar[dict[str, tuple[str, ...]]]
     """The inputs of each modality: the one that holds its pixels, then those that describe them."""
+    smallest: ClassVar[Mapping[str, dict[str, Any]]]
+    """The config fields of a tiny model, by model_type; for quick checks of ``kinds``."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         whole: Part = model

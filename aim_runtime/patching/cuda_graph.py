@@ -22,7 +22,7 @@ from aim_cost.models.workload import LAST_LAYERS
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import PatchError
 from aim_runtime.models import require_onevision
-from aim_runtime.models.llava_onevision import LlavaOnevisionAdapter
+from aim_runtime.models.adapters.llava_onevision import LlavaOnevisionAdapter
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.capturable import EAGER_WAY, capturable, refusal
 from aim_runtime.patching.patch import patched

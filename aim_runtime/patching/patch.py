@@ -23,8 +23,9 @@ from aim_cost.checks import one_of
 from aim_cost.models.workload import LAST_LAYERS
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import PatchError
-from aim_runtime.models import ADAPTERS, find_adapter
+from aim_runtime.models import find_adapter
 from aim_runtime.models.adapter import Adapter
+from aim_runtime.models.adapters import ADAPTERS
 from aim_runtime.models.compiled import require_uncompiled, unwrapped
 from aim_runtime.models.part import Part
 from aim_runtime.patching.attention import SUPPORTED_ATTENTION

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from aim_runtime.reduction.chance import random_numbers
@@ -32,19 +33,56 @@ class Attended:
     padding: Tensor | None = None
 
 
-def _from_attention(score: Callable[..., Tensor]) -> Callable[[Attended], Tensor]:
-    def importance(at: Attended) -> Tensor:
-        return score(at.query, at.key, scaling=at.scaling, padding=at.padding)
+Rank = Callable[[Attended], Tensor]
 
-    return importance
+LAYER_IMPORTANCE: dict[str, Rank] = {}
+"""Scores [B, n] of a layer's tokens, by the name that a schedule's ``prune.importance`` gives.
+
+Those of candidates alone matter. No device sync; all work on meta.
+"""
 
 
+def ranks(name: str) -> Callable[[Rank], Rank]:
+    """Register the code of a score of ``aim_cost.ops.scores`` under its name."""
+
+    def registered(rank: Rank) -> Rank:
+        LAYER_IMPORTANCE[name] = rank
+        return rank
+
+    return registered
+
+
+@ranks("pagerank")
+def _pagerank(at: Attended) -> Tensor:
+    return token_importance(at.query, at.key, scaling=at.scaling, padding=at.padding)
+
+
+@ranks("pagerank-causal")
+def _pagerank_causal(at: Attended) -> Tensor:
+    return pagerank_causal_importance(at.query, at.key, scaling=at.scaling, padding=at.padding)
+
+
+@ranks("text-attention")
+def _text_attention(at: Attended) -> Tensor:
+    return text_attention_importance(at.query, at.key, scaling=at.scaling, padding=at.padding)
+
+
+@ranks("random")
 def _random(at: Attended) -> Tensor:
-    most = int(at.candidates.max()) if isinstance(at.candidates, Tensor) else at.candidates
-    drawn = random_numbers(len(at.visual), most).to(at.visual.device, non_blocking=True)
-    return drawn.gather(1, _place_among_candidates(at.visual).clamp(max=most - 1))
+    """A draw by the number of candidates, so that a row fares alike in any batch."""
+    rows = len(at.visual)
+    if isinstance(at.candidates, int):
+        drawn = random_numbers(rows, at.candidates)
+    else:
+        counts = at.candidates[:, 0].tolist()
+        drawn = torch.zeros(rows, max(counts))
+        for row, count in enumerate(counts):
+            drawn[row, :count] = random_numbers(rows, count)[row]
+    place = _place_among_candidates(at.visual).clamp(max=drawn.shape[1] - 1)
+    return drawn.to(at.visual.device, non_blocking=True).gather(1, place)
 
 
+@ranks("uniform")
 def _uniform(at: Attended) -> Tensor:
     """1 for ``stay`` candidates at equal distances, 0 for the others."""
     place = _place_among_candidates(at.visual)
@@ -54,19 +92,6 @@ def _uniform(at: Attended) -> Tensor:
     )
     before, after = ((p * stay + candidates // 2) // candidates for p in (place, place + 1))
     return (after > before).float()
-
-
-LAYER_IMPORTANCE: dict[str, Callable[[Attended], Tensor]] = {
-    "pagerank": _from_attention(token_importance),
-    "pagerank-causal": _from_attention(pagerank_causal_importance),
-    "text-attention": _from_attention(text_attention_importance),
-    "random": _random,
-    "uniform": _uniform,
-}
-"""Scores [B, n] of a layer's tokens, by the name that a schedule's ``prune.importance`` gives.
-
-Those of candidates alone matter. No device sync; all work on meta.
-"""
 
 
 def _place_among_candidates(visual: Tensor) -> Tensor:

@@ -1,15 +1,26 @@
 """What aim-cost says of the methods that run is what the runtime does."""
 
+import json
+
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from aim_cost import AimError, Schedule, Workload, load_model_spec
+from aim_cost import AimError, Schedule, Workload, estimate, load_hardware, load_model_spec
 from aim_cost.cli.main import app
 from aim_cost.methods import METHODS
-from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.ops.kind import Elementwise
+from aim_cost.ops.op import Op
+from aim_cost.ops.scores import LAYER_SCORES, LayerScore
+from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.schedules.executed import why_not_run
+from aim_cost.schedules.prune import Prune
+from aim_runtime import patched
 from aim_runtime.patching.executable import check_executable
 from aim_runtime.reduction.scores import LAYER_IMPORTANCE
+from aim_runtime.reference import Reference
+from tests.runtime.slow_scores import SLOW_SCORES
+from tests.runtime.support import tiny_qwen2
 
 MODELS = (
     (load_model_spec("llava-onevision-qwen2-7b"), Workload(100, frames=32)),
@@ -19,6 +30,41 @@ MODELS = (
 
 def test_the_scores_that_run_are_those_with_code():
     assert [name for name, score in LAYER_SCORES.items() if score.runs] == list(LAYER_IMPORTANCE)
+
+
+def test_each_score_that_runs_has_a_slow_reference():
+    assert set(SLOW_SCORES) == set(LAYER_IMPORTANCE)
+
+
+@pytest.mark.parametrize("registry", [LAYER_SCORES, VISUAL_SCORES], ids=["inside", "before"])
+def test_a_score_has_one_entry_under_its_name(registry):
+    assert [score.name for score in registry.values()] == list(registry)
+    assert len({score.summary for score in registry.values()}) == len(registry)
+
+
+def test_an_added_score_needs_its_entry_its_code_and_its_reference(monkeypatch):
+    """Keep the tokens with the largest first key: priced, run and held to the reference."""
+
+    def ops(size):
+        return [Op("score", "importance", 0, 0, 0, Elementwise.COPY, size.layer)]
+
+    entry = LayerScore("first-key", "the largest first entry of the first key", "a test", ops)
+    monkeypatch.setitem(LAYER_SCORES, entry.name, entry)
+    monkeypatch.setitem(LAYER_IMPORTANCE, entry.name, lambda at: at.key[:, 0, :, 0])
+    monkeypatch.setitem(SLOW_SCORES, entry.name, lambda at: at.key[0, :, 0])
+    schedule = Schedule(prune=Prune(ratios=(1, 0.5, 0.25), importance=entry.name))
+    assert why_not_run(schedule) is None
+    priced = estimate(MODELS[0][0], MODELS[0][1], schedule, load_hardware("h100-sxm"))
+    assert [op.layer for op in priced.graph if op.name == "score"] == [1, 2]
+    model, embeds = tiny_qwen2(), torch.randn(1, 30, 64)
+    mask = torch.zeros(1, 30, dtype=torch.bool)
+    mask[:, 4:24] = True
+    with patched(model, schedule, visual_mask=mask) as trace:
+        model(inputs_embeds=embeds)
+    reference = Reference(model.model, model.lm_head, SLOW_SCORES)
+    kept = reference.kept(embeds[0], mask[0], trace.tokens)
+    assert [one[0].tolist() for one in trace.kept] == [one.nonzero()[:, 0].tolist() for one in kept]
+    assert [int(one.sum()) for one in kept] == [30, 30, 20, 15, 15, 15, 15]
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
@@ -52,3 +98,16 @@ def test_the_table_shows_it_within_80_columns():
     assert max(map(len, lines)) <= 80
     (aim,) = [line for line in lines if line.split()[:1] == ["aim"]]
     assert "yes" in aim
+
+
+def test_the_scores_are_listed_with_why_they_do_not_run():
+    result = CliRunner().invoke(app, ["methods", "--scores"], env={"COLUMNS": "80"})
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(result.output.split())
+    for score in LAYER_SCORES.values():
+        expected = [score.name, "yes" if score.runs else "-"]
+        assert [line for line in lines if line.split()[:2] == expected]
+        assert score.runs or f"{score.name} ({score.why_not_run})" in text
+    rows = json.loads(CliRunner().invoke(app, ["methods", "--scores", "--format", "json"]).output)
+    assert {row["name"] for row in rows if row["runs"]} == set(LAYER_IMPORTANCE)

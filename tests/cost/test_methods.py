@@ -8,7 +8,8 @@ from aim_cost.errors import ScheduleError
 from aim_cost.methods import METHODS, Setting, get_method, parse_methods
 from aim_cost.methods.method import COUNTS, VERIFIED, WHERE, method
 from aim_cost.methods.parameter import Parameter, show_value
-from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES
+from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.papers.figures import find_figure, published_figures
 from aim_cost.schedules.merge import MERGE_KINDS
 from aim_cost.schedules.select import Select

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aim_cost.errors import ScheduleError
-from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES
+from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.papers.accuracy import published_accuracy
 from aim_cost.schedules.language import OneOf
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
@@ -309,7 +310,7 @@ def test_names_are_hyphenated_and_no_value_of_a_part_needs_its_name():
 @pytest.mark.parametrize("text", ["", " "])
 def test_empty_text_is_no_schedule(text):
     for read in (Schedule.parse, Schedule.read, Schedule.from_argument):
-        with pytest.raises(ScheduleError, match="expected a schedule, got nothing. Write none"):
+        with pytest.raises(ScheduleError, match=r"got nothing\. Write none"):
             read(text)
     with pytest.raises(ScheduleError, match="got nothing"):
         Schedule.from_options({"schedule": text})

@@ -7,6 +7,7 @@ from aim_cost import Schedule
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import DROP_POINTS, Prune
 from aim_runtime import patched
+from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 from aim_runtime.seams import cache_of
 from tests.runtime.support import tiny_qwen2, video_inputs
 
@@ -29,7 +30,7 @@ def generator():
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("importance", ["pagerank", "text-attention", "uniform", "random"])
+@pytest.mark.parametrize("importance", LAYER_IMPORTANCE)
 def test_what_stays_is_the_same(attention, importance):
     model = tiny_qwen2(LAYERS)
     model.set_attn_implementation(attention)

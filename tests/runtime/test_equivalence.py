@@ -10,8 +10,9 @@ from aim_cost.models.workload import VisualInput
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
 from aim_cost.schedules.prune import DROP_POINTS, Prune
 from aim_runtime import patched
-from aim_runtime.reference import REFERENCE_SCORES, Reference
+from aim_runtime.reference import Reference
 from tests.runtime.reference import Embedded, embedded_video
+from tests.runtime.slow_scores import SLOW_SCORES
 from tests.runtime.support import FRAME_TOKENS, tiny_llava, tiny_qwen2, video_inputs
 
 LAYERS = 5
@@ -27,7 +28,7 @@ prunes = st.builds(
         **amount, importance=importance, drop_point=drop_point
     ),
     st.one_of(lists, linear.map(lambda pair: {"linear": pair})),
-    st.sampled_from(sorted(REFERENCE_SCORES)),
+    st.sampled_from(sorted(SLOW_SCORES)),
     st.sampled_from(DROP_POINTS),
 )
 
@@ -86,7 +87,14 @@ def test_pruning_a_language_model(prune, seed, sizes, visual_tokens, attention, 
     assert trace.cache_tokens == trace.tokens.attention_tokens
     for row in range(batch):
         prompt = Embedded(embeds[row], mask[row], torch.arange(tokens))
-        compare(Reference(model.model, model.lm_head), prompt, trace, row, output.logits, new)
+        compare(
+            Reference(model.model, model.lm_head, SLOW_SCORES),
+            prompt,
+            trace,
+            row,
+            output.logits,
+            new,
+        )
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -119,5 +127,5 @@ def test_merging_and_pruning_a_video(
     for row in range(batch):
         embedded = Embedded(*(part[row] for part in rows))
         moved = embedded.positions if positions == "kept" else None
-        reference = Reference(llava.model.language_model, llava.lm_head)
+        reference = Reference(llava.model.language_model, llava.lm_head, SLOW_SCORES)
         compare(reference, embedded, trace, row, output.logits, new[:, prompt:], moved)

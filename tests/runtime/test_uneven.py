@@ -9,6 +9,7 @@ from aim_cost import Schedule
 from aim_cost.schedules.merge import POSITIONS, Merge
 from aim_cost.schedules.prune import DROP_POINTS, Prune
 from aim_runtime import PatchError, patched
+from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 from aim_runtime.reduction.uneven import padded_mask, select_rows
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.support import (
@@ -65,7 +66,7 @@ def batch(prompts):
         Merge, passes=st.sampled_from([(5,), (5, 3)]), positions=st.sampled_from(POSITIONS)
     ),
     ratios=st.sampled_from([(1, 0.5, 0.5, 0.25), (0.3,), (0.5, 0), (1, 1, 1, 1, 0.1)]),
-    importance=st.sampled_from(["pagerank", "pagerank-causal", "text-attention", "uniform"]),
+    importance=st.sampled_from(sorted(LAYER_IMPORTANCE)),
     drop_point=st.sampled_from(DROP_POINTS),
     attention=st.sampled_from(["sdpa", "eager"]),
 )

@@ -5,6 +5,7 @@ from typing import ClassVar
 from transformers import LlavaForConditionalGeneration
 
 from aim_runtime.models.adapter import Adapter, Inputs, Items
+from aim_runtime.models.small_parts import LLAVA
 from aim_runtime.models.visual import equal_groups
 
 
@@ -13,6 +14,7 @@ class LlavaAdapter(Adapter):
 
     kinds: ClassVar = (LlavaForConditionalGeneration,)
     pixel_inputs: ClassVar = {"image": ("pixel_values", "image_sizes")}
+    smallest: ClassVar = {"llava": LLAVA}
 
     def items(self, inputs: Inputs, modality: str) -> Items | None:
         pixels = inputs.get("pixel_values")

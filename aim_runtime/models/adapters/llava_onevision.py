@@ -6,6 +6,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from aim_runtime.models.adapter import Adapter, Inputs, Items
 from aim_runtime.models.images import image_items
+from aim_runtime.models.small_parts import IMAGE, TEXT, TOWER, VIDEO
 from aim_runtime.models.visual import equal_groups
 
 
@@ -16,6 +17,18 @@ class LlavaOnevisionAdapter(Adapter):
     pixel_inputs: ClassVar = {
         "image": ("pixel_values", "image_sizes", "batch_num_images"),
         "video": ("pixel_values_videos", "image_sizes_videos"),
+    }
+    smallest: ClassVar = {
+        "llava_onevision": {
+            "image_token_index": IMAGE,
+            "video_token_index": VIDEO,
+            "vision_config": TOWER
+            | {"model_type": "siglip_vision_model", "vision_use_head": False},
+            "text_config": TEXT | {"model_type": "qwen2"},
+            "image_grid_pinpoints": [[16, 32], [32, 16]],
+            "vision_feature_layer": -1,
+            "vision_feature_select_strategy": "full",
+        }
     }
 
     def items(self, inputs: Inputs, modality: str) -> Items | None:

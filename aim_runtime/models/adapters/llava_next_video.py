@@ -6,6 +6,7 @@ from transformers import LlavaNextVideoForConditionalGeneration
 
 from aim_runtime.models.adapter import Adapter, Inputs, Items
 from aim_runtime.models.images import image_items
+from aim_runtime.models.small_parts import LLAVA, VIDEO
 from aim_runtime.models.visual import equal_groups
 
 
@@ -16,6 +17,14 @@ class LlavaNextVideoAdapter(Adapter):
     pixel_inputs: ClassVar = {
         "image": ("pixel_values", "image_sizes"),
         "video": ("pixel_values_videos",),
+    }
+    smallest: ClassVar = {
+        "llava_next_video": LLAVA
+        | {
+            "video_token_index": VIDEO,
+            "image_grid_pinpoints": [[16, 32], [32, 16]],
+            "spatial_pool_stride": 2,
+        }
     }
 
     def items(self, inputs: Inputs, modality: str) -> Items | None:
