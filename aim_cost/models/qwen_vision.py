@@ -217,8 +217,8 @@ def _cut(side: int, window: int) -> Counter[int]:
     return Counter({length: times for length, times in found.items() if length and times})
 
 
-MOST_KERNELS = 200_000
-"""Each is priced by itself: more than these take minutes and gigabytes."""
+MOST_KERNELS = 1_000_000
+"""Each of them stands in the list of ops: more than these take long and fill the memory."""
 
 Views: TypeAlias = Sequence[tuple[QwenVisionSpec, int]]
 """The tower at each resolution, and the number of temporal patches there."""

@@ -15,6 +15,7 @@ from aim_cost.papers.accuracy import published_accuracy
 from aim_cost.studies.candidates import (
     LIMIT_FLAGS,
     Limits,
+    as_option,
     broken,
     candidates,
     first_within,
@@ -167,24 +168,32 @@ def _infeasible(case: Case, limits: Limits, ranked: pd.DataFrame) -> InfeasibleE
     assert most is not None
     (_, name), used, place = most
     row = ranked.iloc[place]
+    if used["memory_bytes"] > case.device.memory_bytes:
+        fix = "Take a device with more memory."
+    else:
+        raised = [as_option(over, used[over]) for over in given if used[over] > given[over]]
+        fix = f"It fits {' and '.join(raised)}."
     return InfeasibleError(
         LIMIT_FLAGS[name],
         expected=f"a schedule within {show_limit(name, given[name])}",
         got=f"none; nearest: {schedule_of(row).label()} at {int(row['frames'])} frames, "
         f"{show_limit(name, used[name])}",
-        fix=f"Raise the limit to that.{_with_fewer_frames(case, limits, int(row['frames']))}",
+        fix=f"{fix}{_with_fewer_frames(case, limits, int(row['frames']))}",
     )
 
 
 def _with_fewer_frames(case: Case, limits: Limits, frames: int) -> str:
-    while frames > 1:
-        frames //= 2
-        found = candidates(case, (frames,)).sort_values("share", ascending=False)
+    halves = [frames >> times for times in range(1, frames.bit_length())]
+    if not halves:
+        return ""
+    priced = candidates(case, tuple(halves)).sort_values("share", ascending=False, kind="stable")
+    for fewer in halves:
+        found = priced[priced["frames"] == fewer]
         if broken(case, found.iloc[-1], replace(limits, ttft_s=None, flops=None)):
             continue  # not even the most reduced one fits into memory
         fitting = within(found, limits)
         place = first_within(case, fitting, limits)
         if place is not None:
             label = schedule_of(fitting.iloc[place]).label()
-            return f" Or take --frames {frames}: least reduced within the limits is {label}."
+            return f" Or take --frames {fewer}: least reduced within the limits is {label}."
     return ""

@@ -24,7 +24,7 @@ from aim_cost.sweeps.symbols import B, F, n, t
 from aim_cost.timing.form import Array
 from aim_cost.timing.prefill_time import time_model
 
-LONGEST_PROMPT = 1_000_000
+LONGEST_PROMPT = 500_000
 
 
 @dataclass(frozen=True)
