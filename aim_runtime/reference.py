@@ -7,6 +7,7 @@ attend to. No code is shared with the fast path.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,17 +21,28 @@ class SeenLayer:
     """One layer as the reference computed it, for a score to rank the tokens.
 
     Args:
+        embeds: [n, H], the prompt.
+        entered, left: [n, H], hidden states before and after the layer.
+        normed: [n, H], ``left`` under the decoder's last norm.
         key: [h, n, d], after the rotary embedding.
         logits: [h, n, n], masked: causal, and dropped tokens see and are seen by nobody.
         kept: bool [n], the tokens that entered; visual: bool [n].
         stay: how many visual tokens go on.
+        following: gives the masked logits of the next layer, if nothing left before it.
+        decide: takes the relative distance of a decision that the score makes itself.
     """
 
+    embeds: Tensor
+    entered: Tensor
+    left: Tensor
+    normed: Tensor
     key: Tensor
     logits: Tensor
     kept: Tensor
     visual: Tensor
     stay: int
+    following: Callable[[], Tensor]
+    decide: Callable[[float], None]
 
 
 SlowScore = Callable[[SeenLayer], Tensor]
@@ -82,8 +94,21 @@ class Reference:
         x, score, text = embeds, self._scores[trace.importance], int((~visual).sum())
         entering = (*trace.attention_tokens[1:], trace.mlp_tokens[-1])
         for layer, after in enumerate(map(min, trace.mlp_tokens, entering)):
+            entered = x
             x, key, logits = self._layer(layer, x, kept[-1], positions)
-            seen = SeenLayer(key, logits, kept[-1], visual, after - text)
+            seen = SeenLayer(
+                embeds=embeds,
+                entered=entered,
+                left=x,
+                normed=self._norm(x, "model.norm"),
+                key=key,
+                logits=logits,
+                kept=kept[-1],
+                visual=visual,
+                stay=after - text,
+                following=partial(self._attention_logits, layer + 1, x, kept[-1], positions),
+                decide=self._decide,
+            )
             kept.append(self._keep_best(seen, score))
         return kept
 
@@ -115,6 +140,9 @@ class Reference:
                 positions = torch.cat([positions, positions[..., -1:] + 1], dim=-1)
         return tokens
 
+    def _decide(self, margin: float) -> None:
+        self.smallest_margin = min(self.smallest_margin, margin)
+
     def _keep_best(self, seen: SeenLayer, score: SlowScore) -> Tensor:
         candidates, stay = (seen.kept & seen.visual).nonzero()[:, 0], seen.stay
         order = torch.arange(len(candidates), device=candidates.device)
@@ -122,7 +150,7 @@ class Reference:
             scores = score(seen)[candidates]
             order = scores.sort(descending=True, stable=True).indices
             worst, loser = scores[order[stay - 1]], scores[order[stay]]
-            self.smallest_margin = min(self.smallest_margin, float((worst - loser) / worst))
+            self._decide(float((worst - loser) / worst))
         result = ~seen.visual
         result[candidates[order[:stay]]] = True
         return result
@@ -149,6 +177,11 @@ class Reference:
         gate, up = (self._linear(normed, f"{name}.mlp.{p}_proj") for p in ("gate", "up"))
         x = x + self._linear(gate.sigmoid() * gate * up, f"{name}.mlp.down_proj")
         return x, k, logits
+
+    def _attention_logits(
+        self, layer: int, x: Tensor, kept: Tensor, positions: Tensor | None
+    ) -> Tensor:
+        return self._layer(layer, x, kept, positions)[2]
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         y = x @ self._weights[f"{name}.weight"].T

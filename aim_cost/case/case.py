@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from aim_cost.case.memory import Memory, prefill_memory
+from aim_cost.case.notes import case_notes
 from aim_cost.case.phase import PhaseEstimate
 from aim_cost.case.table import (
     describe_workload,
@@ -153,6 +154,7 @@ class Estimate(Report):
         ]
         if self.trace.reduces:
             lines.append(self._verdict())
+        lines += self.notes
         return Group(phase_table(title, phases, total, self.convention), "", *lines)
 
     def _verdict(self) -> str:
@@ -206,11 +208,19 @@ class Estimate(Report):
         """Weights, KV cache and peak. The same for every convention that counts the same tokens."""
         return prefill_memory(self.model, self.workload, self.trace, self.execution)
 
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what the figures do not show; see ``case_notes``."""
+        tokens = positions = self.trace.prompt_tokens
+        if self.schedule.merge is not None and self.schedule.merge.positions == "kept":
+            positions = Schedule().resolve(self.model, self.workload).prompt_tokens
+        return case_notes(self.model, self.execution.dtype, tokens=tokens, positions=positions)
+
     def to_row(self) -> dict[str, Any]:
         """One flat row, SI units, the same keys as a measured row; dots separate the levels.
 
         ``llm.macs`` is there only under conventions that count multiply-adds, ``images`` (height
-        and width of each) only where images are given.
+        and width of each) only where images are given, ``notes`` only where there are some.
         """
         row: dict[str, Any] = {
             "kind": "estimate",
@@ -221,7 +231,7 @@ class Estimate(Report):
             "dtype": self.execution.dtype,
             "attention": self.execution.attention,
             "scoring": self.execution.scoring,
-            "last_layer": self.execution.last_layer,
+            "last_layer": self.execution.last_layer.value,
             "execution": self.mode,
             "convention": self.convention.name,
             "frames": self.workload.frames,
@@ -237,6 +247,8 @@ class Estimate(Report):
             row["images"] = [list(size) for size in self.workload.images]
         if self.macs is not None:
             row["llm.macs"] = self.macs
+        if self.notes:
+            row["notes"] = list(self.notes)
         return row | {
             "total.flops": self.flops,
             "ttft_s": self.ttft.time_s,

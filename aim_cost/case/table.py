@@ -12,7 +12,7 @@ from aim_cost.conventions.convention import Convention
 from aim_cost.devices.hardware import HardwareProfile
 from aim_cost.models.images import ImageGrid
 from aim_cost.models.model import ModelSpec
-from aim_cost.models.workload import Execution, Workload
+from aim_cost.models.workload import Execution, LastLayer, Workload
 from aim_cost.render import table
 from aim_cost.schedules.trace import TokenTrace
 from aim_cost.units import giga, milli, show, show_time, tera
@@ -99,15 +99,9 @@ def _size(model: ModelSpec, workload: Workload) -> str:
 
 def _last_layer(execution: Execution) -> str:
     """What the last layer computes, where that is not what transformers does."""
-    return "" if execution.last_layer == "all" else f", last layer as {execution.last_layer}"
-
-
-_TIME_NOTES = {
-    "datasheet": "Times are a roofline on datasheet peaks: a lower bound that no clock has seen.",
-    "measured": "Times are a roofline on measured ceilings: a lower bound.",
-    "calibrated": "Times come from a calibration of this device (aim-cost evaluate).",
-    "inherited": "Times come from the calibration of another device or width, hence the band.",
-}
+    return (
+        "" if execution.last_layer is LastLayer.ALL else f", last layer as {execution.last_layer}"
+    )
 
 
 def _time_note(total: PhaseEstimate, convention: Convention) -> str:
@@ -117,7 +111,7 @@ def _time_note(total: PhaseEstimate, convention: Convention) -> str:
             "1 MAC = 2 FLOPs. The convention has no times: these are its FLOPs at the device's "
             "peak, a lower bound."
         )
-    return _TIME_NOTES[total.source]
+    return total.source.sentence
 
 
 def _unseen(total: PhaseEstimate) -> str:

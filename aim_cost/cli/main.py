@@ -41,7 +41,7 @@ from aim_cost.devices.hardware import hardware_names, load_hardware, to_row
 from aim_cost.models.model import load_model_spec, preset_names
 from aim_cost.models.parameters import model_parameters
 from aim_cost.models.vision_spec import DEFAULT_FRAME_SIZE
-from aim_cost.models.workload import Execution
+from aim_cost.models.workload import Execution, LastLayer
 from aim_cost.papers.efficiency import published_rows
 from aim_cost.render import Format, console, print_object, print_rows, table
 from aim_cost.timing import load_calibration
@@ -81,7 +81,7 @@ def predict(
         str, typer.Option(help="Of AIM's importance: torch, or fused as a GPU with Triton runs it.")
     ] = "torch",
     execution: ExecutionOption = "eager",
-    last_layer: LastLayerOption = "all",
+    last_layer: LastLayerOption = LastLayer.ALL,
     calibration: CalibrationOption = None,
     form: FormatOption = Format.table,
 ) -> None:

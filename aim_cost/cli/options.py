@@ -10,7 +10,7 @@ import typer
 from aim_cost.errors import AimError, ScheduleError
 from aim_cost.imports import missing_library
 from aim_cost.models.vision_spec import parse_frame_size
-from aim_cost.models.workload import Workload
+from aim_cost.models.workload import LastLayer, Workload
 from aim_cost.render import Format
 from aim_cost.schedules.schedule import PARTS, Schedule
 
@@ -77,7 +77,7 @@ ExecutionOption = Annotated[
     ),
 ]
 LastLayerOption = Annotated[
-    str,
+    LastLayer,
     typer.Option(
         "--last-layer",
         help="all (transformers as it is), or needed: keys and values of all tokens, the rest of "

@@ -1,7 +1,6 @@
 """aim-cost sweep and aim-cost symbolic."""
 
 import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,8 +14,8 @@ from aim_cost.cli.options import BatchOption, DtypeOption, FormatOption, LastLay
 from aim_cost.devices.hardware import HardwareProfile, load_hardware
 from aim_cost.errors import SpecError
 from aim_cost.models.model import ModelSpec, load_model_spec
-from aim_cost.models.workload import Execution, Workload
-from aim_cost.render import Format, console, print_object, print_rows, table
+from aim_cost.models.workload import Execution, LastLayer, Workload
+from aim_cost.render import Format, console, print_object, print_rows, say, table
 from aim_cost.units import show
 
 if TYPE_CHECKING:  # sympy and pandas are slow to import, and other commands need neither
@@ -59,7 +58,7 @@ def sweep(
     execution: Annotated[
         str, typer.Option(help="eager, cuda-graph, ideal, with commas between.")
     ] = "eager",
-    last_layer: LastLayerOption = "all",
+    last_layer: LastLayerOption = LastLayer.ALL,
     out: Annotated[
         Path | None, typer.Option(help="Write all rows to this .csv or .parquet.")
     ] = None,
@@ -117,13 +116,12 @@ def _write(grid: "Grid", out: Path, address: str | None) -> None:
             for done in write_sweep(grid, out, address):
                 progress.update(task, completed=done)
     except KeyboardInterrupt:
-        print(
+        say(
             f"interrupted: {done} of {grid.chunks} chunks are kept in {out}.parts; "
-            "the same command goes on",
-            file=sys.stderr,
+            "the same command goes on"
         )
         raise typer.Exit(130) from None
-    print(f"wrote {grid.rows:,} rows to {out}", file=sys.stderr)
+    say(f"wrote {grid.rows:,} rows to {out}")
 
 
 def _print_best(grid: "Grid", top: int, form: Format) -> None:

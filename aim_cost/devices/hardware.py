@@ -33,6 +33,11 @@ class Quantity:
     source: str
     unsure: bool = False
 
+    @property
+    def measured(self) -> bool:
+        """Whether a clock gave it, not a datasheet: its source begins so."""
+        return self.source.startswith("measured")
+
 
 _B, _B_PER_S, _COUNT = {"unit": "B"}, {"unit": "B/s"}, {"unit": "count"}
 

@@ -57,26 +57,32 @@ ImageRule: TypeAlias = Anyres | PixelLimits
 """Without any, an image is one square view (LLaVA-1.5)."""
 
 
-def read_image_rule(root: Section, own: Mapping[str, Any]) -> ImageRule | None:
-    """The rule of a whole config; ``own``: its aim_cost section. Raises: SpecError."""
-    kind = root.get("model_type")
-    if kind == "llava_onevision":
-        ratio = root.values.get("vision_aspect_ratio", "anyres_max_9")
-        found = re.fullmatch(r"anyres_max_([1-9]\d*)", str(ratio))
-        if found is None:
-            raise SpecError(
-                "vision_aspect_ratio",
-                expected="anyres_max_N, N crops",
-                got=ratio,
-                fix="Correct the config, e.g. anyres_max_9.",
-            )
-        return Anyres(_pinpoints(root, _ONEVISION_PINPOINTS), int(found[1]), alone=True)
-    if kind == "llava_next_video":
-        return Anyres(_pinpoints(root, _NEXT_PINPOINTS))
-    if kind in ("qwen2_vl", "qwen2_5_vl"):
-        limits = own.get("image_pixels")
-        return PixelLimits(*_pair(limits, "aim_cost.image_pixels")) if limits else PixelLimits()
-    return None
+def onevision_images(root: Section, own: Mapping[str, Any]) -> ImageRule:
+    """Of LLaVA-OneVision; ``own``, the config's aim_cost section, as below. Raises: SpecError."""
+    del own
+    ratio = root.values.get("vision_aspect_ratio", "anyres_max_9")
+    found = re.fullmatch(r"anyres_max_([1-9]\d*)", str(ratio))
+    if found is None:
+        raise SpecError(
+            "vision_aspect_ratio",
+            expected="anyres_max_N, N crops",
+            got=ratio,
+            fix="Correct the config, e.g. anyres_max_9.",
+        )
+    return Anyres(_pinpoints(root, _ONEVISION_PINPOINTS), int(found[1]), alone=True)
+
+
+def next_images(root: Section, own: Mapping[str, Any]) -> ImageRule:
+    """Of LLaVA-NeXT and LLaVA-NeXT-Video. Raises: SpecError."""
+    del own
+    return Anyres(_pinpoints(root, _NEXT_PINPOINTS))
+
+
+def qwen_images(root: Section, own: Mapping[str, Any]) -> ImageRule:
+    """Of Qwen2-VL and Qwen2.5-VL, whose limits are no field of their config. Raises: SpecError."""
+    del root
+    limits = own.get("image_pixels")
+    return PixelLimits(*_pair(limits, "aim_cost.image_pixels")) if limits else PixelLimits()
 
 
 def _pinpoints(root: Section, default: tuple[FrameSize, ...]) -> tuple[FrameSize, ...]:

@@ -14,14 +14,16 @@ from typing import Any, TypeVar
 from aim_cost.ops import formulas
 from aim_cost.ops.count import Count
 from aim_cost.ops.kernels import Kernels
-from aim_cost.ops.kind import BatchedProduct, Elementwise, Kind, Product
+from aim_cost.ops.kind import BatchedProduct, Elementwise, Kind
 from aim_cost.ops.op import Op
 from aim_cost.ops.reduction import fused_importance_ops, importance_ops
 
 LISTED_BY = "aim-cost methods --scores"
 """The command that lists the names of scores."""
 
-_PIVOTS = 8
+PIVOTS = 4
+"""Pivots of DART among the visual tokens, and as many among the text."""
+
 _AnyScore = TypeVar("_AnyScore", bound="Score")
 
 
@@ -29,7 +31,11 @@ _AnyScore = TypeVar("_AnyScore", bound="Score")
 class LayerSize:
     """Where a score is computed inside the LLM: ``tokens`` entering ``layer`` of ``text``.
 
-    Args: fused, whether AIM's score is that of the fused kernels.
+    Args:
+        text_tokens: those of them that are text, protected.
+        prompt_tokens: tokens entering the LLM.
+        first: whether nothing was ranked before.
+        fused: whether AIM's score is that of the fused kernels.
     """
 
     layer: int | None
@@ -37,6 +43,9 @@ class LayerSize:
     tokens: Count
     text: Any
     width: int
+    text_tokens: Count
+    prompt_tokens: Count
+    first: bool = True
     fused: bool = False
 
 
@@ -63,11 +72,14 @@ class LayerScore(Score):
 
     Args:
         flash: False when the scored layer must write its attention matrix.
+        whole_layer: whether it ranks by what leaves the layer, so that no token can leave inside
+            it.
         why_not_run: why ``aim_runtime`` has no code for it; empty where it has. A test holds both
             to each other.
     """
 
     flash: bool = True
+    whole_layer: bool = False
     why_not_run: str = ""
 
     @property
@@ -124,34 +136,83 @@ def _head_mean(size: LayerSize) -> list[Op]:
 
 
 def _next_layer_query(size: LayerSize) -> list[Op]:
+    """Norm and keys of all tokens under the next layer, and the query of the last one."""
     make = Kernels("importance", size.width, size.layer)
-    text, rows = size.text, size.batch * size.tokens
-    projections = [
-        make.linear("score_q_proj", rows, text.hidden_size, text.query_dim, text.has_qkv_bias),
-        make.linear("score_k_proj", rows, text.hidden_size, text.key_value_dim, text.has_qkv_bias),
+    text, rows, bias = size.text, size.batch * size.tokens, size.text.has_qkv_bias
+    hidden, turned = text.hidden_size, size.batch * text.query_dim + rows * text.key_value_dim
+    return [
+        make.elementwise("score_norm", Elementwise.RMS_NORM, rows * hidden, rows * hidden),
+        make.linear("score_q_proj", size.batch, hidden, text.query_dim, bias),
+        make.linear("score_k_proj", rows, hidden, text.key_value_dim, bias),
+        make.elementwise(
+            "score_rotary", Elementwise.ROTARY, turned + 2 * size.tokens * text.head_dim, turned
+        ),
+        *_last_row(size),
     ]
-    return [*projections, *_last_row(size)]
 
 
-def _all_rows(size: LayerSize) -> list[Op]:
-    text = size.text
-    heads, head_dim, tokens = text.num_attention_heads, text.head_dim, size.tokens
-    flops = formulas.attention_scores_flops(size.batch, heads, tokens, tokens, head_dim)
-    rows = size.batch * tokens
-    return _op(
-        size,
-        flops,
-        rows * (text.query_dim + text.key_value_dim),
-        size.batch * heads * tokens * tokens,
-        BatchedProduct(size.batch * heads, tokens, tokens, head_dim),
-    )
+def _rater_rows(size: LayerSize) -> list[Op]:
+    """Rows of the text tokens; once, how visual tokens share themselves among these."""
+    text, rows = size.text, size.text_tokens
+    heads, head_dim, batch = text.num_attention_heads, text.head_dim, size.batch
+    make, raters = Kernels("importance", size.width, size.layer), []
+    if size.first:
+        # x[B, n, H] @ t[B, T, H]^T -> [B, n, T]
+        prompt, hidden = size.prompt_tokens, text.hidden_size
+        raters = [
+            Op(
+                "raters",
+                "importance",
+                2 * batch * prompt * rows * hidden,
+                size.width * batch * (prompt + rows) * hidden,
+                size.width * batch * prompt * rows,
+                BatchedProduct(batch, prompt, rows, hidden),
+                size.layer,
+            ),
+            make.elementwise("shares", Elementwise.SOFTMAX, batch * prompt * rows, batch * rows),
+        ]
+    # q[B, h, T, d] @ k[B, h, n, d]^T -> [B, h, T, n]
+    flops = formulas.attention_scores_flops(batch, heads, rows, size.tokens, head_dim)
+    reads = batch * (rows * text.query_dim + size.tokens * text.key_value_dim)
+    kind = BatchedProduct(batch * heads, rows, size.tokens, head_dim)
+    scores = batch * heads * rows * size.tokens
+    return [
+        *raters,
+        *_op(size, flops, reads, scores, kind),
+        make.elementwise("score_softmax", Elementwise.SOFTMAX, scores, scores),
+        make.elementwise("mean", Elementwise.REDUCTION, scores, batch * size.tokens),
+    ]
 
 
 def _pivots(size: LayerSize) -> list[Op]:
-    hidden, rows = size.text.hidden_size, size.batch * size.tokens
-    flops = formulas.linear_flops(rows, hidden, _PIVOTS)
-    kind = Product(rows, _PIVOTS, hidden)
-    return _op(size, flops, rows * hidden, rows * _PIVOTS, kind)
+    """Norms of keys and states, the cosines to all pivots, and a turn of each pivot."""
+    make = Kernels("importance", size.width, size.layer)
+    hidden, rows, pivots = size.text.hidden_size, size.batch * size.tokens, 2 * PIVOTS
+    # p[B, 8, H] @ x[B, n, H]^T -> [B, 8, n]
+    kind = BatchedProduct(size.batch, pivots, size.tokens, hidden)
+    flops = 2 * size.batch * pivots * size.tokens * hidden
+    reads = (rows + size.batch * pivots) * hidden
+    return [
+        make.elementwise("key_norms", Elementwise.REDUCTION, rows * size.text.key_value_dim, rows),
+        make.elementwise("score_norm", Elementwise.RMS_NORM, rows * hidden, rows * hidden),
+        make.elementwise("unit", Elementwise.NORMALISE, rows * hidden, rows * hidden),
+        *_op(size, flops, reads, rows * pivots, kind),
+        *(
+            make.elementwise(f"turn_{turn}_{step}", Elementwise.COPY, rows, rows)
+            for turn in range(pivots)
+            for step in ("free", "sort", "rank", "take")
+        ),
+    ]
+
+
+def _change(size: LayerSize) -> list[Op]:
+    """What the layer added to each hidden state, and its length."""
+    make = Kernels("importance", size.width, size.layer)
+    states = size.batch * size.tokens * size.text.hidden_size
+    return [
+        make.elementwise("difference", Elementwise.ADD, 2 * states, states),
+        make.elementwise("length", Elementwise.REDUCTION, states, size.batch * size.tokens),
+    ]
 
 
 def _key_distances(size: LayerSize) -> list[Op]:
@@ -184,37 +245,43 @@ LAYER_SCORES = by_name(
     LayerScore(
         "text-attention",
         "attention of the last prompt token, one row of q k^T",
-        "ours, after FastV",
+        "FastV",
         _last_row,
     ),
     LayerScore(
         "eager-attention",
         "attention of the last token, read from the layer's own matrix",
-        "FastV",
+        "FastV as released",
         _head_mean,
         flash=False,
-        why_not_run="text-attention ranks the same, without that matrix",
+        why_not_run="text-attention keeps the same tokens, without that matrix",
     ),
     LayerScore(
         "next-layer-query",
         "attention of the last token under the next layer's q and k",
         "PyramidDrop",
         _next_layer_query,
-        why_not_run="it needs the layer that follows",
+        whole_layer=True,
     ),
     LayerScore(
         "rater-attention",
-        "attention logits of all rows, text raters chosen",
+        "attention of the text tokens that are most like the image",
         "SparseVLM",
-        _all_rows,
-        why_not_run="its raters are chosen before the first layer",
+        _rater_rows,
     ),
     LayerScore(
         "pivot-similarity",
-        "similarity to 8 pivot tokens",
+        "8 pivots by norms of keys, and what is least like each of them",
         "DART",
         _pivots,
-        why_not_run="it needs what leaves the layer",
+        whole_layer=True,
+    ),
+    LayerScore(
+        "layer-change",
+        "how far the layer moved a token's hidden state",
+        "V2Drop",
+        _change,
+        whole_layer=True,
     ),
     LayerScore(
         "key-distances",

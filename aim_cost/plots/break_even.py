@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aim_cost.case import Estimate
 from aim_cost.models.workload import Workload
 from aim_cost.plots.registry import Request, plot
-from aim_cost.plots.style import PAGE, TIME_SOURCES, device, finish, new_figure
+from aim_cost.plots.style import PAGE, device, finish, new_figure
 
 FRAMES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 TEXT_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -99,7 +99,7 @@ def break_even(data: Payoff) -> Figure:
     )
     small = (
         f"The schedule {verdict} in this range. Predicted, not measured: "
-        f"{TIME_SOURCES[result.ttft.source]}; {data.speedup.size} sizes."
+        f"{result.ttft.source.noun}; {data.speedup.size} sizes."
     )
     return finish(figure, title, small, (list(keys.values()), list(keys)) if keys else None)
 

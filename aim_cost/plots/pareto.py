@@ -16,7 +16,7 @@ from aim_cost.errors import SpecError
 from aim_cost.models.workload import Workload
 from aim_cost.papers.accuracy import benchmark_title, published_accuracy, sampling_note
 from aim_cost.plots.registry import Request, plot
-from aim_cost.plots.style import COLOURS, PAGE, TIME_SOURCES, device, finish, new_figure
+from aim_cost.plots.style import COLOURS, PAGE, device, finish, new_figure
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.studies.evidence import is_of
 from aim_cost.studies.own_accuracy import read_scores
@@ -123,7 +123,7 @@ def pareto(points: pd.DataFrame, benchmark: str, baseline: Estimate) -> Figure:
     small = (
         "FLOPs recomputed as executed where the schedule is known; hollow: it is not, share as "
         "printed by the paper. Times predicted: "
-        f"{TIME_SOURCES[baseline.ttft.source]}. Steps: Pareto front (own rows: dashed). "
+        f"{baseline.ttft.source.noun}. Steps: Pareto front (own rows: dashed). "
         f"{sampling_note(benchmark)}"
     )
     return finish(figure, title, small, keys)

@@ -16,7 +16,6 @@ from aim_cost.plots.style import (
     ORANGE,
     PAGE,
     PURPLE,
-    TIME_SOURCES,
     VERMILION,
     device,
     finish,
@@ -114,7 +113,7 @@ def roofline(result: Estimate) -> Figure:
     small = (
         f"Area: share of device time. Not shown: {100 * uncounted:.0f} % of it, ops without "
         "counted FLOPs (norms, softmax, elementwise, sorting). Roofs: datasheet. Times: "
-        f"{TIME_SOURCES[result.ttft.source]}, without waits for the host."
+        f"{result.ttft.source.noun}, without waits for the host."
     )
     return finish(figure, title, small, (handles, [name for name in _LOOKS if name in phases]))
 

@@ -91,15 +91,6 @@ def device(result: Estimate) -> str:
     return f"{result.model.name} on {result.device.name}, {result.execution.dtype}, {result.mode}"
 
 
-TIME_SOURCES = {
-    "datasheet": "roofline on datasheet peaks, a lower bound",
-    "measured": "roofline on measured ceilings, a lower bound",
-    "calibrated": "calibration of this device",
-    "inherited": "calibration of another device",
-}
-"""What an estimate's ``source`` means, for small print."""
-
-
 def save(figure: Figure, path: str | Path) -> None:
     """Write a .png, .pdf or .svg; an interrupted write leaves no trace. Raises: SpecError."""
     suffix = one_of(Path(path).suffix, SUFFIXES, f"suffix of {path}", SpecError)

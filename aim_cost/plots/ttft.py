@@ -12,7 +12,6 @@ from aim_cost.plots.style import (
     ORANGE,
     PAGE,
     SKY,
-    TIME_SOURCES,
     VERMILION,
     finish,
     new_figure,
@@ -65,7 +64,7 @@ def ttft(results: Sequence[Estimate]) -> Figure:
     first = results[0]
     title = f"{first.model.name} on {', '.join(devices)}\n{setting(first)}, "
     title += f"{first.execution.dtype}, {first.mode}"
-    sources = {result.device.name: TIME_SOURCES[result.ttft.source] for result in results}
+    sources = {result.device.name: result.ttft.source.noun for result in results}
     small = "; ".join(f"{name}: {source}" for name, source in sources.items())
     small = f"Predicted, not measured. {small}. Whisker: 90 % band."
     return finish(figure, title, small, axis.get_legend_handles_labels())

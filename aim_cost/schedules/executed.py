@@ -31,7 +31,7 @@ def why_not_run(schedule: Schedule) -> NotRun | None:
     if prune is None:
         return None
     score = LAYER_SCORES[prune.importance]
-    if not score.runs:
+    if prune.ranks and not score.runs:
         known = ", ".join(name for name, other in LAYER_SCORES.items() if other.runs)
         return NotRun(
             "schedule.prune.importance",

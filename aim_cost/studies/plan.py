@@ -11,6 +11,7 @@ from aim_cost.case import Case
 from aim_cost.checks import one_of
 from aim_cost.errors import InfeasibleError, SpecError
 from aim_cost.models.model import ModelSpec
+from aim_cost.models.workload import LastLayer
 from aim_cost.papers.accuracy import published_accuracy
 from aim_cost.studies.candidates import (
     LIMIT_FLAGS,
@@ -56,7 +57,7 @@ def plan(
         benchmark: whose scores; by default ``videomme`` or the only one that there is.
     Raises: InfeasibleError that names the limit and the nearest schedule; SpecError.
     """
-    if case.execution.last_layer != "all":
+    if case.execution.last_layer is not LastLayer.ALL:
         raise SpecError(
             "last_layer",
             expected="all: accuracies are known by the FLOPs of whole layers",

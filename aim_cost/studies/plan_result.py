@@ -80,6 +80,8 @@ class Plan(Report):
             ],
         }
         row |= {f"limits.{name}": value for name, value in vars(self.limits).items()}
+        if self.result.notes:
+            row["notes"] = list(self.result.notes)
         return row | {
             "binding_limit": list(self.binding),
             "least_reduction.schedule": keep.schedule.label(),
@@ -111,6 +113,7 @@ def _table(plan: Plan) -> RenderableType:
         _least(plan),
         _search(plan),
     ]
+    text += plan.result.notes
     figures = table(title, ("", "expected", "90 % band", "limit"), _figures(plan), note)
     return Group(figures, "", *filter(None, text))
 

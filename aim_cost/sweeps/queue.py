@@ -18,8 +18,7 @@ from aim_cost.sweeps.grid import Counts
 from aim_cost.timing.form import Array, Mask
 from aim_cost.timing.op_time import kind_of
 from aim_cost.timing.prefill_time import CalibratedTime, RooflineTime, TimeModel
-
-SOURCES = ("datasheet", "measured", "calibrated", "inherited")
+from aim_cost.timing.time_source import TimeSource
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class OpPrices:
 
     device_s: Callable[[Op], Array]
     host_s: Callable[[Op], Array | float]
-    source: str
+    source: TimeSource
 
     @classmethod
     def of(cls, times: TimeModel) -> "OpPrices":
@@ -38,7 +37,7 @@ class OpPrices:
             return cls(
                 lambda op: np.asarray(model.time(op).time_s),
                 lambda op: model.host_s([op])[0],
-                "inherited" if model.inherited else "calibrated",
+                times.source,
             )
         assert isinstance(times, RooflineTime)
         flops_per_s, bytes_per_s = times.roofline.flops_per_s, times.roofline.bytes_per_s

@@ -16,6 +16,7 @@ from aim_cost.timing.distinct import Distinct
 from aim_cost.timing.form import Array, Index, Mask
 from aim_cost.timing.kernel_model import KernelTimes
 from aim_cost.timing.op_time import kind_of
+from aim_cost.timing.time_source import TimeSource
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,7 @@ class PhaseTime:
         time_s, low_s, high_s: the estimate and its 90 % band; ``high_s`` is None where the time is
             a lower bound.
         bound: ``compute``, ``memory``, ``host``, or ``none`` where nothing runs.
-        source: ``datasheet`` (roofline on peaks), ``measured`` (roofline on measured ceilings),
-            ``calibrated``, or ``inherited`` (the calibration of another device).
+        source: where the time comes from.
         extrapolated: share of ``time_s`` from kernels of sizes, or of a kind, that the calibration
             never saw; 0 for a roofline.
     """
@@ -36,7 +36,7 @@ class PhaseTime:
     low_s: float
     high_s: float | None
     bound: str
-    source: str
+    source: TimeSource
     extrapolated: float = 0.0
 
 
@@ -69,7 +69,7 @@ class RooflineTime:
     """The roofline: a lower bound, without launches and inefficiency."""
 
     roofline: Roofline
-    source: str
+    source: TimeSource
 
     def phases(self, graph: OpGraph) -> dict[str, PhaseTime]:
         return {name: self._phase(graph.phase(name)) for name in PHASES}
@@ -90,6 +90,10 @@ class CalibratedTime:
 
     model: OpTimeModel
     roofline: Roofline
+
+    @property
+    def source(self) -> TimeSource:
+        return TimeSource.INHERITED if self.model.inherited else TimeSource.CALIBRATED
 
     def phases(self, graph: OpGraph) -> dict[str, PhaseTime]:
         distinct = Distinct.of(graph.ops)
@@ -114,7 +118,7 @@ class CalibratedTime:
         return {name: self._phase(run, run.phases == name) for name in PHASES}
 
     def _phase(self, run: "_Run", inside: Mask) -> PhaseTime:
-        source = "inherited" if self.model.inherited else "calibrated"
+        source = self.source
         if not inside.any():
             return PhaseTime(0.0, 0.0, 0.0, "none", source)
         kernels, kinds = run.kernels, run.kinds[inside]
@@ -184,8 +188,8 @@ def time_model(
         if found is not None:
             model = OpTimeModel.from_calibration(found, hardware, execution.dtype, execution.mode)
             return CalibratedTime(model, roofline)
-    measured = hardware.peak.memory_bandwidth_bytes_per_s.source.startswith("measured")
-    return RooflineTime(roofline, "measured" if measured else "datasheet")
+    measured = hardware.peak.memory_bandwidth_bytes_per_s.measured
+    return RooflineTime(roofline, TimeSource.MEASURED if measured else TimeSource.DATASHEET)
 
 
 def nearest_calibration(hardware: HardwareProfile) -> Calibration | None:

@@ -4,6 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from aim_cost.render import counted_progress
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.models import require_onevision
 from aim_runtime.models.load import Loaded
@@ -19,14 +22,17 @@ def answer(
     frames: int,
     schedule: Schedule,
     max_new_tokens: int,
+    *,
+    damaged: bool = False,
 ) -> dict[str, Any]:
-    """Generate greedily.
+    """Generate greedily. Args: damaged, as for ``sample_frames``.
 
     Returns: a row with ``text``, the tokens entering each layer, and ``generate_s``, one run of
     the host's clock without warm-up (``measure`` gives times to compare).
     """
     model = require_onevision(loaded.model, "a question about a video")
-    inputs, tokenizer = question_inputs(loaded, sample_frames(video, frames), question)
+    shown = _frames(video, frames, damaged)
+    inputs, tokenizer = question_inputs(loaded, shown, question)
     start = time.perf_counter()
     with patched(model, schedule) as trace:
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
@@ -40,3 +46,14 @@ def answer(
         "generate_s": time.perf_counter() - start,
         "tokens_per_layer": list(trace.tokens.attention_tokens),
     }
+
+
+def _frames(video: Path, count: int, damaged: bool) -> np.ndarray:
+    """The frames of ``video``, with a bar while they are decoded."""
+    with counted_progress() as bar:
+        task = bar.add_task(f"reading {video.name}", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return sample_frames(video, count, damaged=damaged, progress=show)

@@ -17,12 +17,12 @@ from aim_cost.text_files.csv_text import read_csv
 from aim_cost.text_files.json_text import json_tree
 from aim_cost.text_files.text import text_of
 from aim_runtime.errors import InputError
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.patch import patched
 from aim_runtime.seams import cache_of, with_cache
 
 Row = dict[str, Any]
-Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aim_cost.cli.options import DtypeOption, FormatOption
-from aim_cost.render import Format, console, print_rows, table
+from aim_cost.render import Format, Row, console, print_rows, say, table, wrapped
 from aim_runtime.cli.options import AttentionOption, DeviceOption, chosen_attention
 
 if TYPE_CHECKING:
     from aim_runtime.campaigns.plan import Planned
+    from aim_runtime.campaigns.record import StepRecord
     from aim_runtime.campaigns.runner import Runner
     from aim_runtime.measurement.attention_backend import AttentionBackend
 
@@ -52,6 +53,7 @@ def campaign(
     """
     begun = time.monotonic()  # the imports belong to the minutes
     from aim_runtime.campaigns.campaign import run_campaign
+    from aim_runtime.campaigns.record import Status
     from aim_runtime.campaigns.steps import default_steps
     from aim_runtime.errors import MeasurementError
 
@@ -72,18 +74,15 @@ def campaign(
         start = None if rehearsal else begun
         file = run_campaign(steps, out, runner, minutes=minutes, begun=start, retry=retry)
     except KeyboardInterrupt:
-        print(
-            f"interrupted: {out} holds what was measured; the same command goes on", file=sys.stderr
-        )
+        say(f"interrupted: {out} holds what was measured; the same command goes on")
         sys.exit(_INTERRUPTED)
     if form is not Format.table:
         print_rows([_record(record) for record in file.steps], form)
         return
-    failed = sum(record["status"] == "failed" for record in file.steps)
-    failed_rows = sum(bool(row["error"]) for row in file.rows)
-    print(
-        f"{file.path}: {len(file.rows)} rows, {failed_rows} of them failed; {failed} failed steps"
-    )
+    failed = sum(record.status is Status.FAILED for record in file.steps)
+    failed_rows = sum(bool(row.error) for row in file.rows)
+    counts = f"{len(file.rows)} rows, {failed_rows} of them failed; {failed} failed steps"
+    print(wrapped(f"{file.path}: {counts}"))
 
 
 def _require_gpu(device: str | None, instead: str) -> None:
@@ -146,29 +145,37 @@ def _planned(
     steps = default_steps()
     if out:
         path = out / PREDICTIONS
-        added = PredictionsFile(path).add(steps, setting, environment()["commit"])
-        print(f"{path}: {added} predictions added; commit the file before a run", file=sys.stderr)
+        added = PredictionsFile(path).add(steps, setting, environment().commit)
+        say(f"{path}: {added} predictions added; commit the file before a run")
     else:
-        print("no predictions were written: give --out DIR", file=sys.stderr)
+        say("no predictions were written: give --out DIR")
     return plan(agenda_of(steps, file, setting, retry=retry), 60 * minutes)
 
 
 def _print_plan(planned: "list[Planned]", minutes: float, form: Format) -> None:
-    rows = [one.to_row() for one in planned]
     if form is not Format.table:
-        print_rows(rows, form)
+        print_rows([one.to_row() for one in planned], form)
         return
     lines, total = [], 0.0
-    for row in rows:
-        total += row["seconds"]
-        rows_of = str(row["rows"]) if row["rows"] else "tables"
-        label = row["step"].removeprefix("llava-onevision-qwen2-")
-        lines.append((label, rows_of, f"{row['seconds']:.0f}", f"{total:.0f}"))
+    for one in planned:
+        seconds = round(one.seconds, 1)
+        total += seconds
+        rows_of = str(one.step.row_count) if one.step.row_count else "tables"
+        label = one.step.label.removeprefix("llava-onevision-qwen2-")
+        lines.append((label, rows_of, f"{seconds:.0f}", f"{total:.0f}"))
     note = f"Expected, of {60 * minutes:.0f} s: prefills by the model with a reserve, plans of "
     note += "attention, loading and captures by figures that others report."
     console().print(table("What a campaign runs", ("step", "rows", "s", "sum"), lines, note))
 
 
-def _record(record: dict[str, Any]) -> dict[str, Any]:
-    names = ("status", "seconds", "predicted_seconds", "error", "attention_backend", "begun_at")
-    return {**record["step"], **{name: record[name] for name in names}}
+def _record(record: "StepRecord") -> Row:
+    """What is printed of a step that ran: what it did, and how it ended."""
+    return {
+        **record.step.to_row(),
+        "status": record.status.value,
+        "seconds": record.seconds,
+        "predicted_seconds": record.predicted_seconds,
+        "error": record.error,
+        "attention_backend": record.attention_backend,
+        "begun_at": record.begun_at,
+    }

@@ -18,6 +18,7 @@ from aim_cost.cli.options import (
     schedules_from,
 )
 from aim_cost.render import Format, console, print_rows, table
+from aim_runtime.cli.options import DamagedOption
 
 
 def fidelity(
@@ -31,6 +32,7 @@ def fidelity(
     new_tokens: Annotated[int, typer.Option(help="Decoding steps compared.")] = 16,
     dtype: DtypeOption = "bfloat16",
     device: Annotated[str | None, typer.Option(help="cuda or cpu.")] = None,
+    damaged: DamagedOption = False,
     form: FormatOption = Format.table,
 ) -> None:
     """How far schedules move the next-token distributions from the unreduced model's; no labels."""
@@ -49,7 +51,7 @@ def fidelity(
     chosen = chosen or default_schedules(loaded.spec, Workload(1, frames=frames or 32))[1:]
 
     def inputs(prompt: VideoPrompt) -> dict[str, object]:
-        video = sample_frames(prompt.video, frames or 32)
+        video = sample_frames(prompt.video, frames or 32, damaged=damaged)
         return question_inputs(loaded, video, prompt.question)[0]
 
     made = [partial(inputs, prompt) for prompt in asked]

@@ -1,6 +1,5 @@
 """aim-runtime measure: the clock alone, for a few schedules."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,8 @@ from aim_cost.cli.options import (
     VisionMergeOption,
     workload_from,
 )
-from aim_cost.render import Format, console, print_rows, table
+from aim_cost.models.workload import LastLayer
+from aim_cost.render import Format, console, print_rows, say, table
 from aim_cost.units import milli
 from aim_runtime.cli.options import (
     AttentionOption,
@@ -54,7 +54,7 @@ def measure(
     prune: PruneOption = None,
     vision_merge: VisionMergeOption = None,
     schedule: SchedulesOption = None,
-    last_layer: LastLayerOption = "all",
+    last_layer: LastLayerOption = LastLayer.ALL,
     dtype: FastestDtypeOption = None,
     device: DeviceOption = None,
     random_weights: WeightsOption = True,
@@ -88,7 +88,9 @@ def measure(
     )
     schedules = asked or default_schedules(loaded.spec, workload)
     rows = run_measure(
-        *(loaded, workload, schedules),
+        loaded,
+        workload,
+        schedules,
         repeats=repeats,
         warmup=warmup,
         out=out,
@@ -97,25 +99,25 @@ def measure(
         attention=backend,
     )
     if form is not Format.table:
-        print_rows(rows, form)
+        print_rows([row.to_row() for row in rows], form)
         return
     phases = ("vision.tower", "vision.projector", "merge", "llm", "importance")
     lines = [
         (
-            row["schedule"],
-            *(_milliseconds(row.get(f"{name}.time_s")) for name in phases),
-            _milliseconds(row.get("ttft_s")) if not row.get("error") else "failed",
+            row.key.run.schedule.label(),
+            *(_milliseconds(row.phase_s[phase]) for phase in phases),
+            "failed" if row.error else _milliseconds(row.ttft_s),
         )
         for row in rows
     ]
     columns = ("schedule", "tower", "proj.", "merge", "llm", "score", "TTFT")
-    where = f"{rows[0]['hardware']}, {loaded.dtype}, {workload.label()}, "
-    where += f"attention by {rows[0]['attention_backend']}"
+    where = f"{rows[0].key.hardware}, {loaded.dtype}, {workload.label()}, "
+    where += f"attention by {rows[0].key.attention_backend}"
     note = f"Milliseconds, medians of {repeats}. {where}."
     console().print(table(loaded.spec.name, columns, lines, note))
     for row in rows:
-        if row.get("error"):
-            print(f"failed: {row['schedule']}: {row['error']}", file=sys.stderr)
+        if row.error:
+            say(f"failed: {row.key.run.schedule.label()}: {row.error}")
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -1,6 +1,5 @@
 """Options that several commands of aim-runtime share, and what they choose."""
 
-import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from aim_cost.cli.options import schedules_from
 from aim_cost.models.workload import Workload
-from aim_cost.render import console
+from aim_cost.render import console, say
 from aim_cost.schedules.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -42,6 +41,10 @@ WeightsOption = Annotated[
     ),
 ]
 RepeatsOption = Annotated[int, typer.Option("--repeats", help="Runs of each schedule.")]
+DamagedOption = Annotated[
+    bool,
+    typer.Option("--damaged", help="Of a damaged video, take what comes before the damage."),
+]
 AttentionOption = Annotated[
     str | None,
     typer.Option(
@@ -106,7 +109,7 @@ def load_model(
         fastest = fastest_dtype(place)
         dtype = fastest.dtype
         if fastest.reason:
-            print(fastest.reason, file=sys.stderr)
+            say(fastest.reason)
     with console(error=True).status(f"loading {model}"):
         return load(
             model,

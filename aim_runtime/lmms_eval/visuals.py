@@ -8,6 +8,9 @@ from PIL import Image
 
 from aim_runtime.errors import InputError
 from aim_runtime.prompts.video import sample_frames
+from aim_runtime.videos.album import Album
+from aim_runtime.videos.limits import Limits
+from aim_runtime.videos.picture import picture_of_image, resized
 
 
 def document_frames(
@@ -19,7 +22,7 @@ def document_frames(
         visuals: what a task's ``doc_to_visual`` returns: one path of a video, or images if
             ``images_as_frames``.
         where: names the document in errors.
-    Returns: uint8 [frames, H, W, 3], RGB; images in the size of the first.
+    Returns: uint8 [frames, H, W, 3], RGB; images upright, on white, in the size of the first.
     Raises: InputError for everything else.
     """
     given = list(visuals or [])
@@ -28,9 +31,13 @@ def document_frames(
     images = bool(given) and all(isinstance(item, Image.Image) for item in given)
     if images and images_as_frames:
         count = min(max_frames, len(given))
-        chosen = np.linspace(0, len(given) - 1, count).round().astype(int)
-        size = given[0].size
-        return np.stack([np.asarray(given[i].convert("RGB").resize(size)) for i in chosen])
+        chosen = np.linspace(0, len(given) - 1, count).round().astype(int).tolist()
+        album = Album(chosen, Limits(), where)
+        for number in chosen:
+            picture = picture_of_image(given[number], where)
+            height, width = picture.shape[:2]
+            album.keep(number, resized(picture, album.size(width, height)))
+        return album.frames
     fix = "Choose a task with one video a document"
     if images:
         fix += ", or add images_as_frames=true if the images are the frames of one"

@@ -11,10 +11,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from aim_cost.models.model import ModelSpec
 from aim_runtime.errors import PatchError
 from aim_runtime.models.compiled import unwrapped
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.part import Part
 from aim_runtime.models.visual import VisualItem
 
-Inputs = dict[str, Any]
 Items = tuple[VisualItem, ...]
 
 _VISION_PARTS = (

@@ -1,6 +1,7 @@
 """Frames of a video file, and the pixel values the vision tower takes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +11,89 @@ from PIL import Image
 from aim_cost.checks import whole
 from aim_cost.imports import import_optional
 from aim_runtime.errors import InputError
+from aim_runtime.videos.file import existing_file
+from aim_runtime.videos.image import ImageFile, is_image
+from aim_runtime.videos.limits import Limits
+from aim_runtime.videos.stream import Progress, VideoStream
 
 
-def sample_frames(video_file: str | Path, n: int, *, fewer: bool = False) -> np.ndarray:
-    """Return ``n`` frames spread evenly over the video, the first and the last among them.
+@dataclass(frozen=True)
+class SampledVideo:
+    """Frames of a video and when they are shown.
 
-    Args: fewer, take all frames of a video that has fewer than ``n``.
-    Returns: uint8 [n, H, W, 3], RGB. The file is decoded once from the start, since seeking is
-    inexact in many files. Raises: InputError.
+    Args:
+        frames: uint8 [n, H, W, 3], RGB.
+        times_s: seconds from the first frame to each; None where the file does not say.
+    """
+
+    frames: np.ndarray
+    times_s: tuple[float, ...] | None
+
+    @property
+    def seconds_per_frame(self) -> float:
+        """The distance of the frames in time, on average. Raises: InputError without times."""
+        if self.times_s is None or len(self.times_s) < 2:
+            raise InputError(
+                "video",
+                expected="at least two frames with times",
+                got="no times" if self.times_s is None else f"{len(self.times_s)} frames",
+                fix="Write it into a file with times: ffmpeg -i FILE out.mp4.",
+            )
+        return (self.times_s[-1] - self.times_s[0]) / (len(self.times_s) - 1)
+
+
+def sample_frames(
+    video_file: str | Path,
+    n: int,
+    *,
+    fewer: bool = False,
+    damaged: bool = False,
+    limits: Limits | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Return ``n`` frames at even distances in time, the first and the last among them.
+
+    Args and errors: those of ``sample_video``. Returns: uint8 [n, H, W, 3], RGB.
+    """
+    return sample_video(
+        video_file, n, fewer=fewer, damaged=damaged, limits=limits, progress=progress
+    ).frames
+
+
+def sample_video(
+    video_file: str | Path,
+    n: int,
+    *,
+    fewer: bool = False,
+    damaged: bool = False,
+    limits: Limits | None = None,
+    progress: Progress | None = None,
+) -> SampledVideo:
+    """Return ``n`` frames at even distances in time, the first and the last among them, with times.
+
+    docs/videos.md says what becomes of rotation, transparency, odd times and damage.
+
+    Args:
+        video_file: the path of a video, an animation or a picture, which is a video of one frame.
+        fewer: take all frames of a video that has fewer than ``n``.
+        damaged: of a file that breaks off or is damaged, take what comes before the damage.
+        limits: what the file may cost to read; ``Limits()`` by default.
+        progress: called with steps done and all steps while frames are decoded.
+    Raises: InputError; MissingLibraryError without PyAV.
     """
     av = import_optional("av")  # here, so that only reading a video needs it
 
     whole(n, "frames", InputError)
-    where = f"video {Path(video_file).name}"
+    path = existing_file(video_file)
+    where = f"video {path.name}"
+    bound = limits or Limits()
     try:
-        frames = _sample(video_file, n, where, fewer)
-    except FileNotFoundError as error:
-        raise InputError(
-            where, expected="a video file", got="no such file", fix="Check the path."
-        ) from error
+        source = (
+            ImageFile(path, where, bound, damaged)
+            if is_image(path)
+            else VideoStream(path, where, bound, damaged, progress)
+        )
+        return _sampled(source, n, fewer, where)
     except (av.FFmpegError, OSError) as error:
         raise InputError(
             where,
@@ -36,7 +101,6 @@ def sample_frames(video_file: str | Path, n: int, *, fewer: bool = False) -> np.
             got=error.strerror or str(error),
             fix="Check the file, or convert it: ffmpeg -i FILE out.mp4.",
         ) from error
-    return np.stack(frames)
 
 
 def pixel_values(
@@ -56,50 +120,30 @@ def pixel_values(
     return torch.from_numpy(normal.transpose(0, 3, 1, 2).copy()).unsqueeze(0)
 
 
-def _sample(video_file: str | Path, n: int, where: str, fewer: bool) -> list[np.ndarray]:
-    total = _packets(video_file, where)
+def _sampled(source: ImageFile | VideoStream, n: int, fewer: bool, where: str) -> SampledVideo:
+    timeline, counted = source.timeline(), False
     while True:
-        if total < (1 if fewer else n):
+        few = len(timeline) < (1 if fewer else n)
+        numbers = () if few else timeline.spread(n)
+        frames, seen = source.read(numbers)
+        if seen == timeline:
+            break
+        if counted:
             raise InputError(
                 where,
-                expected=f"at least {n} frames",
-                got=f"{total} frames",
-                fix=f"Ask for at most {total} frames (--frames), or give a longer video.",
+                expected="a file that stays the same while it is read",
+                got=f"{len(timeline)} frames, then {len(seen)}",
+                fix="Wait until it is written.",
             )
-        wanted = np.linspace(0, total - 1, min(n, total)).round().astype(int)
-        frames, decoded = _decode(video_file, {int(index) for index in wanted})
-        if decoded == total:
-            return frames
-        total = decoded  # some packets hold no frame of their own; now the count is exact
-
-
-def _packets(video_file: str | Path, where: str) -> int:
-    av = import_optional("av")
-
-    with av.open(str(video_file)) as container:
-        if not container.streams.video:
-            raise InputError(
-                where,
-                expected="a video stream",
-                got="none",
-                fix="Give a video, not a sound or text file.",
-            )
-        packets = container.demux(container.streams.video[0])
-        return sum(1 for packet in packets if packet.size and not packet.is_discard)
-
-
-def _decode(video_file: str | Path, wanted: set[int]) -> tuple[list[np.ndarray], int]:
-    """The wanted frames, in the size of the first, and the count of all frames."""
-    av = import_optional("av")
-
-    frames: list[np.ndarray] = []
-    decoded = 0
-    with av.open(str(video_file)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        for frame in container.decode(stream):
-            if decoded in wanted:
-                height, width = frames[0].shape[:2] if frames else (frame.height, frame.width)
-                frames.append(frame.to_ndarray(format="rgb24", width=width, height=height))
-            decoded += 1
-    return frames, decoded
+        timeline, counted = seen, True  # some packets hold no frame; now the count is exact
+    if few:
+        raise InputError(
+            where,
+            expected=f"at least {1 if fewer else n} frames",
+            got=f"{len(timeline)} frames",
+            fix=f"Ask for at most {len(timeline)} frames (--frames), or give a longer video."
+            if len(timeline)
+            else "Give a longer video.",
+        )
+    times = timeline.times_s
+    return SampledVideo(frames, times and tuple(times[number] for number in numbers))

@@ -100,8 +100,8 @@ def _against_reference(device: str) -> Result:
         config = qwen2_config(_SMALL)
         config.initializer_range = 0.15
         model = Qwen2ForCausalLM(config).eval().to(device)
-        embeds = torch.randn(1, 48, config.hidden_size).to(device)
-    visual = torch.zeros(1, embeds.shape[1], dtype=torch.bool)
+        embeds = torch.randn(1, 48, config.hidden_size, device="cpu").to(device)
+    visual = torch.zeros(1, embeds.shape[1], dtype=torch.bool, device="cpu")
     visual[:, 6:38] = True
     run = _Run(model, embeds, visual, Schedule(prune=Prune(linear=(2, 6))), new_tokens=6)
     reference = Reference(model.model, model.lm_head)
@@ -132,7 +132,7 @@ def _against_vectors(path: Path, device: str) -> Result:
         prefix = "weights."
         weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         model.load_state_dict(weights)
-        visual = torch.zeros(embeds.shape[:2], dtype=torch.bool)
+        visual = torch.zeros(embeds.shape[:2], dtype=torch.bool, device="cpu")
         visual[:, start:end] = True
         if embeds.shape != (1, tokens, config.hidden_size):
             raise refuse(f"inputs_embeds of one prompt of {tokens} tokens", list(embeds.shape))

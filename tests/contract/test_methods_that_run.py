@@ -86,10 +86,18 @@ def test_a_method_runs_where_the_list_says_so(method):
 
 def test_some_run_and_the_others_say_why():
     running = {method.name for method in METHODS.values() if method.runs}
-    assert {"aim", "tome"} <= running < {*METHODS}
-    refused = why_not_run(Schedule.parse("prune linear:14:22 score=rater-attention"))
-    assert refused is not None and refused.got == "rater-attention"
-    assert "pagerank" in refused.fix and "rater" not in refused.fix
+    inside = {"fastv", "pyramiddrop", "vtw", "sparsevlm", "dart", "v2drop"}
+    assert {"aim", "tome"} | inside <= running < {*METHODS}
+    refused = why_not_run(Schedule.parse("prune linear:14:22 score=key-distances"))
+    assert refused is not None and refused.got == "key-distances"
+    assert "pagerank" in refused.fix and "key-distances" not in refused.fix
+
+
+def test_a_schedule_that_never_ranks_runs_whatever_its_score():
+    for text in ("ratios:1,1,0", "linear:13:14", "layers:0"):
+        assert why_not_run(Schedule.parse(f"prune {text} score=offline")) is None
+    for text in ("ratios:1,0.5,0", "linear:13:15", "layers:9,0"):
+        assert why_not_run(Schedule.parse(f"prune {text} score=offline")) is not None
 
 
 def test_the_table_shows_it_within_80_columns():

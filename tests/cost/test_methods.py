@@ -22,7 +22,17 @@ IMAGE = Workload(text_tokens=10, image_tokens=576)
 ASKED_FOR = (
     *("fastv", "pyramiddrop", "vtw", "prumerge", "prumerge-plus", "tome", "sparsevlm"),
     *("visionzip", "fastervlm", "divprune", "cdpruner", "dart", "dycoke", "pact", "framefusion"),
-    *("prunevid", "holitom", "fastvid", "vidcom2", "fitprune", "flashvid", "evs", "hidrop"),
+    *(
+        "prunevid",
+        "holitom",
+        "fastvid",
+        "vidcom2",
+        "fitprune",
+        "flashvid",
+        "evs",
+        "hidrop",
+        "v2drop",
+    ),
     *("aim", "random", "uniform"),
 )
 IMAGE_METHODS = [name for name in ASKED_FOR if not METHODS[name].video]
@@ -97,6 +107,7 @@ ON_IMAGES = {
     ("sparsevlm", ("tokens", 64)): {576: 3, 66: 4, 30: 9, 17: 16},
     ("sparsevlm", ("tokens", 80)): {576: 3, 152: 4, 39: 9, 21: 16},
     ("dart", ("r", 0.5)): {576: 2, 288: 30},
+    ("v2drop",): {576: 3, 288: 14, 144: 5, 0: 10},
     ("pact", ("clustered", 0.5)): {576: 4, 158: 28},
     ("prumerge",): {40: 32},
     ("prumerge-plus",): {144: 32},

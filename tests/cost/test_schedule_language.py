@@ -15,13 +15,16 @@ from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.papers.accuracy import published_accuracy
 from aim_cost.schedules.language import OneOf
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
-from aim_cost.schedules.prune import DROP_POINTS, Prune
+from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import PARTS, Schedule
 from aim_cost.schedules.select import Select
 from aim_cost.schedules.vision_merge import ATTENTION_KINDS, VisionMerge
 
 counts = st.integers(1, 10**9)
 shares = st.floats(0, 1, exclude_min=True)
+
+
+INSIDE_A_LAYER = [name for name, score in LAYER_SCORES.items() if not score.whole_layer]
 
 
 def falling(numbers):
@@ -54,8 +57,12 @@ prunes = built(
         "tokens": falling(st.integers(0, 10**9)),
     },
     importance=st.sampled_from(sorted(LAYER_SCORES)),
-    drop_point=st.sampled_from(DROP_POINTS),
     inject_at=st.integers(0, 10**9),
+) | st.builds(
+    Prune,
+    ratios=falling(st.floats(0, 1)),
+    importance=st.sampled_from(INSIDE_A_LAYER),
+    drop_point=st.just("after_attention"),
 )
 selects = built(
     Select,

@@ -111,15 +111,17 @@ def test_costs_of_scores_come_from_their_products():
         .flops
         for name in LAYER_SCORES
     }
-    square = 2 * text.num_attention_heads * n * n * text.head_dim
-    assert flops["rater-attention"] == square
     entries = text.num_attention_heads * block_causal_entries(n)
     assert flops["pagerank-causal"] == 2 * entries * (text.head_dim + 1)
     assert flops["pagerank"] == 2 * entries * (text.head_dim + 5)
     row = 2 * text.num_attention_heads * n * text.head_dim
     assert flops["text-attention"] == row
-    projections = 2 * n * text.hidden_size * (text.query_dim + text.key_value_dim)
+    # the query of the last token, keys of all
+    projections = 2 * text.hidden_size * (text.query_dim + n * text.key_value_dim)
     assert flops["next-layer-query"] == row + projections
+    # rows of the 100 text tokens, after a product of all embeddings with those of the text
+    assert flops["rater-attention"] == 100 * row + 2 * n * 100 * text.hidden_size
+    assert flops["layer-change"] == 0
     assert flops["pivot-similarity"] == 2 * n * text.hidden_size * 8
 
 

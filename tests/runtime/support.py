@@ -14,6 +14,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from aim_cost.models.model import preset_config
+
 VIDEO_TOKEN = 250
 IMAGE_TOKEN = 251
 FRAME_TOKENS = 9  # 75 / 15 = 5 x 5 patches, pooled to 3 x 3
@@ -106,3 +108,24 @@ def left_padded(prompts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tenso
     batch = {name: padded(name) for name in ("input_ids", "attention_mask")}
     rest = [name for name in prompts[0] if name not in batch]
     return batch | {name: torch.cat([prompt[name] for prompt in prompts]) for name in rest}
+
+
+def tiny_config(layers=4):
+    """A LLaVA-OneVision of the real class with 5 x 5 patches, pooled to 3 x 3 tokens a frame."""
+    config = preset_config("llava-onevision-qwen2-0.5b")
+    config["vision_config"] |= {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 70,
+    }
+    config["text_config"] |= {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 256,
+    }
+    return config | {"image_token_index": 250, "video_token_index": 251}

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from aim_cost import Schedule
+from aim_cost.ops.scores import LAYER_SCORES
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import DROP_POINTS, Prune
 from aim_runtime import patched
@@ -30,7 +31,9 @@ def generator():
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("importance", LAYER_IMPORTANCE)
+@pytest.mark.parametrize(
+    "importance", [name for name in LAYER_IMPORTANCE if not LAYER_SCORES[name].whole_layer]
+)
 def test_what_stays_is_the_same(attention, importance):
     model = tiny_qwen2(LAYERS)
     model.set_attn_implementation(attention)

@@ -8,11 +8,11 @@ from aim_cost import Schedule
 from aim_cost.errors import ScheduleError
 from aim_cost.models.workload import VisualInput
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
-from aim_cost.schedules.prune import DROP_POINTS, Prune
+from aim_cost.schedules.prune import Prune
 from aim_runtime import patched
 from aim_runtime.reference import Reference
 from tests.runtime.reference import Embedded, embedded_video
-from tests.runtime.slow_scores import SLOW_SCORES
+from tests.runtime.slow_scores import RANKINGS, SLOW_SCORES
 from tests.runtime.support import FRAME_TOKENS, tiny_llava, tiny_qwen2, video_inputs
 
 LAYERS = 5
@@ -24,12 +24,9 @@ lists = st.one_of(
 ).map(lambda given: {name: tuple(sorted(v, reverse=True)) for name, v in given.items()})
 linear = st.tuples(st.integers(0, LAYERS - 1), st.integers(1, 9)).filter(lambda p: p[0] < p[1])
 prunes = st.builds(
-    lambda amount, importance, drop_point: Prune(
-        **amount, importance=importance, drop_point=drop_point
-    ),
+    lambda amount, ranking: Prune(**amount, **ranking),
     st.one_of(lists, linear.map(lambda pair: {"linear": pair})),
-    st.sampled_from(sorted(SLOW_SCORES)),
-    st.sampled_from(DROP_POINTS),
+    st.sampled_from(RANKINGS),
 )
 
 

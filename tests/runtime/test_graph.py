@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aim_cost import ModelSpec, Schedule, Workload
-from aim_cost.models.workload import LAST_LAYERS
+from aim_cost.models.workload import LastLayer
 from aim_runtime import PatchError, load, patched
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching import cuda_graph as graph
@@ -60,7 +60,7 @@ def assert_equal(output, trace, expected):
     assert all(torch.equal(mine, theirs) for mine, theirs in kept)
 
 
-@pytest.mark.parametrize("last_layer", LAST_LAYERS)
+@pytest.mark.parametrize("last_layer", list(LastLayer))
 @pytest.mark.parametrize("label", SCHEDULES)
 def test_equals_the_patched_model_bit_for_bit(loaded, label, last_layer):
     schedule, inputs = Schedule.parse(label), video_inputs(batch=2)

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from aim_runtime.errors import InputError, MeasurementError
 from aim_runtime.measurement import measure as module
 from aim_runtime.measurement import row_file
 from aim_runtime.measurement.attention_backend import AttentionBackend, chosen_backend
+from aim_runtime.measurement.environment import Environment
 from aim_runtime.measurement.measure import measure
 from aim_runtime.measurement.row_file import read_rows, require_same_software
 from aim_runtime.models.load import load
@@ -60,26 +62,27 @@ def order(monkeypatch):
 
 def test_a_row_holds_what_was_asked_and_what_was_measured(loaded):
     rows = measure(loaded, WORKLOAD, ALL, repeats=3, warmup=0)
-    assert [row["schedule"] for row in rows] == [schedule.label() for schedule in ALL]
+    assert [row.key.run.schedule for row in rows] == ALL
     for row, schedule in zip(rows, ALL, strict=True):
         trace = schedule.resolve(loaded.spec, WORKLOAD)
-        assert row["tokens_per_layer"] == list(trace.attention_tokens)
-        facts = ("frames", "text_tokens", "batch", "dtype", "layers", "repeats", "error")
-        assert [row[fact] for fact in facts] == [3, 11, 2, "float32", 6, 3, None]
-        assert row["kind"] == "measurement"
-        assert 0 < row["ttft_low_s"] <= row["ttft_s"] <= row["ttft_high_s"]
-        assert row["peak_memory_bytes"] is None
-        assert row["vision.time_s"] < row["ttft_s"]
-        assert (row["merge.time_s"] > 0) == (schedule is not NONE)
-        assert (row["importance.time_s"] > 0) == (schedule is BOTH)
+        assert row.tokens_per_layer == trace.attention_tokens
+        run = row.key.run
+        assert (run.workload, run.dtype, run.layers) == (WORKLOAD, "float32", 6)
+        assert (row.repeats, row.error) == (3, None)
+        assert 0 < row.ttft_low_s <= row.ttft_s <= row.ttft_high_s
+        assert row.peak_memory_bytes is None
+        assert row.phase_s["vision"] < row.ttft_s
+        assert (row.phase_s["merge"] > 0) == (schedule is not NONE)
+        assert (row.phase_s["importance"] > 0) == (schedule is BOTH)
 
 
 def test_one_run_adds_up(loaded):
     (row,) = measure(loaded, WORKLOAD, [BOTH], repeats=1, warmup=0)
     parts = ("vision", "merge", "llm", "importance", "other")
-    assert sum(row[f"{part}.time_s"] for part in parts) == pytest.approx(row["ttft_s"])
-    assert row["ttft_low_s"] == row["ttft_high_s"] == row["ttft_s"]
-    assert row["llm.time_s"] == pytest.approx(row["llm.layers.time_s"] + row["llm.head.time_s"])
+    assert sum(row.phase_s[part] for part in parts) == pytest.approx(row.ttft_s)
+    assert row.ttft_low_s == row.ttft_high_s == row.ttft_s
+    of_llm = row.phase_s["llm.layers"] + row.phase_s["llm.head"]
+    assert row.phase_s["llm"] == pytest.approx(of_llm)
 
 
 def test_measured_and_estimated_rows_share_their_keys(loaded):
@@ -87,9 +90,11 @@ def test_measured_and_estimated_rows_share_their_keys(loaded):
     predicted = estimate(loaded.spec, WORKLOAD, NONE, load_hardware("a100-sxm4-80gb")).to_row()
     of_measuring = {"vision_layers", "other.time_s", "ttft_low_s", "ttft_high_s"}
     of_measuring |= {"attention_backend", "driver_allocations"}
-    assert row.keys() - predicted.keys() <= of_measuring | {"repeats", "error"}
+    written = row.to_row()
+    assert written["kind"] == "measurement"
+    assert written.keys() - predicted.keys() <= of_measuring | {"repeats", "error"}
     times = {key for key in predicted if key.endswith(".time_s") and not key.startswith("total")}
-    assert times <= row.keys()
+    assert times <= written.keys()
 
 
 def test_schedules_take_turns_in_changing_order(loaded, order):
@@ -107,17 +112,17 @@ def test_schedules_take_turns_in_changing_order(loaded, order):
 def test_a_schedule_that_runs_out_of_memory_is_a_row_and_the_others_go_on(loaded, order):
     order.fail[MERGE.label()] = torch.OutOfMemoryError("CUDA out of\nmemory. Tried to allocate")
     rows = measure(loaded, WORKLOAD, ALL, repeats=2, warmup=1)
-    assert [row["repeats"] for row in rows] == [2, 0, 2]
-    assert rows[1]["error"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate"
-    assert rows[1]["ttft_s"] is rows[1]["llm.time_s"] is None
-    assert rows[0].keys() == rows[1].keys()
+    assert [row.repeats for row in rows] == [2, 0, 2]
+    assert rows[1].error == "OutOfMemoryError: CUDA out of memory. Tried to allocate"
+    assert rows[1].ttft_s is rows[1].phase_s["llm"] is None
+    assert rows[0].to_row().keys() == rows[1].to_row().keys()
     assert order.count(MERGE.label()) == 1
 
 
 def test_any_other_failure_is_a_row_too_but_a_wrong_request_is_an_error(loaded, order):
     order.fail[NONE.label()] = KeyError("odd")
     rows = measure(loaded, WORKLOAD, [NONE, MERGE], repeats=1, warmup=0)
-    assert [row["error"] for row in rows] == ["KeyError: 'odd'", None]
+    assert [row.error for row in rows] == ["KeyError: 'odd'", None]
     with pytest.raises(ScheduleError, match="l1 below 6"):
         measure(loaded, WORKLOAD, [MERGE, Schedule.parse("prune linear:9:12")], warmup=0)
 
@@ -136,8 +141,8 @@ def test_ctrl_c_loses_no_finished_round(loaded, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(module._Prefill, "_sample", interrupted)
     path = tmp_path / "rows.json"
     rows = measure(loaded, WORKLOAD, ALL, repeats=5, warmup=0, out=path)
-    assert sorted(row["repeats"] for row in rows) == [1, 2, 2]
-    assert all(row["ttft_s"] > 0 for row in rows)
+    assert sorted(row.repeats for row in rows) == [1, 2, 2]
+    assert all(row.ttft_s > 0 for row in rows)
     assert read_rows(path) == rows
     assert "interrupted" in capsys.readouterr().err
 
@@ -154,7 +159,7 @@ def test_resume_keeps_what_is_complete_and_does_the_rest(loaded, order, tmp_path
     assert NONE.label() not in order
     assert sorted(order) == sorted([MERGE.label(), BOTH.label()] * 2)
     assert second[0] == first[0]
-    assert [row["error"] for row in second] == [None] * 3
+    assert [row.error for row in second] == [None] * 3
     assert len(read_rows(path)) == 4
     measure(loaded, WORKLOAD, [NONE], repeats=3, warmup=0, out=path, resume=True)
     assert order.count(NONE.label()) == 3  # two repeats are not three
@@ -168,7 +173,7 @@ def test_files_say_where_they_were_measured(loaded, tmp_path):
     content = json.loads((tmp_path / "rows.json").read_text())
     assert content["environment"]["torch"] == torch.__version__
     header, *lines = (tmp_path / "rows.csv").read_text().splitlines()
-    assert set(content["rows"][0]) <= set(header.split(","))
+    assert list(content["rows"][0]) == header.split(",")
     assert len(lines) == 2
     assert {path.name for path in tmp_path.iterdir()} == {"rows.json", "rows.csv"}
 
@@ -187,11 +192,11 @@ def test_rows_name_their_attention_backend_and_stand_beside_others(loaded, tmp_p
     chosen = chosen_backend(loaded.spec.text, loaded.device, loaded.dtype)
     options = {"repeats": 1, "warmup": 0, "out": path, "resume": True}
     (first,) = measure(loaded, video, [NONE], **options)
-    assert first["attention_backend"] == chosen
+    assert first.key.attention_backend == chosen
     (named,) = measure(loaded, video, [NONE], **options, attention=chosen)
     assert named == first  # not measured again
     (math,) = measure(loaded, video, [NONE], **options, attention=AttentionBackend.math)
-    assert math["attention_backend"] == "math"
+    assert math.key.attention_backend == "math"
     assert read_rows(path) == [first, math]
 
 
@@ -199,17 +204,17 @@ def test_an_attention_backend_that_cannot_run_is_an_error_of_its_row(loaded):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     (row,) = measure(loaded, WORKLOAD, [NONE], repeats=1, attention=AttentionBackend.efficient)
-    assert row["error"] and row["ttft_s"] is None
+    assert row.error and row.ttft_s is None
 
 
 def test_a_driver_that_was_asked_for_memory_is_noted(loaded, monkeypatch):
     counts = iter([0, 5, 5, 5, 5, 7])  # before and after the warm-up, then each timed run
     monkeypatch.setattr(module._Prefill, "_driver_allocations", lambda self: next(counts))
     (row,) = measure(loaded, WORKLOAD, [NONE], repeats=2, warmup=1)
-    assert row["driver_allocations"] == 2
+    assert row.driver_allocations == 2
     monkeypatch.undo()
     (row,) = measure(loaded, WORKLOAD, [NONE], repeats=1, warmup=0)
-    assert row["driver_allocations"] is None  # nobody counts on a CPU
+    assert row.driver_allocations is None  # nobody counts on a CPU
 
 
 def test_a_row_cut_short_stays_until_a_better_one_is_there(loaded, monkeypatch, tmp_path):
@@ -226,13 +231,13 @@ def test_a_row_cut_short_stays_until_a_better_one_is_there(loaded, monkeypatch, 
     monkeypatch.setattr(module._Prefill, "_sample", interrupted)
     options = {"repeats": 5, "warmup": 0, "out": path, "resume": True}
     (first,) = measure(loaded, WORKLOAD, [NONE], **options)
-    assert first["repeats"] == 3
+    assert first.repeats == 3
     calls = 2
     (second,) = measure(loaded, WORKLOAD, [NONE], **options)
     assert second == first and read_rows(path) == [first]
     calls = 4
     (third,) = measure(loaded, WORKLOAD, [NONE], **options)
-    assert third["repeats"] == 5 and read_rows(path) == [third]
+    assert third.repeats == 5 and read_rows(path) == [third]
 
 
 def test_rows_that_were_never_timed_are_not_written(loaded, monkeypatch, tmp_path):
@@ -242,21 +247,21 @@ def test_rows_that_were_never_timed_are_not_written(loaded, monkeypatch, tmp_pat
     monkeypatch.setattr(module._Prefill, "_sample", interrupted)
     path = tmp_path / "rows.json"
     (row,) = measure(loaded, WORKLOAD, [NONE], out=path)
-    assert row["ttft_s"] is None
+    assert row.ttft_s is None
     assert not path.exists()
 
 
 @pytest.mark.parametrize(("name", "refused"), [("cpu", False), ("gpu", True), ("torch", True)])
 def test_a_file_of_another_machine(name, refused):
-    now = {"torch": "2", "transformers": "5", "cuda": "13", "gpu": "NVIDIA H100", "cpu": "a CPU"}
-    then = now | {name: "another"}
+    now = Environment(torch="2", transformers="5", cuda="13", gpu="NVIDIA H100", cpu="a CPU")
+    then = replace(now, **{name: "another"})
     if refused:
         with pytest.raises(MeasurementError, match=f"environment.{name}"):
             require_same_software(then, now, "rows.json")
     else:
         require_same_software(then, now, "rows.json")
         with pytest.raises(MeasurementError, match=r"environment\.cpu"):
-            require_same_software(then | {"gpu": None}, now | {"gpu": None}, "rows.json")
+            require_same_software(replace(then, gpu=None), replace(now, gpu=None), "rows.json")
 
 
 def test_the_environment_is_asked_once_a_file(loaded, monkeypatch, tmp_path):
@@ -302,19 +307,19 @@ def test_the_last_layer_is_one_for_all_schedules(loaded, tmp_path):
         *(loaded, video, [NONE, BOTH]),
         **{"repeats": 1, "warmup": 0, "out": path, "resume": True, "last_layer": "needed"},
     )
-    assert [row["last_layer"] for row in rows] == ["needed", "needed"]
-    assert read_rows(path) == [whole, *rows] and whole["last_layer"] == "all"
+    assert [row.key.run.last_layer for row in rows] == ["needed", "needed"]
+    assert read_rows(path) == [whole, *rows] and whole.key.run.last_layer == "all"
     with pytest.raises(MeasurementError, match="all with the execution masked"):
         measure(loaded, video, [BOTH], execution="masked", last_layer="needed")
 
 
 def test_rows_that_say_nothing_of_the_last_layer_are_resumed(loaded, tmp_path):
     path, video = tmp_path / "rows.json", Workload(text_tokens=11, frames=3)
-    measure(loaded, video, [NONE], repeats=1, warmup=0, out=path)
+    rows = measure(loaded, video, [NONE], repeats=1, warmup=0, out=path)
     content = json.loads(path.read_text())
     del content["rows"][0]["last_layer"]
     path.write_text(json.dumps(content))
-    assert measure(loaded, video, [NONE], repeats=1, out=path, resume=True) == content["rows"]
+    assert measure(loaded, video, [NONE], repeats=1, out=path, resume=True) == rows
 
 
 def test_rows_of_other_images_stay_beside_each_other(loaded, tmp_path):
@@ -325,8 +330,9 @@ def test_rows_of_other_images_stay_beside_each_other(loaded, tmp_path):
         rows += measure(loaded, image, [NONE], repeats=1, warmup=0, out=path, resume=True)
     assert rows[:2] == rows[2:]  # nothing was measured again
     assert sorted(map(str, read_rows(path))) == sorted(map(str, rows[:2]))
-    assert [row["images"] for row in rows[:2]] == [[[100, 140]], [[150, 150], [70, 80]]]
-    assert all(row["error"] is None for row in rows)
+    assert [row.key.run.workload.images for row in rows[:2]] == sizes
+    assert rows[0].to_row()["images"] == [[100, 140]]
+    assert all(row.error is None for row in rows)
 
 
 def test_masked_rows_stand_beside_those_that_drop(loaded, tmp_path):
@@ -336,8 +342,8 @@ def test_masked_rows_stand_beside_those_that_drop(loaded, tmp_path):
     (kept,) = measure(
         loaded, video, [pruned], repeats=1, warmup=0, out=path, resume=True, execution="masked"
     )
-    assert dropped["tokens_per_layer"][-1] < kept["tokens_per_layer"][-1]
-    assert kept["importance.time_s"] > 0
+    assert dropped.tokens_per_layer[-1] < kept.tokens_per_layer[-1]
+    assert kept.phase_s["importance"] > 0
     assert read_rows(path) == [dropped, kept]
     with pytest.raises(MeasurementError, match="cuda-graph, eager, masked"):
         measure(loaded, video, [pruned], execution="graph")
@@ -363,10 +369,10 @@ def test_a_replayed_prefill_has_a_ttft_and_no_phases(loaded, monkeypatch):
     rows = measure(loaded, video, [NONE, pruned], repeats=2, warmup=1, execution="cuda-graph")
     assert built == [NONE, pruned] or built == [pruned, NONE]  # captured once each
     for row in rows:
-        assert row["error"] is None
-        assert row["ttft_s"] > 0
-        assert row["llm.time_s"] is None
-    assert rows[1]["tokens_per_layer"][-1] < rows[0]["tokens_per_layer"][-1]
+        assert row.error is None
+        assert row.ttft_s > 0
+        assert row.phase_s["llm"] is None
+    assert rows[1].tokens_per_layer[-1] < rows[0].tokens_per_layer[-1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from aim_cost import Schedule
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
-from aim_cost.schedules.prune import DROP_POINTS, Prune
+from aim_cost.schedules.prune import Prune
 from aim_runtime import patched
-from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 from aim_runtime.reference import Reference
 from tests.runtime.qwen import (
     KINDS,
@@ -22,7 +21,7 @@ from tests.runtime.qwen import (
     tiny_qwen,
     visual_input,
 )
-from tests.runtime.slow_scores import SLOW_SCORES
+from tests.runtime.slow_scores import RANKINGS, SLOW_SCORES
 
 GREEDY = {"max_new_tokens": 3, "do_sample": False}
 RATIOS = (1, 0.5, 0.5, 0.25)
@@ -180,12 +179,7 @@ def test_every_prompt_equals_the_reference(kind, rows):
         positions=st.sampled_from(POSITIONS),
     ),
     prune=st.none()
-    | st.builds(
-        Prune,
-        ratios=st.just(RATIOS),
-        importance=st.sampled_from(sorted(LAYER_IMPORTANCE)),
-        drop_point=st.sampled_from(DROP_POINTS),
-    ),
+    | st.sampled_from(RANKINGS).map(lambda ranking: Prune(ratios=RATIOS, **ranking)),
     attention=st.sampled_from(["sdpa", "eager"]),
     seed=st.integers(0, 5),
 )

@@ -8,7 +8,7 @@ import numpy as np
 
 from aim_cost.devices.hardware import load_hardware
 from aim_cost.models.decoder import embedding_ops, layer_ops
-from aim_cost.models.model import TextSpec
+from aim_cost.models.text_spec import TextSpec
 from aim_cost.ops.kernels import Kernels
 from aim_cost.ops.kind import Elementwise
 from aim_cost.ops.op import Op
@@ -87,7 +87,10 @@ def _spec(dims: dict[str, int]) -> TextSpec:
     heads = dims["num_attention_heads"]
     return TextSpec(
         model_type="llama",
-        **dims,
+        hidden_size=dims["hidden_size"],
+        intermediate_size=dims["intermediate_size"],
+        num_hidden_layers=dims["num_hidden_layers"],
+        num_attention_heads=heads,
         num_key_value_heads=heads,
         head_dim=dims["hidden_size"] // heads,
         vocab_size=_VOCABULARY,

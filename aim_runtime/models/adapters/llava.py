@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from transformers import LlavaForConditionalGeneration
 
-from aim_runtime.models.adapter import Adapter, Inputs, Items
+from aim_runtime.models.adapter import Adapter, Items
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.small_parts import LLAVA
 from aim_runtime.models.visual import equal_groups
 

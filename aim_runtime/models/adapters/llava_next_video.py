@@ -4,8 +4,9 @@ from typing import ClassVar
 
 from transformers import LlavaNextVideoForConditionalGeneration
 
-from aim_runtime.models.adapter import Adapter, Inputs, Items
+from aim_runtime.models.adapter import Adapter, Items
 from aim_runtime.models.images import image_items
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.small_parts import LLAVA, VIDEO
 from aim_runtime.models.visual import equal_groups
 

@@ -5,7 +5,8 @@ from typing import ClassVar
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
 from aim_runtime.errors import PatchError
-from aim_runtime.models.adapter import Adapter, Inputs, Items
+from aim_runtime.models.adapter import Adapter, Items
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.small_parts import HIDDEN, IMAGE, PATCH, TEXT, VIDEO
 from aim_runtime.models.visual import equal_groups
 

@@ -1,0 +1,1 @@
+"""Files that hold videos or pictures: their frames, the times of the frames, and their limits."""

@@ -1,0 +1,107 @@
+"""Image files: a picture as a video of one frame, an animation as a video, by Pillow."""
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from aim_runtime.errors import InputError
+from aim_runtime.videos.album import Album
+from aim_runtime.videos.file import damaged, require_whole
+from aim_runtime.videos.limits import Limits
+from aim_runtime.videos.picture import picture_of_image, resized
+from aim_runtime.videos.timeline import Timeline
+
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+_STILL = ("JPEG", "BMP", "TIFF")
+_NO_DELAY_MS = 100
+"""What browsers wait where a GIF says 0."""
+
+
+class ImageFile:
+    """An image file; of a JPEG with several pictures the first alone.
+
+    Args: as those of ``VideoStream``.
+    """
+
+    def __init__(self, path: Path, where: str, limits: Limits, takes_damaged: bool) -> None:
+        self._path, self._where, self._limits = path, where, limits
+        self._takes_damaged = takes_damaged
+        if not takes_damaged:
+            require_whole(path, where)
+        stamps, now = [], 0
+        for image in self._images():
+            stamps.append(now)
+            limits.require_frames(len(stamps), where)
+            now += round(image.info.get("duration", 0)) or _NO_DELAY_MS
+        self._timeline = Timeline(tuple(stamps), Fraction(1, 1000))
+
+    def timeline(self) -> Timeline:
+        """When the frames are shown."""
+        return self._timeline
+
+    def read(self, numbers: Sequence[int]) -> tuple[np.ndarray, Timeline]:
+        """The frames of the given numbers, uint8 [n, H, W, 3], and the timeline."""
+        album = Album(numbers, self._limits, self._where)
+        for number, image in enumerate(self._images()):
+            if album.wants(number):
+                picture = picture_of_image(image, self._where)
+                size = album.size(picture.shape[1], picture.shape[0])
+                album.keep(number, resized(picture, size))
+        return album.frames, self._timeline
+
+    def _images(self) -> Iterator[Image.Image]:
+        """The decoded frames to the end, or to the first damage.
+
+        Raises: InputError.
+        """
+        with open_image(self._path) as image:
+            self._limits.require_size(*image.size, self._where)
+            count = getattr(image, "n_frames", 1)
+            if image.format == "TIFF" and count > 1:
+                raise InputError(
+                    self._where,
+                    expected="a video or one picture",
+                    got=f"a TIFF of {count} pages",
+                    fix="Save the page that you mean, or make a GIF of them.",
+                )
+            animated = image.format in _ANIMATED and count > 1
+            # the first picture of a PNG may be one for programs that do not know animations
+            first = int(animated and bool(image.info.get("default_image")))
+            for number in range(first, count if animated else 1):
+                try:
+                    image.seek(number)
+                    image.load()
+                except Exception as error:  # Pillow raises OSError, SyntaxError, EOFError and more
+                    if self._takes_damaged:
+                        return
+                    raise damaged(self._where, f"damage: {error}") from error
+                yield image
+
+
+def is_image(path: Path) -> bool:
+    """Whether Pillow reads the file. Raw MJPEG looks like JPEG, so its name tells."""
+    if path.suffix.lower() in (".mjpeg", ".mjpg"):
+        return False
+    try:
+        with open_image(path):
+            return True
+    except UnidentifiedImageError:
+        return False
+
+
+def open_image(path: Path) -> Image.Image:
+    """Raises: UnidentifiedImageError for other formats; InputError for too many pixels."""
+    Image.init()
+    formats = [name for name in (*_ANIMATED, *_STILL) if name in Image.OPEN]
+    try:
+        return Image.open(path, formats=formats)
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"video {path.name}",
+            expected="a picture of fewer pixels",
+            got="more than twice PIL.Image.MAX_IMAGE_PIXELS",
+            fix="Scale it down.",
+        ) from error
