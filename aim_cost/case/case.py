@@ -161,8 +161,8 @@ class Estimate(Report):
         return verdict(
             self.convention,
             fewer_flops=self.baseline.phase("llm").flops / self.phase("llm").flops,
-            baseline_ttft_s=self.baseline.ttft_s,
-            ttft_s=self.ttft_s,
+            baseline=self.baseline.ttft,
+            ttft=self.ttft,
         )
 
     @cached_property

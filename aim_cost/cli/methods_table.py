@@ -62,7 +62,8 @@ def methods_table(methods: Sequence[Method]) -> RenderableType:
     for column in result.columns:
         column.justify = "left"
     words = [word for line in lines for word in line[-1].split()]
-    result.columns[-1].min_width = max(map(len, words))  # a word stays whole
+    result.columns[-1].width = max(map(len, words))  # a word stays whole
+    result.columns[-2].width = 11  # so that the table has 80 columns
     return result
 
 

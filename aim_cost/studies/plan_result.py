@@ -10,6 +10,7 @@ from aim_cost.case import Case, Estimate
 from aim_cost.papers.accuracy import benchmark_title, sampling_note
 from aim_cost.render import Report, table
 from aim_cost.studies.candidates import LIMIT_FLAGS, Limits, show_limit
+from aim_cost.timing.prefill_time import is_faster
 from aim_cost.units import show, show_time
 
 
@@ -100,9 +101,10 @@ def _table(plan: Plan) -> RenderableType:
         f"{result.model.name} on {result.device.name}, {workload.text_tokens} text tokens, "
         f"batch {workload.batch}, {result.execution.dtype}, {result.mode}"
     )
+    speedup = plan.baseline.ttft_s / result.ttft_s
     note = (
         f"Against no reduction of {workload.frames} frames: LLM FLOPs "
-        f"{100 * plan.llm_share:.0f} %, TTFT {plan.baseline.ttft_s / result.ttft_s:.2f}x faster. "
+        f"{100 * plan.llm_share:.0f} %, TTFT {speedup:.2f}x{_faster(plan)}. "
         f"Times: {result.ttft.source}."
     )
     text = [
@@ -116,6 +118,13 @@ def _table(plan: Plan) -> RenderableType:
     text += plan.result.notes
     figures = table(title, ("", "expected", "90 % band", "limit"), _figures(plan), note)
     return Group(figures, "", *filter(None, text))
+
+
+def _faster(plan: Plan) -> str:
+    if not plan.result.trace.reduces:
+        return ""
+    faster = is_faster(plan.result.ttft, plan.baseline.ttft)
+    return {True: " faster", False: ", slower", None: ", inside the band"}[faster]
 
 
 def _figures(plan: Plan) -> list[tuple[str, str, str, str]]:

@@ -40,6 +40,17 @@ class PhaseTime:
     extrapolated: float = 0.0
 
 
+def is_faster(one: PhaseTime, other: PhaseTime) -> bool | None:
+    """Whether ``one`` takes less time than ``other``; None where the band of one holds the other.
+
+    Lower bounds have no band, so they are compared as they are.
+    """
+    for band, time_s in ((one, other.time_s), (other, one.time_s)):
+        if band.high_s is not None and band.low_s <= time_s <= band.high_s:
+            return None
+    return one.time_s < other.time_s
+
+
 def combine(parts: Sequence[PhaseTime]) -> PhaseTime:
     """The time of phases in sequence: times add up, and so do their errors, which phases share."""
     highs = [part.high_s for part in parts if part.high_s is not None]
