@@ -6,30 +6,25 @@ from typing import Annotated, Any
 
 import typer
 
-from aim_cost.cli.options import (
-    FormatOption,
-    MergeOption,
-    PruneOption,
-    SchedulesOption,
-    VisionMergeOption,
-)
+from aim_cost.cli.groups import grouped
+from aim_cost.cli.options import FormatOption, PartOptions, SchedulesOption
 from aim_cost.files import write_atomically
 from aim_cost.render import Format, console, print_rows, table, to_csv
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.text_files.json_text import json_tree
 from aim_cost.text_files.text import text_of
 from aim_cost.units import mega
-from aim_runtime.cli.options import chosen_schedules
+from aim_runtime.cli.options import with_baseline
 from aim_runtime.errors import MeasurementError
 
 
+@grouped
 def accuracy(
+    *,
     model: Annotated[
         str, typer.Option(help="tiny, or a folder of aim-runtime tiny train.")
     ] = "tiny",
-    merge: MergeOption = None,
-    prune: PruneOption = None,
-    vision_merge: VisionMergeOption = None,
+    parts: PartOptions,
     schedule: SchedulesOption = None,
     questions: Annotated[int, typer.Option(help="About as many clips, the kinds in turn.")] = 1000,
     frames: Annotated[int, typer.Option(help="Of each clip.")] = 8,
@@ -52,7 +47,7 @@ def accuracy(
     whole(questions, "--questions", MeasurementError)
     tiny = load_tiny(SHIPPED if model == "tiny" else Path(model))
     exam = draw_exam(tiny, split, questions, frames=frames, seed=seed)
-    asked = chosen_schedules(schedule, merge=merge, prune=prune, vision_merge=vision_merge)
+    asked = with_baseline(parts.all(schedule))
     chosen = asked or exam_schedules()
     facts = {"model": model, "split": split, "frames": frames, "seed": seed}
 

@@ -10,23 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
+from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import (
     DtypeOption,
     FormatOption,
-    FramesOption,
-    ImageOption,
-    ImageTokensOption,
-    MergeOption,
     ModelOption,
-    PerFrameOption,
-    PruneOption,
+    PartOptions,
+    PromptOptions,
     ScheduleOption,
-    TextTokensOption,
-    VisionMergeOption,
+    VideoFramesOption,
     new_app,
     run,
-    schedule_from,
-    workload_from,
 )
 from aim_cost.files import write_atomically
 from aim_cost.render import Format, console, print_rows, table, to_csv
@@ -56,13 +50,12 @@ app.command()(report)
 
 
 @app.command()
+@grouped
 def microbench(
+    *,
     out: Annotated[Path, typer.Option(help="Write the tables and hardware.yaml to this folder.")],
     model: ModelOption = "llava-onevision-qwen2-0.5b",
-    frames: FramesOption = None,
-    image_tokens: ImageTokensOption = None,
-    image: ImageOption = None,
-    text_tokens: TextTokensOption = 100,
+    prompt: PromptOptions,
     dtype: DtypeOption = "bfloat16",
     device: DeviceOption = None,
     seconds: Annotated[
@@ -82,7 +75,7 @@ def microbench(
     from aim_runtime.kernels.microbench import microbench as run_microbench
     from aim_runtime.models.load import default_device
 
-    workload = workload_from(text_tokens, 1, frames, image_tokens, image, None, default_frames=8)
+    workload = prompt.workload(8)
     place = torch.device(device or default_device())
     spec, backend = load_model_spec(model), chosen_attention(attention)
     paths = run_microbench(spec, workload, out, place, dtype, seconds, backend)
@@ -93,15 +86,14 @@ def microbench(
 
 
 @app.command()
+@grouped
 def generate(
+    *,
     video: Annotated[Path, typer.Option(help="A video, animation or picture.")],
     prompt: Annotated[str, typer.Option(help="The question about the video.")],
     model: ModelOption = "llava-onevision-qwen2-0.5b",
-    frames: Annotated[int, typer.Option("--frames", help="Video frames.")] = 32,
-    merge: MergeOption = None,
-    tokens_per_frame: PerFrameOption = None,
-    prune: PruneOption = None,
-    vision_merge: VisionMergeOption = None,
+    frames: VideoFramesOption = 32,
+    parts: PartOptions,
     schedule: ScheduleOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer at most.")] = 64,
     damaged: DamagedOption = False,
@@ -114,11 +106,9 @@ def generate(
     from aim_runtime.models import require_onevision_spec
     from aim_runtime.models.load import spec_of
 
-    chosen = schedule_from(
-        schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
-    )
+    chosen = parts.one(schedule)
     require_onevision_spec(spec_of(model), "generate")
-    loaded = load_model(model, device, dtype, False)
+    loaded = load_model(model, device, dtype)
     row = answer(loaded, video, prompt, frames, chosen, max_new_tokens, damaged=damaged)
     if form is not Format.table:
         print_rows([row], form)

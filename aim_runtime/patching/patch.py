@@ -5,7 +5,7 @@ decoder layers, or inside a layer in a forward of our own; scores come from an a
 that sees q and k after the rotary embedding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -103,6 +103,8 @@ def patch(
     model = model_inside(model)
     adapter = find_adapter(model)
     decoder = _checked_decoder(model, adapter)
+    if adapter is not None:
+        adapter.check()
     _check_transformers(model, decoder, adapter)
     check_executable(schedule, len(decoder.layers))
     embedded = _embedded_prompt(model, adapter, schedule, visual_mask)
@@ -196,6 +198,14 @@ def _checked_decoder(model: PreTrainedModel, adapter: Adapter | None) -> Part:
             got=implementation,
             fix="Call model.set_attn_implementation('sdpa') first.",
         )
+    if len(decoder.layers) != decoder.config.num_hidden_layers:
+        raise PatchError(
+            "num_hidden_layers",
+            expected=f"{len(decoder.layers)}, the layers that the decoder has",
+            got=decoder.config.num_hidden_layers,
+            fix="Remove the layers that do not run, or correct the config.",
+        )
+    require_one_device(decoder.layers)
     partial = set(getattr(decoder.config, "layer_types", None) or ()) - {"full_attention"}
     if partial:
         raise PatchError(
@@ -227,3 +237,15 @@ def _embedded_prompt(
             fix="Prune only, or give pixels to a vision-language model without visual_mask.",
         )
     return embedded_prompt(visual_mask)
+
+
+def require_one_device(layers: Iterable[nn.Module]) -> None:
+    """Raises: PatchError for layers on several devices, weights that accelerate fetches aside."""
+    devices = {str(p.device) for layer in layers for p in layer.parameters() if not p.is_meta}
+    if len(devices) > 1:
+        raise PatchError(
+            "decoder",
+            expected="layers on one device, which is told once who stays",
+            got=", ".join(sorted(devices)),
+            fix="Load the model with device_map={'': 0}, or keep on the CPU what does not fit.",
+        )

@@ -61,7 +61,7 @@ def test_rows_are_estimates():
             assert row["average_visual_tokens_share"] == tokens / 6273
         else:
             assert "ttft_s" not in row
-    assert one(rows, "fastv")["parameters"] == {"k": 2, "r": 0.75}
+    assert one(rows, "fastv")["parameters"] == {"k": 2, "r": 0.75, "eager": 0}
     assert one(rows, "none")["flops_share"] == 1
 
 
