@@ -81,7 +81,4 @@ class Section:
 
 def bounded(value: object, where: str, most: int) -> int:
     """Return ``value`` if it is a whole number from 1 to ``most``. Raises: SpecError."""
-    if isinstance(value, int) and value > most:
-        expected, got = f"a whole number from 1 to {most}", value if value < 10**20 else "more"
-        raise SpecError(where, expected=expected, got=got, fix=f"Correct {where}.")
-    return whole(value, where, SpecError)
+    return whole(value, where, SpecError, at_most=most)

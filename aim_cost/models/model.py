@@ -1,6 +1,5 @@
 """Dimensions of a vision-language model, read from its Hugging Face config."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,8 @@ from aim_cost.models.quantization import Quantization, read_quantization
 from aim_cost.models.text_spec import ACTIVATIONS, TextSpec, read_text
 from aim_cost.models.towers import read_vision
 from aim_cost.models.vision_spec import FrameSize, Tower
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 
 _PRESETS = resources.files("aim_cost.models") / "presets"
 
@@ -187,7 +188,7 @@ def preset_names() -> list[str]:
 def preset_config(name: str) -> dict[str, Any]:
     """The Hugging Face config of a preset. Raises SpecError that lists the presets."""
     one_of(name, preset_names(), "model", SpecError)
-    config: dict[str, Any] = json.loads((_PRESETS / f"{name}.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = json_tree(text_of(_PRESETS / f"{name}.json"))
     return config
 
 
