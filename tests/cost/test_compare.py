@@ -227,6 +227,8 @@ def test_tables_fit_80_columns_and_cut_nothing(capsys):
         compare(CASE, "all", "executed", equal="tokens"),
         methods_table(list(METHODS.values())),
     )
+    words = {word for line in printed(capsys, tables[2]) for word in line.replace(",", "").split()}
+    assert {name for method in METHODS.values() for name in method.scoring} <= words
     for shown in tables:
         lines = printed(capsys, shown)
         assert all(len(line) <= 80 for line in lines)
