@@ -119,6 +119,9 @@ def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> 
     text, width, batch = model.text, execution.element_bytes, trace.batch
     prompt = batch * trace.prompt_tokens * text.hidden_size * width
     angles = 2 * trace.prompt_tokens * text.head_dim * width
+    window = text.sliding_window
+    masks = execution.attention == "sdpa" and window is not None and window <= trace.prompt_tokens
+    mask = batch * trace.prompt_tokens**2 if masks else 0  # bool, as long as the LLM runs
     peak = cache = 0
     for layer, tokens in enumerate(trace.attention_tokens):
         rows = batch * tokens
@@ -133,13 +136,16 @@ def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> 
         if execution.attention == "eager":
             scores = queries * tokens * text.num_attention_heads
             attention += scores * (2 * width + _FLOAT32_BYTES)
+        if masks:
+            # the queries, and the mask in their width
+            attention = max(attention, (text.query_dim + tokens) * queries * width)
         if layer in trace.scored_layers and execution.scoring == "fused":
             # of every head: maxima, sums and two vectors of ranks
             attention += 4 * _FLOAT32_BYTES * rows * text.num_attention_heads
         elif layer in trace.scored_layers:
             attention += scoring_bytes(text, batch, tokens, width)
         peak = max(peak, cache + residual + max(mlp, attention))
-    return prompt + angles + peak
+    return prompt + angles + mask + peak
 
 
 def scoring_bytes(text: TextSpec, batch: int, tokens: int, width: int) -> int:

@@ -1,6 +1,6 @@
 """Dimensions of a vision-language model, read from its Hugging Face config."""
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -19,6 +19,8 @@ from aim_cost.models.quantization import Quantization, read_quantization
 from aim_cost.models.text_spec import ACTIVATIONS, TextSpec, read_text
 from aim_cost.models.towers import read_vision
 from aim_cost.models.vision_spec import FrameSize, Tower
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 
 _PRESETS = resources.files("aim_cost.models") / "presets"
 
@@ -186,13 +188,13 @@ def preset_names() -> list[str]:
 def preset_config(name: str) -> dict[str, Any]:
     """The Hugging Face config of a preset. Raises SpecError that lists the presets."""
     one_of(name, preset_names(), "model", SpecError)
-    config: dict[str, Any] = json.loads((_PRESETS / f"{name}.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = json_tree(text_of(_PRESETS / f"{name}.json"))
     return config
 
 
 def load_model_spec(name_or_path: str | Path) -> ModelSpec:
     """A preset by name, or any ``config.json`` by path. Raises SpecError."""
-    if Path(name_or_path).exists():
+    if os.path.exists(name_or_path):  # no path at all is none that exists
         return ModelSpec.from_hf_config(name_or_path)
     name = str(name_or_path)
     return ModelSpec.from_hf_config(preset_config(name), name=name)

@@ -251,6 +251,9 @@ def _cut(side: int, window: int) -> Counter[int]:
     return Counter({length: times for length, times in found.items() if length and times})
 
 
+MOST_KERNELS = 1_000_000
+"""Each of them stands in the list of ops: more than these take long and fill the memory."""
+
 Views: TypeAlias = Sequence[tuple[QwenVisionSpec, int]]
 """The tower at each resolution, and the number of temporal patches there."""
 
@@ -270,9 +273,26 @@ def tower_ops(views: Views, width: int) -> list[Op]:
     ops = [top.linear("patch_embedding", rows, vision.patch_elements, hidden)]
     if vision.window_size is not None:
         ops.append(top.elementwise("gather", Elementwise.GATHER, rows * hidden, rows * hidden))
+    _check_kernels(views)
     for block in range(vision.num_hidden_layers):
         ops += _block_ops(views, width, block)
     return ops + _merger_ops(vision, rows, width)
+
+
+def _check_kernels(views: Views) -> None:
+    """Raises: SpecError where the tower would start more kernels than MOST_KERNELS."""
+    kernels = sum(
+        groups * sum(view.segments(block).values())
+        for view, groups in views
+        for block in range(view.num_hidden_layers)
+    )
+    if kernels > MOST_KERNELS:
+        raise SpecError(
+            "workload",
+            expected=f"at most {MOST_KERNELS} kernels of the vision tower's attention",
+            got=f"{kernels}, one a temporal patch or window in each block",
+            fix="Give fewer or smaller frames or images, or a smaller batch.",
+        )
 
 
 def _patches(views: Views) -> int:

@@ -12,6 +12,9 @@ from aim_cost.models.model import ModelSpec
 from aim_cost.models.vision_spec import FrameSize, Tower
 from aim_cost.units import dtype_bytes
 
+MOST_PROMPT_TOKENS = 10**8
+"""Of all prompts of a batch, far above any that is run; beyond it times lose their digits."""
+
 ATTENTION_KINDS = ("sdpa", "eager")
 MODES = ("eager", "cuda-graph", "ideal")
 SCORINGS = ("torch", "fused")
@@ -136,10 +139,25 @@ class Workload:
         return f"{self.image_tokens} image tokens"
 
     def visual_input(self, model: ModelSpec) -> VisualInput:
-        """Lay the visual tokens out for ``model``. Raises SpecError when it takes no video.
+        """Lay the visual tokens out for ``model``.
 
         ``image_tokens`` are encoded as the fewest crops that hold them.
+        Raises: SpecError when it takes no video, and for more than MOST_PROMPT_TOKENS.
         """
+        found = self._visual_input(model)
+        visual = [(found.groups, found.group_tokens), *found.others]
+        prompt = sum(groups * tokens for groups, tokens in visual) + found.newline_tokens
+        tokens = self.batch * (prompt + self.text_tokens)
+        if tokens > MOST_PROMPT_TOKENS:
+            raise SpecError(
+                "workload",
+                expected=f"at most {MOST_PROMPT_TOKENS} tokens in all prompts of the batch",
+                got=f"{tokens}: {self.label()} + {self.text_tokens} text tokens, x {self.batch}",
+                fix="Give fewer or smaller frames or images, less text, or a smaller batch.",
+            )
+        return found
+
+    def _visual_input(self, model: ModelSpec) -> VisualInput:
         if self.images is not None:
             grids = self.image_grids(model)
             (groups, tokens), *others = group_sizes(grids)

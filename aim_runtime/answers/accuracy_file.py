@@ -9,6 +9,8 @@ from typing import Any
 from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
 from aim_cost.render import Row, to_csv
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 from aim_runtime.answers.accuracy import Accuracy
 from aim_runtime.errors import MeasurementError
 
@@ -58,12 +60,12 @@ def exam_row(exam: ExamKey, line: Accuracy) -> Row:
 
 def _read(path: Path) -> list[tuple[ExamKey, Accuracy]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows = json_tree(text_of(path))["rows"]
         return [(ExamKey.of(row), Accuracy.of(row)) for row in rows]
     except (AimError, OSError, ValueError, TypeError, KeyError) as error:
         raise MeasurementError(
             str(path),
-            expected="JSON that aim-runtime accuracy wrote",
+            expected="JSON rows that accuracy wrote",
             got=" ".join(str(error).split()),
             fix="Give another --out, or leave --resume out.",
         ) from error

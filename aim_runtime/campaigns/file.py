@@ -9,6 +9,8 @@ from typing import Any
 from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
 from aim_cost.render import Row
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 from aim_runtime.campaigns.predictions_file import utc_now
 from aim_runtime.campaigns.record import KernelTables, Status, StepRecord
 from aim_runtime.campaigns.setting import Setting
@@ -170,7 +172,7 @@ class CampaignFile:
 
     def _read(self) -> None:
         try:
-            tree = json.loads(self.path.read_text(encoding="utf-8"))
+            tree = json_tree(text_of(self.path))
             if tree["format"] != _FORMAT:
                 raise ValueError(f"the format {tree['format']}")
             self.steps = [StepRecord.of(row) for row in tree["steps"]]

@@ -1,6 +1,5 @@
 """Does the physical drop equal its reference with the versions installed here?"""
 
-import json
 import math
 import platform
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from aim_cost.errors import SpecError
 from aim_cost.render import Row
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.text_files.json_text import json_tree
 from aim_runtime.patching.patch import patched
 from aim_runtime.reference import Reference
 from aim_runtime.trace import RunTrace
@@ -162,8 +162,8 @@ def _against_vectors(path: Path, device: str) -> Equality:
         with safe_open(path, "pt", device=device) as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config = qwen2_config(json.loads(metadata["config"]))
-        ((start, end, tokens),) = json.loads(metadata["boundaries"])
+        config = qwen2_config(json_tree(metadata["config"]))
+        ((start, end, tokens),) = json_tree(metadata["boundaries"])
         names = [f"patched.kept_into_layer.{i:02d}" for i in range(1, config.num_hidden_layers + 1)]
         kept = [torch.arange(tokens, device=device), *(tensors[name].long() for name in names)]
         embeds, logits = tensors["inputs_embeds"], tensors["patched.logits"][0]

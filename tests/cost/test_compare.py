@@ -61,7 +61,7 @@ def test_rows_are_estimates():
             assert row["average_visual_tokens_share"] == tokens / 6273
         else:
             assert "ttft_s" not in row
-    assert one(rows, "fastv")["parameters"] == {"k": 2, "r": 0.75}
+    assert one(rows, "fastv")["parameters"] == {"k": 2, "r": 0.75, "eager": 0}
     assert one(rows, "none")["flops_share"] == 1
 
 
@@ -227,6 +227,8 @@ def test_tables_fit_80_columns_and_cut_nothing(capsys):
         compare(CASE, "all", "executed", equal="tokens"),
         methods_table(list(METHODS.values())),
     )
+    words = {word for line in printed(capsys, tables[2]) for word in line.replace(",", "").split()}
+    assert {name for method in METHODS.values() for name in method.scoring} <= words
     for shown in tables:
         lines = printed(capsys, shown)
         assert all(len(line) <= 80 for line in lines)

@@ -173,6 +173,6 @@ def test_a_file_keeps_the_lines_of_other_exams(tmp_path):
 def test_another_file_is_not_continued(tmp_path, content):
     path = tmp_path / "lines.json"
     path.write_text(content)
-    with pytest.raises(MeasurementError, match="that aim-runtime accuracy wrote"):
+    with pytest.raises(MeasurementError, match="JSON rows that accuracy wrote"):
         AccuracyFile(path, EXAM, resume=True)
     assert path.read_text() == content

@@ -7,12 +7,17 @@ from hypothesis import strategies as st
 
 from aim_cost import Schedule
 from aim_cost.models.workload import VisualInput
+from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_runtime import patched
 from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 from aim_runtime.reference import Reference
+from tests.runtime.agree import GREEDY, check
+from tests.runtime.models import BUILDERS, named_inputs
 from tests.runtime.slow_scores import SLOW_SCORES
-from tests.runtime.support import tiny_qwen2
+from tests.runtime.support import tiny_llava, tiny_qwen2
+from tests.runtime.test_uneven import batch as uneven_batch
+from tests.runtime.test_uneven import prompt as uneven_prompt
 
 LAYERS = 4
 
@@ -66,3 +71,43 @@ def test_what_is_kept_is_what_the_reference_keeps(
         for layer, wanted in enumerate(kept):
             found = trace.kept[layer][row]
             assert (found[found >= padding] - padding).tolist() == wanted.nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("name", LAYER_IMPORTANCE)
+@pytest.mark.parametrize(
+    ("family", "prompt"),
+    [
+        ("llava-1.5", "several images"),
+        ("llava-1.5", "padding"),
+        ("next-video", "images and a video"),
+        ("next-video", "other prompts"),
+    ],
+)
+def test_images_and_videos(family, prompt, name):
+    """From pixels to generated tokens, in batches with padding and with rows that differ."""
+    if name == "pivot-similarity" and prompt in ("padding", "other prompts"):
+        pytest.skip("a forward without position_ids moves the norms of keys: see the next test")
+    model = BUILDERS[family]()
+    check(
+        model,
+        named_inputs(model, family, prompt),
+        Schedule(Merge(retention=0.7), Prune(ratios=(1, 0.5, 0.3), importance=name)),
+    )
+
+
+@pytest.mark.parametrize("videos", [(1, 1, 1), (1, 3, 2)], ids=["alike", "not alike"])
+def test_pivots_of_a_batch_are_those_of_each_prompt(videos):
+    llava = tiny_llava(5)
+    schedule = Schedule(prune=Prune(ratios=(1, 0.6, 0.3), importance="pivot-similarity"))
+    prompts = [
+        uneven_prompt(number, seed, before=3 * seed, after=6) for seed, number in enumerate(videos)
+    ]
+    with patched(llava, schedule) as trace:
+        new = llava.generate(**uneven_batch(prompts), **GREEDY)[:, -3:]
+        kept = trace.kept
+        for row, one in enumerate(prompts):
+            assert torch.equal(new[row], llava.generate(**one, **GREEDY)[0, -3:])
+            for together, alone in zip(kept, trace.kept, strict=True):
+                padding = kept[0].shape[1] - trace.kept[0].shape[1]
+                ours = together[row, -alone.shape[1] :] - padding
+                assert torch.equal(ours, alone[0])

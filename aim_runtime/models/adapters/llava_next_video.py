@@ -37,4 +37,9 @@ class LlavaNextVideoAdapter(Adapter):
             vision = self.config.vision_config
             side = vision.image_size // vision.patch_size // self.config.spatial_pool_stride
             return (equal_groups(frames, side**2),) * videos
-        return image_items(self.spec, inputs)
+        return image_items(self.geometry, inputs)
+
+    def check(self) -> None:
+        """The tower's tokens must fill a grid."""
+        super().check()
+        _ = self.geometry

@@ -44,5 +44,12 @@ class LlavaOnevisionAdapter(Adapter):
             return (equal_groups(frames, side**2, newline_tokens=1),) * videos
         numbers = inputs.get("batch_num_images")
         if numbers is None:
-            return image_items(self.spec, inputs)
-        return image_items(self.spec, inputs, [n == 1 for n in numbers.tolist() for _ in range(n)])
+            return image_items(self.geometry, inputs)
+        return image_items(
+            self.geometry, inputs, [n == 1 for n in numbers.tolist() for _ in range(n)]
+        )
+
+    def check(self) -> None:
+        """The tower's tokens must fill a grid."""
+        super().check()
+        _ = self.geometry
