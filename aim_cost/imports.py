@@ -1,8 +1,9 @@
-"""Imports that wait until they are needed: public names (PEP 562), and optional libraries."""
+"""Imports at run time: lazy public names (PEP 562), every file of a folder, optional libraries."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,14 @@ def lazy_names(
         return sorted({*vars(sys.modules[package]), *homes})
 
     return __getattr__, __dir__
+
+
+def import_files(package: str, path: Iterable[str]) -> list[ModuleType]:
+    """Import every file in the folder of ``package``, in the order of their names.
+
+    Args: path, ``__path__`` of the package.
+    """
+    return [import_module(f"{package}.{file.name}") for file in iter_modules(path)]
 
 
 EXTRAS = {

@@ -7,7 +7,8 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _COLUMNS = 80  # of text for no terminal
+_LABEL_COLUMNS = 36  # of a table's first column; a longer one may wrap, so that figures stay
 
 
 class Format(StrEnum):
@@ -41,6 +43,16 @@ def console(*, error: bool = False) -> Console:
         force_terminal=terminal,
         force_jupyter=False,
     )
+
+
+def wrapped(text: str) -> str:
+    """``text`` in lines of at most 80 columns; paths and other long words stay whole."""
+    return fill(text, _COLUMNS, break_long_words=False, break_on_hyphens=False)
+
+
+def say(text: str) -> None:
+    """Print a sentence on stderr at once, in lines of at most 80 columns."""
+    print(wrapped(text), file=sys.stderr, flush=True)
 
 
 class Report:
@@ -139,7 +151,12 @@ def to_csv(rows: Iterable[Row]) -> str:
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = ""
 ) -> Table:
-    """A rich table that fits 80 columns: the first column is text, the others are figures."""
+    """A rich table that fits 80 columns: the first column is text, the others are figures.
+
+    A first column that is too long for one line wraps, and no figure is left out.
+    """
+    lines = list(rows)
+    long = any(len(line[0]) > _LABEL_COLUMNS for line in lines)
     result = Table(
         title=title,
         title_justify="left",
@@ -152,7 +169,8 @@ def table(
         expand=False,
     )
     for index, name in enumerate(columns):
-        result.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
-    for row in rows:
-        result.add_row(*row)
+        side: Literal["left", "right"] = "left" if index == 0 else "right"
+        result.add_column(name, justify=side, no_wrap=index == 0 and not long)
+    for line in lines:
+        result.add_row(*line)
     return result

@@ -5,7 +5,9 @@ attend to. No code is shared with the fast path.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,17 +16,55 @@ from aim_cost.schedules.trace import TokenTrace
 from aim_runtime.models.part import Part
 
 
+@dataclass(frozen=True)
+class SeenLayer:
+    """One layer as the reference computed it, for a score to rank the tokens.
+
+    Args:
+        embeds: [n, H], the prompt.
+        entered, left: [n, H], hidden states before and after the layer.
+        normed: [n, H], ``left`` under the decoder's last norm.
+        key: [h, n, d], after the rotary embedding.
+        logits: [h, n, n], masked: causal, and dropped tokens see and are seen by nobody.
+        kept: bool [n], the tokens that entered; visual: bool [n].
+        stay: how many visual tokens go on.
+        following: gives the masked logits of the next layer, if nothing left before it.
+        decide: takes the relative distance of a decision that the score makes itself.
+    """
+
+    embeds: Tensor
+    entered: Tensor
+    left: Tensor
+    normed: Tensor
+    key: Tensor
+    logits: Tensor
+    kept: Tensor
+    visual: Tensor
+    stay: int
+    following: Callable[[], Tensor]
+    decide: Callable[[float], None]
+
+
+SlowScore = Callable[[SeenLayer], Tensor]
+"""Scores [n] of which those of visual tokens that were kept matter."""
+
+
 class Reference:
     """The weights of a Qwen2 or Llama, run one prompt at a time with masks.
 
-    Args: decoder, the language model without its head; head, the linear map to logits.
+    Args:
+        decoder: the language model without its head; head: the linear map to logits.
+        scores: by the names of schedules; REFERENCE_SCORES without them.
     Shapes: n tokens, H hidden, h heads, V vocabulary; a mask is bool [n], True where kept.
     ``smallest_margin``: relative distance of the scores of the last token that stayed and the
     first that went, the closest decision of the last call of ``kept``.
     """
 
-    def __init__(self, decoder: Part, head: Part) -> None:
+    def __init__(
+        self, decoder: Part, head: Part, scores: Mapping[str, SlowScore] | None = None
+    ) -> None:
         config = decoder.config
+        self._scores = REFERENCE_SCORES if scores is None else scores
         self.smallest_margin = math.inf
         self._weights: dict[str, Tensor] = {
             f"model.{name}": x for name, x in decoder.state_dict().items()
@@ -51,11 +91,25 @@ class Reference:
         """
         kept = [torch.ones_like(visual)]
         self.smallest_margin = math.inf
-        x, score = embeds, REFERENCE_SCORES[trace.importance]
+        x, score, text = embeds, self._scores[trace.importance], int((~visual).sum())
         entering = (*trace.attention_tokens[1:], trace.mlp_tokens[-1])
         for layer, after in enumerate(map(min, trace.mlp_tokens, entering)):
-            x, logits = self._layer(layer, x, kept[-1], positions)
-            kept.append(self._keep_best(score(logits, kept[-1]), kept[-1], visual, after))
+            entered = x
+            x, key, logits = self._layer(layer, x, kept[-1], positions)
+            seen = SeenLayer(
+                embeds=embeds,
+                entered=entered,
+                left=x,
+                normed=self._norm(x, "model.norm"),
+                key=key,
+                logits=logits,
+                kept=kept[-1],
+                visual=visual,
+                stay=after - text,
+                following=partial(self._attention_logits, layer + 1, x, kept[-1], positions),
+                decide=self._decide,
+            )
+            kept.append(self._keep_best(seen, score))
         return kept
 
     def logits(
@@ -64,7 +118,7 @@ class Reference:
         """[n, V] of embeds[n, H] where layer l attends to kept[l]; dropped rows mean nothing."""
         x = embeds
         for layer in range(self._layers):
-            x, _ = self._layer(layer, x, kept[layer], positions)
+            x, *_ = self._layer(layer, x, kept[layer], positions)
         return self._norm(x, "model.norm") @ self._weights["lm_head.weight"].T
 
     def generate(
@@ -86,22 +140,25 @@ class Reference:
                 positions = torch.cat([positions, positions[..., -1:] + 1], dim=-1)
         return tokens
 
-    def _keep_best(self, scores: Tensor, kept: Tensor, visual: Tensor, count: int) -> Tensor:
-        candidates = (kept & visual).nonzero()[:, 0]
-        scores = scores[candidates]
-        order = scores.sort(descending=True, stable=True).indices
-        stay = count - int((~visual).sum())
+    def _decide(self, margin: float) -> None:
+        self.smallest_margin = min(self.smallest_margin, margin)
+
+    def _keep_best(self, seen: SeenLayer, score: SlowScore) -> Tensor:
+        candidates, stay = (seen.kept & seen.visual).nonzero()[:, 0], seen.stay
+        order = torch.arange(len(candidates), device=candidates.device)
         if 0 < stay < len(order):
+            scores = score(seen)[candidates]
+            order = scores.sort(descending=True, stable=True).indices
             worst, loser = scores[order[stay - 1]], scores[order[stay]]
-            self.smallest_margin = min(self.smallest_margin, float((worst - loser) / worst))
-        result = ~visual
+            self._decide(float((worst - loser) / worst))
+        result = ~seen.visual
         result[candidates[order[:stay]]] = True
         return result
 
     def _layer(
         self, layer: int, x: Tensor, kept: Tensor, positions: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """x[n, H] after the layer, and its masked attention logits [h, n, n]."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x[n, H] after the layer, its keys [h, n, d] and its masked attention logits [h, n, n]."""
         name = f"model.layers.{layer}"
         normed = self._norm(x, f"{name}.input_layernorm")
         q, k, v = (self._linear(normed, f"{name}.self_attn.{p}_proj") for p in "qkv")
@@ -118,7 +175,13 @@ class Reference:
         x = x + self._linear(mixed, f"{name}.self_attn.o_proj")
         normed = self._norm(x, f"{name}.post_attention_layernorm")
         gate, up = (self._linear(normed, f"{name}.mlp.{p}_proj") for p in ("gate", "up"))
-        return x + self._linear(gate.sigmoid() * gate * up, f"{name}.mlp.down_proj"), logits
+        x = x + self._linear(gate.sigmoid() * gate * up, f"{name}.mlp.down_proj")
+        return x, k, logits
+
+    def _attention_logits(
+        self, layer: int, x: Tensor, kept: Tensor, positions: Tensor | None
+    ) -> Tensor:
+        return self._layer(layer, x, kept, positions)[2]
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         y = x @ self._weights[f"{name}.weight"].T
@@ -146,33 +209,17 @@ class Reference:
         return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
-def _pagerank(logits: Tensor, kept: Tensor) -> Tensor:
+def _pagerank(at: SeenLayer) -> Tensor:
     """Five steps, started from the tokens that are kept."""
-    transition = (logits.float() / 0.1).softmax(-1)
-    rank = (kept.float() / kept.sum()).expand(len(logits), 1, -1)
+    transition = (at.logits.float() / 0.1).softmax(-1)
+    rank = (at.kept.float() / at.kept.sum()).expand(len(at.logits), 1, -1)
     for _ in range(5):
         rank = rank @ transition
     return rank.pow(2).mean(0).sqrt()[0]
 
 
-def _pagerank_causal(logits: Tensor, kept: Tensor) -> Tensor:
-    """The mean of each column over the kept rows that see it."""
-    transition = (logits.float() / 0.1).softmax(-1)[:, kept]
-    rows_from = kept.flip(0).cumsum(0).flip(0)
-    return (transition.sum(1) / rows_from).pow(2).mean(0).sqrt()
-
-
-def _text_attention(logits: Tensor, kept: Tensor) -> Tensor:
-    """The last row, mean over heads."""
-    return logits[:, -1].float().softmax(-1).mean(0)
-
-
-REFERENCE_SCORES = {
-    "pagerank": _pagerank,
-    "pagerank-causal": _pagerank_causal,
-    "text-attention": _text_attention,
-}
-"""Scores [n] of a layer from masked logits[h, n, n] and kept[n], by the names of schedules."""
+REFERENCE_SCORES: dict[str, SlowScore] = {"pagerank": _pagerank}
+"""AIM's own; the tests have one for each score that runs."""
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

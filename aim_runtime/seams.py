@@ -24,10 +24,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from aim_runtime.errors import PatchError
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.part import Part
 
 Args = tuple[Any, ...]
-Inputs = dict[str, Any]
 
 OLDEST_TESTED, NEWEST_TESTED = (5, 17), (5, 24)
 """The releases of transformers, oldest and newest, that run every test of the runtime."""
@@ -36,6 +36,7 @@ WAY_OUT = "Install a tested release: pip install 'transformers>={}.{},<{}.{}'.".
     *OLDEST_TESTED, NEWEST_TESTED[0], NEWEST_TESTED[1] + 1
 )
 
+_TOWER_STATES_DROPPED = (5, 18)  # the first release whose models take ready features
 _CACHE_NAMES = ("cache", "past_key_values")  # since 5.24, before; newest first
 _VIDEO_PIXELS = "pixel_values_videos"
 
@@ -128,6 +129,11 @@ def tower_keeps_hidden_states(model: Part) -> bool:
     whole prefill; older ones ask the tower for all hidden states and drop them with the output.
     """
     return "mm_encoder_outputs" not in _parameters(model.model.forward)
+
+
+def release_keeps_tower_states(version: str) -> bool:
+    """The same of LLaVA-OneVision under a release of transformers that need not be here."""
+    return Version(version).release < _TOWER_STATES_DROPPED
 
 
 @dataclass(frozen=True)

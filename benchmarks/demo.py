@@ -18,13 +18,14 @@ from aim_cost.files import write_atomically
 from aim_cost.models.model import ModelSpec, load_model_spec, preset_config
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.render import Format, console, to_csv
-from aim_runtime.cli.validate import validation_plot, validation_table
 from aim_runtime.kernels.fastest_dtype import fastest_dtype
 from aim_runtime.kernels.probe import probe
 from aim_runtime.models.load import cut_layers, default_device, load
 from aim_runtime.prompts.video import sample_frames
+from aim_runtime.validation.plots import validation_plot
 from aim_runtime.validation.selfcheck import selfcheck
 from aim_runtime.validation.suite import default_schedules
+from aim_runtime.validation.table import validation_table
 from aim_runtime.validation.validate import validate
 from benchmarks.make_clip import make_clip
 
@@ -85,10 +86,10 @@ def demo(
     )
     screen.print(validation_table(result))
     write_atomically(OUT / "validation.json", json.dumps(result.to_dict(), indent=2).encode())
-    write_atomically(OUT / "validation.csv", to_csv(result.rows).encode())
+    write_atomically(OUT / "validation.csv", to_csv(result.to_rows()).encode())
     validation_plot(result.rows, OUT / "validation.png", result.title)
     screen.print(f"Wrote {OUT}/validation.png, .json and .csv in {time.monotonic() - start:.0f} s.")
-    raise typer.Exit(0 if result.summary["passed"] and check["passed"] else 1)
+    raise typer.Exit(0 if result.passed and check["passed"] else 1)
 
 
 def _size(device: str, workload: Workload) -> tuple[str, int]:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from aim_cost.cli.options import DtypeOption, new_app, run
 from aim_cost.files import write_atomically
-from aim_cost.models.model import TextSpec, load_model_spec
+from aim_cost.models.model import load_model_spec
+from aim_cost.models.text_spec import TextSpec
 from aim_cost.render import console, table
 from aim_cost.units import dtype_bytes, show, show_time
 from aim_runtime.measurement.environment import environment

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from aim_cost.case.memory import Memory, prefill_memory
+from aim_cost.case.notes import case_notes
 from aim_cost.case.phase import PhaseEstimate
 from aim_cost.case.table import (
     describe_workload,
@@ -17,8 +18,10 @@ from aim_cost.case.table import (
     token_lines,
     verdict,
 )
+from aim_cost.checks import instance
 from aim_cost.conventions.convention import EXECUTED, Convention, get_convention
 from aim_cost.devices.hardware import HardwareProfile, load_hardware
+from aim_cost.errors import SpecError
 from aim_cost.models.model import ModelSpec, load_model_spec
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.ops.op import GROUPS, PHASES, OpGraph, in_phase
@@ -60,6 +63,17 @@ class Case:
         execution: Execution | None = None,
         calibration: Calibration | str | Path | None = None,
     ) -> None:
+        instance(model, ModelSpec | str | Path, "model", SpecError, fix="Give a preset's name.")
+        instance(workload, Workload, "workload", SpecError, fix="E.g. Workload(100, frames=32).")
+        instance(device, HardwareProfile | str | Path, "device", SpecError, fix="E.g. h100-sxm.")
+        instance(execution, Execution | None, "execution", SpecError, fix="E.g. Execution().")
+        instance(
+            calibration,
+            Calibration | str | Path | None,
+            "calibration",
+            SpecError,
+            fix="Give the name of a device that has one, or a path.",
+        )
         if not isinstance(model, ModelSpec):
             model = load_model_spec(model)
         if not isinstance(device, HardwareProfile):
@@ -71,17 +85,18 @@ class Case:
             object.__setattr__(self, name, value)
 
     def price(
-        self, schedule: Schedule = _NO_REDUCTION, convention: Convention | str = EXECUTED
+        self, schedule: Schedule | str = _NO_REDUCTION, convention: Convention | str = EXECUTED
     ) -> "Estimate":
         """Resolve the schedule, build the graph of ops, and sum it up.
 
         Args:
-            schedule: no reduction by default.
+            schedule: itself, or its text; no reduction by default.
             convention: how FLOPs are counted, by its name or itself.
         Raises: SpecError, ScheduleError or ProfileError where the inputs do not fit together.
         """
         if isinstance(convention, str):
             convention = get_convention(convention)
+        schedule = Schedule.of(schedule)
         trace = convention.trace(schedule, self.model, self.workload, self.execution)
         graph = convention.build(self.model, self.workload, trace, self.execution)
         ideal = convention.ideal_time
@@ -139,14 +154,15 @@ class Estimate(Report):
         ]
         if self.trace.reduces:
             lines.append(self._verdict())
+        lines += self.notes
         return Group(phase_table(title, phases, total, self.convention), "", *lines)
 
     def _verdict(self) -> str:
         return verdict(
             self.convention,
             fewer_flops=self.baseline.phase("llm").flops / self.phase("llm").flops,
-            baseline_ttft_s=self.baseline.ttft_s,
-            ttft_s=self.ttft_s,
+            baseline=self.baseline.ttft,
+            ttft=self.ttft,
         )
 
     @cached_property
@@ -192,11 +208,19 @@ class Estimate(Report):
         """Weights, KV cache and peak. The same for every convention that counts the same tokens."""
         return prefill_memory(self.model, self.workload, self.trace, self.execution)
 
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what the figures do not show; see ``case_notes``."""
+        tokens = positions = self.trace.prompt_tokens
+        if self.schedule.merge is not None and self.schedule.merge.positions == "kept":
+            positions = Schedule().resolve(self.model, self.workload).prompt_tokens
+        return case_notes(self.model, self.execution.dtype, tokens=tokens, positions=positions)
+
     def to_row(self) -> dict[str, Any]:
         """One flat row, SI units, the same keys as a measured row; dots separate the levels.
 
         ``llm.macs`` is there only under conventions that count multiply-adds, ``images`` (height
-        and width of each) only where images are given.
+        and width of each) only where images are given, ``notes`` only where there are some.
         """
         row: dict[str, Any] = {
             "kind": "estimate",
@@ -207,7 +231,7 @@ class Estimate(Report):
             "dtype": self.execution.dtype,
             "attention": self.execution.attention,
             "scoring": self.execution.scoring,
-            "last_layer": self.execution.last_layer,
+            "last_layer": self.execution.last_layer.value,
             "execution": self.mode,
             "convention": self.convention.name,
             "frames": self.workload.frames,
@@ -223,6 +247,8 @@ class Estimate(Report):
             row["images"] = [list(size) for size in self.workload.images]
         if self.macs is not None:
             row["llm.macs"] = self.macs
+        if self.notes:
+            row["notes"] = list(self.notes)
         return row | {
             "total.flops": self.flops,
             "ttft_s": self.ttft.time_s,
@@ -243,7 +269,7 @@ class Estimate(Report):
 def estimate(
     model: ModelSpec | str | Path,
     workload: Workload,
-    schedule: Schedule,
+    schedule: Schedule | str,
     device: HardwareProfile | str | Path,
     execution: Execution | None = None,
     convention: Convention | str = EXECUTED,

@@ -7,8 +7,9 @@ stack still holds when the largest kernel of a stage runs.
 from dataclasses import dataclass
 
 from aim_cost.models.image_rule import Anyres
-from aim_cost.models.model import ModelSpec, TextSpec
-from aim_cost.models.parameters import model_parameters
+from aim_cost.models.model import ModelSpec
+from aim_cost.models.parameters import unpacked_bytes, weights_bytes
+from aim_cost.models.text_spec import TextSpec
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.ops.formulas import IMPORTANCE_ITERATIONS, IMPORTANCE_ROWS
 from aim_cost.schedules.trace import TokenTrace
@@ -24,7 +25,9 @@ class Memory:
         weights_bytes, kv_cache_bytes: what stays after the prefill.
         vision_activation_bytes: alive at most while frames are encoded, projected and pooled.
         llm_activation_bytes: alive at most in a decoder layer, the cache filled so far included.
-    Not counted: the allocator's rounding and fragments, library workspaces, the CUDA context.
+    Not counted: the allocator's rounding and fragments, library workspaces, the CUDA context. Of
+    quantised weights, one matrix at a time is laid out in the width of the activations, but for
+    8 bits.
     """
 
     weights_bytes: int
@@ -67,13 +70,16 @@ def prefill_memory(
     features = trace.batch * trace.visual_tokens * model.text.hidden_size
     # features of all images, and of videos in other models, are joined into a copy; the parts live
     # as long as the tower's output
-    joined = workload.images is not None or model.model_type != "llava_onevision"
+    joined = workload.images is not None or model.family.joins_videos
     copies = 2 if joined and not execution.keeps_tower_states else 1
     return Memory(
-        weights_bytes=width * model_parameters(model),
+        weights_bytes=weights_bytes(model, width),
         kv_cache_bytes=kv_cache_bytes(model, trace, width),
-        vision_activation_bytes=peak + width * prompt,
+        vision_activation_bytes=peak
+        + width * prompt
+        + unpacked_bytes(model, model.vision_linears, width),
         llm_activation_bytes=kept
+        + unpacked_bytes(model, model.text.linears, width)
         + copies * width * features
         + _decoder_peak(model, trace, execution),
     )
@@ -113,6 +119,9 @@ def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> 
     text, width, batch = model.text, execution.element_bytes, trace.batch
     prompt = batch * trace.prompt_tokens * text.hidden_size * width
     angles = 2 * trace.prompt_tokens * text.head_dim * width
+    window = text.sliding_window
+    masks = execution.attention == "sdpa" and window is not None and window <= trace.prompt_tokens
+    mask = batch * trace.prompt_tokens**2 if masks else 0  # bool, as long as the LLM runs
     peak = cache = 0
     for layer, tokens in enumerate(trace.attention_tokens):
         rows = batch * tokens
@@ -127,13 +136,16 @@ def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> 
         if execution.attention == "eager":
             scores = queries * tokens * text.num_attention_heads
             attention += scores * (2 * width + _FLOAT32_BYTES)
+        if masks:
+            # the queries, and the mask in their width
+            attention = max(attention, (text.query_dim + tokens) * queries * width)
         if layer in trace.scored_layers and execution.scoring == "fused":
             # of every head: maxima, sums and two vectors of ranks
             attention += 4 * _FLOAT32_BYTES * rows * text.num_attention_heads
         elif layer in trace.scored_layers:
             attention += scoring_bytes(text, batch, tokens, width)
         peak = max(peak, cache + residual + max(mlp, attention))
-    return prompt + angles + peak
+    return prompt + angles + mask + peak
 
 
 def scoring_bytes(text: TextSpec, batch: int, tokens: int, width: int) -> int:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from aim_cost.ops.op import OpGraph
 from aim_cost.timing.prefill_time import PhaseTime
+from aim_cost.timing.time_source import TimeSource
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class PhaseEstimate:
     time_low_s: float
     time_high_s: float | None
     bound: str
-    source: str
+    source: TimeSource
     extrapolated: float
 
     @classmethod

@@ -12,9 +12,10 @@ from aim_cost.conventions.convention import Convention
 from aim_cost.devices.hardware import HardwareProfile
 from aim_cost.models.images import ImageGrid
 from aim_cost.models.model import ModelSpec
-from aim_cost.models.workload import Execution, Workload
+from aim_cost.models.workload import Execution, LastLayer, Workload
 from aim_cost.render import table
 from aim_cost.schedules.trace import TokenTrace
+from aim_cost.timing.prefill_time import PhaseTime, is_faster
 from aim_cost.units import giga, milli, show, show_time, tera
 
 
@@ -73,18 +74,25 @@ def memory_line(memory: Memory, device: HardwareProfile) -> str:
     return text
 
 
+_PAYS = {
+    True: "the schedule pays",
+    False: "the schedule does not pay",
+    None: "whether the schedule pays is open, for the band is wider",
+}
+
+
 def verdict(
-    convention: Convention, *, fewer_flops: float, baseline_ttft_s: float, ttft_s: float
+    convention: Convention, *, fewer_flops: float, baseline: PhaseTime, ttft: PhaseTime
 ) -> str:
     """Whether a schedule pays; ``fewer_flops``: LLM FLOPs of no reduction over its own."""
     fewer = f"{fewer_flops:.2f}x"
     if convention.counts_macs:
         return f"Against no reduction: LLM MACs {fewer} fewer. What it costs: not counted here."
-    speedup = baseline_ttft_s / ttft_s
-    pays = "the schedule pays" if speedup > 1 else "the schedule does not pay"
+    speedup = baseline.time_s / ttft.time_s
+    pays = _PAYS[is_faster(ttft, baseline)]
     return (
         f"Against no reduction: LLM FLOPs {fewer} fewer, TTFT "
-        f"{show_time(baseline_ttft_s)} -> {show_time(ttft_s)}, {speedup:.2f}x: {pays}"
+        f"{show_time(baseline.time_s)} -> {show_time(ttft.time_s)}, {speedup:.2f}x: {pays}"
     )
 
 
@@ -99,15 +107,9 @@ def _size(model: ModelSpec, workload: Workload) -> str:
 
 def _last_layer(execution: Execution) -> str:
     """What the last layer computes, where that is not what transformers does."""
-    return "" if execution.last_layer == "all" else f", last layer as {execution.last_layer}"
-
-
-_TIME_NOTES = {
-    "datasheet": "Times are a roofline on datasheet peaks: a lower bound that no clock has seen.",
-    "measured": "Times are a roofline on measured ceilings: a lower bound.",
-    "calibrated": "Times come from a calibration of this device (aim-cost evaluate).",
-    "inherited": "Times come from the calibration of another device or width, hence the band.",
-}
+    return (
+        "" if execution.last_layer is LastLayer.ALL else f", last layer as {execution.last_layer}"
+    )
 
 
 def _time_note(total: PhaseEstimate, convention: Convention) -> str:
@@ -117,7 +119,7 @@ def _time_note(total: PhaseEstimate, convention: Convention) -> str:
             "1 MAC = 2 FLOPs. The convention has no times: these are its FLOPs at the device's "
             "peak, a lower bound."
         )
-    return _TIME_NOTES[total.source]
+    return total.source.sentence
 
 
 def _unseen(total: PhaseEstimate) -> str:

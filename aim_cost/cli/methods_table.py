@@ -7,7 +7,8 @@ from rich.console import Group, RenderableType
 
 from aim_cost.methods import Method
 from aim_cost.methods.method import COUNT_MARKS, COUNTS
-from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES
+from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.papers.figures import published_figures
 from aim_cost.render import Row, table
 
@@ -25,6 +26,7 @@ def method_rows(methods: Sequence[Method]) -> list[Row]:
             "scale": method.scale.name if method.scale else None,
             "scoring": list(method.scoring),
             "runs": method.runs,
+            "why_not_run": method.why_not_run,
             "flash_attention": _flash(method),
             "counts": method.counts,
             "verified": method.verified,
@@ -40,9 +42,8 @@ def methods_table(methods: Sequence[Method]) -> RenderableType:
     """A line or two a method."""
     lines = [
         (
-            f"{method.name}{COUNT_MARKS[method.counts]}",
+            f"{method.name}{COUNT_MARKS[method.counts]}{' ‡' if method.runs else ''}",
             method.arxiv or "-",
-            "yes" if method.runs else "-",
             method.where,
             ", ".join(f"{p.name} {p.shown()}" for p in method.parameters if p.default is not None),
             ", ".join(method.scoring) + ("" if _flash(method) else " †"),
@@ -50,18 +51,19 @@ def methods_table(methods: Sequence[Method]) -> RenderableType:
         for method in methods
     ]
     note = (
-        "runs: by aim_runtime; the others are priced. "
+        "‡: aim_runtime runs it; the others are priced. "
         "acts: before the LLM, inside it, both, or in the vision tower. Parameters with their "
         "defaults; 16 of 32: layer 16 of an LLM of 32 layers, scaled to others. "
         f"†: flash attention is off where it scores. * {COUNTS['mean']}. ** {COUNTS['assumed']}. "
         "More: aim-cost methods NAME."
     )
-    columns = ("method", "arXiv", "runs", "acts", "parameters", "ranks tokens by")
+    columns = ("method", "arXiv", "acts", "parameters", "ranks tokens by")
     result = table("Methods of visual-token reduction", columns, lines, note)
     for column in result.columns:
         column.justify = "left"
-    result.columns[-2].width = 11  # leaves room for the names of scores at 80 columns
-    result.columns[-1].overflow = "fold"
+    words = [word for line in lines for word in line[-1].split()]
+    result.columns[-1].width = max(map(len, words))  # a word stays whole
+    result.columns[-2].width = 11  # so that the table has 80 columns
     return result
 
 
@@ -76,7 +78,8 @@ def method_table(method: Method) -> RenderableType:
     for column in parameters.columns:
         column.justify = "left"
     text = [f"Ranks tokens by {_scores(method)}.", f"Counts: {COUNTS[method.counts]}."]
-    text += ["aim_runtime runs it." if method.runs else "It is priced; aim_runtime refuses it."]
+    refused = f"aim_runtime prices it and does not run it: {method.why_not_run}."
+    text += ["aim_runtime runs it." if method.runs else refused]
     text += [method.note] if method.note else []
     found = [figure for figure in published_figures() if figure.method == method.name]
     if not found:

@@ -1,60 +1,57 @@
 """aim-cost plot."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
-from aim_cost.case import Case, Estimate
+from aim_cost.case import Case
 from aim_cost.checks import one_of
+from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import (
+    AllPartOptions,
     BatchOption,
     DtypeOption,
     ExecutionOption,
-    MergeOption,
     ModelOption,
-    PerFrameOption,
-    PruneOption,
     SchedulesOption,
-    SelectOption,
     TextTokensOption,
-    VisionMergeOption,
-    schedules_from,
+    VideoFramesOption,
 )
-from aim_cost.errors import ScheduleError, SpecError
+from aim_cost.errors import SpecError
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.render import console
 from aim_cost.schedules.schedule import Schedule
 
-if TYPE_CHECKING:  # matplotlib is slow to import, and other commands do not need it
-    from matplotlib.figure import Figure
-
-KINDS = {
-    "pareto": "accuracy over FLOPs and over TTFT, published and own",
-    "roofline": "the ops of one prefill under the roofs of a device",
-    "tokens": "tokens entering each layer",
-    "break-even": "where a schedule pays, over frames and text tokens",
-    "ttft": "time to first token, before and after",
-}
-_MOST_LINES = 6
 _AIM = Schedule.parse("merge 0.25, prune linear:14:22")
 
 
+class PlotCommand(TyperCommand):
+    """``aim-cost plot``, whose help names the plots: only then are they imported."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from aim_cost.plots import PLOTS
+
+        for param in self.params:
+            if isinstance(param, TyperArgument) and param.name == "kind":
+                param.help = "; ".join(f"{name}: {plot.shows}" for name, plot in PLOTS.items())
+        super().format_help(ctx, formatter)
+
+
+@grouped
 def plot(
-    kind: Annotated[str, typer.Argument(help="; ".join(f"{k}: {v}" for k, v in KINDS.items()))],
+    *,
+    kind: Annotated[str, typer.Argument()],
     out: Annotated[Path, typer.Option(help="The picture to write: .png, .pdf or .svg.")],
     model: ModelOption = "llava-onevision-qwen2-7b",
     hardware: Annotated[
         str, typer.Option(help="A profile or a YAML file; for ttft several, commas between.")
     ] = "h100-sxm",
-    frames: Annotated[int, typer.Option(help="Video frames.")] = 32,
+    frames: VideoFramesOption = 32,
     text_tokens: TextTokensOption = 100,
     batch: BatchOption = 1,
-    merge: MergeOption = None,
-    tokens_per_frame: PerFrameOption = None,
-    prune: PruneOption = None,
-    select: SelectOption = None,
-    vision_merge: VisionMergeOption = None,
+    parts: AllPartOptions,
     schedule: SchedulesOption = None,
     accuracy: Annotated[
         list[Path] | None,
@@ -67,80 +64,20 @@ def plot(
     """Draw a picture for print; without a schedule it is AIM's."""
     from aim_cost import plots
 
-    one_of(kind, KINDS, "kind of plot", SpecError)
+    drawn = plots.PLOTS[one_of(kind, plots.PLOTS, "kind of plot", SpecError)]
     one_of(out.suffix, plots.SUFFIXES, f"suffix of {out}", SpecError)
-    names = hardware.split(",")
-    if len(names) > 1 and kind != "ttft":
-        raise SpecError("--hardware", expected=f"one for {kind}", got=hardware, fix="Name one.")
-    chosen = schedules_from(
-        schedule,
-        tokens_per_frame,
-        merge=merge,
-        prune=prune,
-        select=select,
-        vision_merge=vision_merge,
-    ) or [_AIM]
     workload = Workload(text_tokens, frames=frames, batch=batch)
-    cases = [Case(model, workload, name, Execution(dtype, mode=execution)) for name in names]
+    request = plots.Request(
+        plot=kind,
+        cases=tuple(
+            Case(model, workload, name, Execution(dtype, mode=execution))
+            for name in hardware.split(",")
+        ),
+        schedules=tuple(parts.all(schedule) or [_AIM]),
+        accuracy=tuple(accuracy or ()),
+        benchmark=benchmark,
+    )
     with console(error=True).status("drawing"):
-        figure = _draw(kind, chosen, cases, accuracy, benchmark)
+        figure = drawn.draw(request)
     plots.save(figure, out)
     print(f"wrote {out}")
-
-
-def _draw(
-    kind: str,
-    chosen: list[Schedule],
-    cases: list[Case],
-    accuracy: list[Path] | None,
-    benchmark: str,
-) -> "Figure":
-    from aim_cost import plots
-
-    if kind == "pareto":
-        return _pareto(accuracy, benchmark, cases[0].price())
-    if kind == "roofline":
-        return plots.roofline(cases[0].price(_one(kind, chosen)))
-    if kind == "break-even":
-        return plots.break_even(plots.payoff(cases[0].price(_one(kind, chosen))))
-    lines = list(dict.fromkeys([Schedule(), *chosen]))
-    if kind == "tokens":
-        if len(lines) > _MOST_LINES:
-            raise ScheduleError(
-                "--schedule",
-                expected=f"at most {_MOST_LINES} lines",
-                got=len(lines),
-                fix="Drop some.",
-            )
-        return plots.tokens([cases[0].price(line) for line in lines])
-    return plots.ttft([case.price(line) for case in cases for line in lines])
-
-
-def _pareto(accuracy: list[Path] | None, benchmark: str, baseline: Estimate) -> "Figure":
-    import pandas as pd
-
-    from aim_cost import plots
-    from aim_cost.papers.accuracy import published_accuracy
-    from aim_cost.studies.own_accuracy import load_accuracy
-
-    table = published_accuracy()
-    if accuracy:
-        table = pd.concat([table, load_accuracy(accuracy)], ignore_index=True)
-    one_of(benchmark, set(table["benchmark"]), "--benchmark", SpecError)
-    points = plots.pareto_points(table, benchmark, baseline)
-    if points.empty:
-        raise SpecError(
-            "--model",
-            expected=f"a model with scores of {benchmark}",
-            got=baseline.model.name,
-            fix=f"Known: {', '.join(set(table['model'].dropna()))}; or give --accuracy.",
-        )
-    return plots.pareto(points, benchmark, baseline)
-
-
-def _one(kind: str, chosen: list[Schedule]) -> Schedule:
-    if len(chosen) > 1:
-        raise ScheduleError(
-            "--schedule", expected=f"one for {kind}", got=len(chosen), fix="Keep one."
-        )
-    return chosen[0]

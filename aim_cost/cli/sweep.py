@@ -1,7 +1,6 @@
 """aim-cost sweep and aim-cost symbolic."""
 
 import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,17 +9,21 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aim_cost.case import Case
-from aim_cost.checks import integral, numbers
+from aim_cost.checks import LARGEST, integral, numbers
 from aim_cost.cli.options import BatchOption, DtypeOption, FormatOption, LastLayerOption
 from aim_cost.devices.hardware import HardwareProfile, load_hardware
 from aim_cost.errors import SpecError
 from aim_cost.models.model import ModelSpec, load_model_spec
-from aim_cost.models.workload import Execution, Workload
-from aim_cost.render import Format, console, print_object, print_rows, table
+from aim_cost.models.workload import Execution, LastLayer, Workload
+from aim_cost.render import Format, console, print_object, print_rows, say, table
 from aim_cost.units import show
 
 if TYPE_CHECKING:  # sympy and pandas are slow to import, and other commands need neither
     from aim_cost.sweeps import Grid
+
+
+_MOST_VALUES = 1_000_000
+"""Of an axis: no sweep prices longer prompts."""
 
 
 class FormulaFormat(StrEnum):
@@ -55,7 +58,7 @@ def sweep(
     execution: Annotated[
         str, typer.Option(help="eager, cuda-graph, ideal, with commas between.")
     ] = "eager",
-    last_layer: LastLayerOption = "all",
+    last_layer: LastLayerOption = LastLayer.ALL,
     out: Annotated[
         Path | None, typer.Option(help="Write all rows to this .csv or .parquet.")
     ] = None,
@@ -113,13 +116,12 @@ def _write(grid: "Grid", out: Path, address: str | None) -> None:
             for done in write_sweep(grid, out, address):
                 progress.update(task, completed=done)
     except KeyboardInterrupt:
-        print(
+        say(
             f"interrupted: {done} of {grid.chunks} chunks are kept in {out}.parts; "
-            "the same command goes on",
-            file=sys.stderr,
+            "the same command goes on"
         )
         raise typer.Exit(130) from None
-    print(f"wrote {grid.rows:,} rows to {out}", file=sys.stderr)
+    say(f"wrote {grid.rows:,} rows to {out}")
 
 
 def _print_best(grid: "Grid", top: int, form: Format) -> None:
@@ -165,7 +167,15 @@ def whole_numbers(text: str, where: str) -> tuple[int, ...]:
         bounds = [integral(number, where, SpecError) for number in given]
         if len(bounds) > 3 or (len(bounds) == 3 and bounds[2] < 1):
             raise SpecError(where, expected=form, got=part, fix="A range is start:end:step.")
-        found += bounds if len(bounds) == 1 else range(*bounds)
+        values = bounds if len(bounds) == 1 else range(*bounds)
+        if max(map(abs, bounds)) > LARGEST or len(found) + len(values) > _MOST_VALUES:
+            raise SpecError(
+                where,
+                expected=f"at most {_MOST_VALUES} values, each at most {LARGEST}",
+                got=part,
+                fix="Give fewer, or a range with a step: start:end:step.",
+            )
+        found += values
     if not found:
         raise SpecError(where, expected=form, got=f"{text}, which is empty", fix="Move the end.")
     return tuple(dict.fromkeys(found))

@@ -16,7 +16,7 @@ from aim_cost.conventions.multiply_adds import (
 )
 from aim_cost.errors import SpecError
 from aim_cost.models.model import ModelSpec
-from aim_cost.models.workload import Execution, Workload
+from aim_cost.models.workload import Execution, LastLayer, Workload
 from aim_cost.ops.op import OpGraph
 from aim_cost.schedules.schedule import EXECUTED_RULE, Schedule, TokenRule
 from aim_cost.schedules.trace import TokenTrace
@@ -53,7 +53,7 @@ class Convention:
         only what is needed, which the papers do not count.
         """
         found = schedule.resolve(model, workload, self.rule)
-        if execution.last_layer == "all":
+        if execution.last_layer is LastLayer.ALL:
             return found
         if self.build is not build_executed:
             raise SpecError(

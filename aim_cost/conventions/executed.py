@@ -8,7 +8,8 @@ from aim_cost.ops import reduction
 from aim_cost.ops.kernels import Kernels
 from aim_cost.ops.kind import Elementwise
 from aim_cost.ops.op import Op, OpGraph
-from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES, LayerSize, VisualSize
+from aim_cost.ops.scores import LAYER_SCORES, LayerSize
+from aim_cost.ops.visual_scores import VISUAL_SCORES, VisualSize
 from aim_cost.schedules.trace import TokenTrace
 
 
@@ -51,8 +52,18 @@ def build_executed(
         queries = trace.last_queries if layer == last else None
         ops += decoder.layer_ops(text, batch, tokens, mlp_tokens, attention, width, layer, queries)
         if score is not None:
-            fused = execution.scoring == "fused"
-            ops += score.ops(LayerSize(layer, batch, tokens, text, width, fused))
+            size = LayerSize(
+                layer=layer,
+                batch=batch,
+                tokens=tokens,
+                text=text,
+                width=width,
+                text_tokens=trace.text_tokens,
+                prompt_tokens=trace.prompt_tokens,
+                first=layer == trace.scored_layers[0],
+                fused=execution.scoring == "fused",
+            )
+            ops += score.ops(size)
     ops += decoder.head_ops(text, batch, trace.mlp_tokens[-1], width)
     return OpGraph(tuple(ops))
 

@@ -4,7 +4,8 @@ It counts the LLM alone, with eager attention and 2 bytes an element. Source: AI
 tables (arXiv 2412.03248), whose every printed digit this arithmetic reproduces.
 """
 
-from aim_cost.models.model import ModelSpec, TextSpec
+from aim_cost.models.model import ModelSpec
+from aim_cost.models.text_spec import TextSpec
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.ops import formulas
 from aim_cost.ops.op import Op, OpGraph

@@ -26,16 +26,23 @@ def _dropped(default: float) -> Parameter:
     *("fastv", "FastV", "2403.06764", "inside"),
     Parameter("k", "layer", "layers that see all tokens; 2 or 3", 2),
     _dropped(0.5),
+    Parameter("eager", "count", "1: as released, from the layer's own matrix", 0, most=1),
+    note="Its code reads the last token's row from the layer's own matrix, for which flash "
+    "attention goes off: eager=1 prices that. The same row next to fused attention keeps the same "
+    "tokens, and is what runs.",
 )
-def fastv(of: Setting, k: int, r: float) -> Schedule:
+def fastv(of: Setting, k: int, r: float, eager: int) -> Schedule:
     del of
-    return Schedule(prune=Prune(ratios=shares_from({k: 1 - r}), importance="eager-attention"))
+    importance = "eager-attention" if eager else "text-attention"
+    return Schedule(prune=Prune(ratios=shares_from({k: 1 - r}), importance=importance))
 
 
 @method(
     *("pyramiddrop", "PyramidDrop", "2410.17247", "inside"),
     Parameter("stages", "layers", "layers from which fewer tokens enter", {32: (8, 16, 24)}),
     Parameter("ratio", "share", "share kept at each stage", 0.5, scales="up"),
+    note="Its code projects queries, keys and values of all tokens to rank them; here keys of all "
+    "and the query of the last token, which is all that the row needs.",
 )
 def pyramiddrop(of: Setting, stages: tuple[int, ...], ratio: float) -> Schedule:
     del of
@@ -61,8 +68,9 @@ def vtw(of: Setting, k: int) -> Schedule:
         most=_SPARSE_TOKENS,
     ),
     Parameter("stages", "layers", "layers from which fewer tokens enter", {32: (3, 7, 16)}),
-    note="Clusters of dropped tokens that it recycles come on top and depend on the image. Other "
-    "budgets than the paper's four are straight lines between them.",
+    note="Clusters of dropped tokens that it recycles come on top and depend on the image: they "
+    "are neither priced nor run. Other budgets than the paper's four are straight lines between "
+    "them. Rows of the text tokens are made, not the whole matrix.",
 )
 def sparsevlm(of: Setting, tokens: int, stages: tuple[int, ...]) -> Schedule:
     del of
@@ -82,11 +90,24 @@ def sparsevlm(of: Setting, tokens: int, stages: tuple[int, ...]) -> Schedule:
     *("dart", "DART", "2502.11494", "inside"),
     Parameter("k", "layer", "layers that see all tokens", 2),
     _dropped(0.778),
-    note="What is kept is about 1 - r.",
+    note="Of each prompt int(N (1 - r)) visual tokens stay; its code rounds the part of each of 8 "
+    "pivots down.",
 )
 def dart(of: Setting, k: int, r: float) -> Schedule:
     del of
     return Schedule(prune=Prune(ratios=shares_from({k: 1 - r}), importance="pivot-similarity"))
+
+
+@method(
+    *("v2drop", "V2Drop", "2509.01552", "inside"),
+    Parameter("stages", "layers", "layers from which fewer tokens enter", {32: (3, 17, 22)}),
+    Parameter("ratio", "share", "share kept at each stage but the last", 0.5, scales="up"),
+    note="At the last stage all visual tokens go; its code keeps one.",
+)
+def v2drop(of: Setting, stages: tuple[int, ...], ratio: float) -> Schedule:
+    del of
+    shares = {layer: ratio ** (i + 1) for i, layer in enumerate(stages[:-1])} | {stages[-1]: 0.0}
+    return Schedule(prune=Prune(ratios=shares_from(shares), importance="layer-change"))
 
 
 @method(

@@ -91,7 +91,13 @@ class Method:
     @property
     def runs(self) -> bool:
         """Whether ``aim_runtime`` runs it, with its default parameters."""
-        return why_not_run(self._example) is None
+        return not self.why_not_run
+
+    @property
+    def why_not_run(self) -> str:
+        """Why ``aim_runtime`` does not run it, with its default parameters; empty where it does."""
+        found = why_not_run(self._example)
+        return found.reason if found else ""
 
     @property
     def _example(self) -> Schedule:

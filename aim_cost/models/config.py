@@ -1,41 +1,40 @@
-"""Section: a part of a Hugging Face config that names the field where one is missing or wrong."""
+"""Section: a part of a Hugging Face config; what is missing in it is the default of its class."""
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aim_cost.checks import mapping, one_of, whole
 from aim_cost.errors import SpecError
+from aim_cost.text_files.tree import read_json
+
+MOST_SIZE = 2**20
+"""The largest width, number of heads or side in pixels that is read from a config."""
+MOST_LAYERS = 2**10
+MOST_TOKENS = 2**31
+"""The largest vocabulary and number of positions."""
 
 _ABSENT = object()
-_FULL_CONFIG = (
-    "Give the complete config: hub files omit fields that equal a class default; "
-    "`AutoConfig.from_pretrained(name).to_dict()` writes them all."
-)
 
 
 @dataclass(frozen=True)
 class Section:
-    """The fields under ``name``; the root has no name. What reads a field raises SpecError."""
+    """The fields under ``name``; the root has no name. What reads a field raises SpecError.
+
+    ``defaults`` are those of the class in transformers, for fields that the file leaves out: hub
+    files leave out what equals them. A field that is ``null`` counts as left out where the class
+    has None as its default, and is an error elsewhere.
+    """
 
     values: Mapping[str, Any]
     name: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> "Section":
         """The root of a ``config.json``. Raises: SpecError."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SpecError(
-                str(path), expected="a readable config.json", got=str(error), fix="Check the path."
-            ) from error
-        except ValueError as error:
-            raise SpecError(
-                str(path), expected="valid JSON", got=str(error), fix="Correct the file."
-            ) from error
+        content = read_json(path, str(path), SpecError, fix="Correct the file.")
         return cls(mapping(content, str(path), SpecError))
 
     def where(self, key: str) -> str:
@@ -43,21 +42,43 @@ class Section:
         return f"{self.name}.{key}" if self.name else key
 
     def get(self, key: str) -> Any:
-        """A field that must be there."""
+        """A field, or the class's default. Raises: SpecError where there is neither."""
         value = self.values.get(key, _ABSENT)
+        if value is _ABSENT or (value is None and self.defaults.get(key, _ABSENT) is None):
+            value = self.defaults.get(key, _ABSENT)
         if value is _ABSENT:
-            raise SpecError(self.where(key), expected="a value", got="nothing", fix=_FULL_CONFIG)
+            raise SpecError(
+                self.where(key), expected="a value", got="nothing", fix="Give the field."
+            )
         return value
 
-    def whole(self, key: str) -> int:
-        """A whole number of at least 1."""
-        return whole(self.get(key), self.where(key), SpecError)
+    def whole(self, key: str, *, most: int = MOST_SIZE) -> int:
+        """A whole number from 1 to ``most``."""
+        return bounded(self.get(key), self.where(key), most)
+
+    def optional(self, key: str, *, most: int = MOST_SIZE) -> int | None:
+        """The same, or None where the field is ``null``, or left out with None as the default."""
+        value = self.values.get(key, self.defaults.get(key))
+        return None if value is None else bounded(value, self.where(key), most)
+
+    def flag(self, key: str) -> bool:
+        """``true`` or ``false``."""
+        value = self.get(key)
+        if isinstance(value, bool):
+            return value
+        where = self.where(key)
+        raise SpecError(where, expected="true or false", got=value, fix=f"Correct {where}.")
 
     def choice(self, key: str, names: Iterable[str]) -> str:
         """One of ``names``."""
         return one_of(self.get(key), names, self.where(key), SpecError)
 
-    def section(self, key: str) -> "Section":
-        """A section inside this one."""
+    def section(self, key: str, defaults: Mapping[str, Any]) -> "Section":
+        """A section inside this one, of a class with ``defaults``."""
         where = self.where(key)
-        return Section(mapping(self.get(key), where, SpecError), where)
+        return Section(mapping(self.get(key), where, SpecError), where, defaults)
+
+
+def bounded(value: object, where: str, most: int) -> int:
+    """Return ``value`` if it is a whole number from 1 to ``most``. Raises: SpecError."""
+    return whole(value, where, SpecError, at_most=most)

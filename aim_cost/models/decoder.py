@@ -33,7 +33,7 @@ def layer_ops(
     With fewer ``mlp_tokens`` the others leave after the attention: the output projection and all
     that follows runs on those that stay. With ``queries``, they alone ask: ``mlp_tokens`` too are
     these, the last ones.
-    Source: Qwen2 and Llama in transformers; biases on q, k, v are read for Qwen2.
+    Source: Qwen2, Llama and Mistral in transformers.
     """
     make = Kernels("llm.layers", width, layer)
     hidden, inner = text.hidden_size, text.intermediate_size
@@ -43,7 +43,7 @@ def layer_ops(
     leave = query + hidden + 2 * text.head_dim  # attention output, residual, cos and sin
     if queries is not None:
         leave = 2 * hidden  # residual, and its norm for the queries
-    bias = text.has_qkv_bias
+    bias, mlp_bias = text.has_qkv_bias, text.has_mlp_bias
     return [
         make.elementwise("input_norm", Elementwise.RMS_NORM, rows * hidden, rows * hidden),
         make.linear("q_proj", query_rows, hidden, query, bias),
@@ -67,18 +67,18 @@ def layer_ops(
             queries,
         ),
         *_leave_ops(make, attention_tokens, mlp_tokens, batch, leave),
-        make.linear("o_proj", mlp_rows, query, hidden),
+        make.linear("o_proj", mlp_rows, query, hidden, text.has_output_bias),
         make.elementwise(
             "attention_add", Elementwise.ADD, 2 * mlp_rows * hidden, mlp_rows * hidden
         ),
         make.elementwise(
             "post_attention_norm", Elementwise.RMS_NORM, mlp_rows * hidden, mlp_rows * hidden
         ),
-        make.linear("gate_proj", mlp_rows, hidden, inner),
-        make.linear("up_proj", mlp_rows, hidden, inner),
+        make.linear("gate_proj", mlp_rows, hidden, inner, mlp_bias),
+        make.linear("up_proj", mlp_rows, hidden, inner, mlp_bias),
         make.elementwise("silu", Elementwise.SILU, mlp_rows * inner, mlp_rows * inner),
         make.elementwise("gate_mul", Elementwise.GATE_MUL, 2 * mlp_rows * inner, mlp_rows * inner),
-        make.linear("down_proj", mlp_rows, inner, hidden),
+        make.linear("down_proj", mlp_rows, inner, hidden, mlp_bias),
         make.elementwise("mlp_add", Elementwise.ADD, 2 * mlp_rows * hidden, mlp_rows * hidden),
     ]
 

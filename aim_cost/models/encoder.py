@@ -30,18 +30,19 @@ def feature_ops(
     views may be a symbol where the tower takes all of them at once: SigLIP's or CLIP's.
     """
     tower, hidden = model.vision, model.text.hidden_size
+    bias = model.projector_bias
     ops = tower.ops(views, width, tokens, attention)
     if tower.output_size is not None:
         return ops
     groups = sum(number for _, number in views)
     before, pooling = model.image_tokens, model.pooling if video else None
     if pooling is None:
-        return ops + vision.projector_ops(tower.hidden_size, hidden, groups * before, width)
+        return ops + vision.projector_ops(tower.hidden_size, hidden, groups * before, width, bias)
     after = model.frame_tokens
     if pooling.before_projector:
         ops += vision.pooling_ops(groups, before, after, tower.hidden_size, width)
-        return ops + vision.projector_ops(tower.hidden_size, hidden, groups * after, width)
-    ops += vision.projector_ops(tower.hidden_size, hidden, groups * before, width)
+        return ops + vision.projector_ops(tower.hidden_size, hidden, groups * after, width, bias)
+    ops += vision.projector_ops(tower.hidden_size, hidden, groups * before, width, bias)
     return ops + vision.pooling_ops(groups, before, after, hidden, width)
 
 

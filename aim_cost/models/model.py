@@ -1,85 +1,28 @@
 """Dimensions of a vision-language model, read from its Hugging Face config."""
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from aim_cost.checks import mapping, one_of, whole
+from aim_cost.checks import mapping, one_of
 from aim_cost.errors import SpecError
-from aim_cost.models.config import Section
-from aim_cost.models.image_rule import ImageRule, read_image_rule
+from aim_cost.models.config import MOST_TOKENS, Section, bounded
+from aim_cost.models.families import FAMILIES, Family
+from aim_cost.models.image_rule import ImageRule
+from aim_cost.models.linear import Linear
+from aim_cost.models.parts import read_parts
+from aim_cost.models.pooling import Pooling
+from aim_cost.models.quantization import Quantization, read_quantization
+from aim_cost.models.text_spec import ACTIVATIONS, TextSpec, read_text
 from aim_cost.models.towers import read_vision
 from aim_cost.models.vision_spec import FrameSize, Tower
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 
 _PRESETS = resources.files("aim_cost.models") / "presets"
-
-
-@dataclass(frozen=True)
-class TextSpec:
-    """A decoder-only LLM. Fields keep their Hugging Face names.
-
-    ``model_type`` is ``qwen2`` or ``llama``: Qwen2-VL's and Qwen2.5-VL's are Qwen2 with other
-    position angles, which cost nothing that is counted.
-    """
-
-    model_type: str
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    vocab_size: int
-    tie_word_embeddings: bool
-
-    def __post_init__(self) -> None:
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise SpecError(
-                "text_config.num_key_value_heads",
-                expected=f"a divisor of num_attention_heads = {self.num_attention_heads}",
-                got=self.num_key_value_heads,
-                fix="Correct one of the two.",
-            )
-
-    @property
-    def query_dim(self) -> int:
-        """Width of q and of the attention output, elements."""
-        return self.num_attention_heads * self.head_dim
-
-    @property
-    def has_qkv_bias(self) -> bool:
-        return self.model_type == "qwen2"
-
-    @property
-    def key_value_dim(self) -> int:
-        """Width of k and of v, elements."""
-        return self.num_key_value_heads * self.head_dim
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """Pooling of the features of each video frame on a square grid.
-
-    Args:
-        stride: on both sides.
-        rounds_up: 27 x 27 -> 14 x 14 by 2 (LLaVA-OneVision); otherwise what does not fill a square
-            is left out (LLaVA-NeXT-Video, 24 x 24 -> 12 x 12).
-        before_projector: what the tower gives is pooled, not what the projector gives.
-    """
-
-    stride: int
-    rounds_up: bool
-    before_projector: bool
-
-    def tokens(self, grid: tuple[int, int]) -> int:
-        """Tokens of a frame of so many rows and columns of features."""
-        rows, columns = (
-            -(-side // self.stride) if self.rounds_up else side // self.stride for side in grid
-        )
-        return rows * columns
 
 
 @dataclass(frozen=True)
@@ -88,32 +31,53 @@ class ModelSpec:
 
     Args:
         name: how the model is called in tables.
-        model_type: of the whole config, e.g. ``llava_onevision``.
+        model_type: of the whole config, one of FAMILIES.
         vision, text: the two transformers. Qwen's towers end with a merger of their own in place of
             the projector.
-        drops_class_token: the ``default`` feature selection; ``full`` keeps it.
+        drops_first_token: the ``default`` feature selection, which drops CLIP's class token;
+            ``full`` keeps it. SigLIP has none: its first patch goes.
         pooling: of video frames; None where there is none.
         checkpoint: hub name of the weights, when known.
         base_vocab_size: vocabulary of the LLM before the vision-language tokens and padding were
             added; equal to ``text.vocab_size`` when unknown. The llm-viewer convention counts it.
         image_rule: how images of any size are cut or resized; None: to one square view.
+        projector_bias: whether the products of the projector have biases.
+        quantization: how the weights of a quantised checkpoint are held; None where they are not.
     """
 
     name: str
     model_type: str
     vision: Tower
     text: TextSpec
-    drops_class_token: bool
+    drops_first_token: bool
     pooling: Pooling | None
     checkpoint: str | None
     base_vocab_size: int
     image_rule: ImageRule | None = None
+    projector_bias: bool = True
+    quantization: Quantization | None = None
+
+    @property
+    def family(self) -> Family:
+        """What all models of its model_type have in common."""
+        return FAMILIES[self.model_type]
 
     @property
     def image_tokens(self) -> int:
         """Visual tokens of one image or crop: 729 (SigLIP), 576 (CLIP), 64 (Qwen, 224 x 224)."""
-        dropped = self.vision.class_tokens if self.drops_class_token else 0
-        return self.vision.output_tokens - dropped
+        return self.vision.output_tokens - self.drops_first_token
+
+    @property
+    def vision_linears(self) -> tuple[Linear, ...]:
+        """All matrices of the tower and of the projector."""
+        if self.vision.output_size is not None:
+            return self.vision.linears
+        hidden, path = self.text.hidden_size, "model.multi_modal_projector"
+        inputs = {"linear_1": self.vision.hidden_size, "linear_2": hidden}
+        return self.vision.linears + tuple(
+            Linear((f"{path}.{name}",), size, hidden, self.projector_bias)
+            for name, size in inputs.items()
+        )
 
     @property
     def takes_video(self) -> bool:
@@ -144,7 +108,7 @@ class ModelSpec:
     @property
     def newline_tokens(self) -> int:
         """Tokens that follow the last frame of a video."""
-        return int(self.model_type == "llava_onevision")
+        return self.family.newline_tokens
 
     @property
     def square_side(self) -> int:
@@ -171,51 +135,47 @@ class ModelSpec:
     ) -> "ModelSpec":
         """Read a Hugging Face ``config.json`` (a dict, the file, or its folder).
 
-        Raises: SpecError that names the missing, unknown or contradictory field.
+        Fields that it leaves out are those of the class in transformers.
+        Raises: SpecError that names the unknown, contradictory or unsupported field.
         """
         if isinstance(config, Mapping):
-            root = Section(config)
+            values = config
         else:
             path = Path(config)
             path = path / "config.json" if path.is_dir() else path
             name = name or (path.parent.name if path.name == "config.json" else path.stem)
-            root = Section.load(path)
-        model_type = root.choice("model_type", _PARTS)
-        vision, text = root.section("vision_config"), root.section("text_config")
-        found = (vision.get("model_type"), text.get("model_type"))
-        if found != _PARTS[model_type]:
-            raise SpecError(
-                "vision_config.model_type, text_config.model_type",
-                expected=f"{_PARTS[model_type]} under model_type {model_type!r}",
-                got=found,
-                fix="This combination is not supported yet.",
-            )
-        tower, decoder = read_vision(vision), _text(text, root)
+            values = Section.load(path).values
+        parts = read_parts(values)
+        root, tower = parts.root, read_vision(parts.vision)
+        tied = root.flag("tie_word_embeddings") or parts.text.flag("tie_word_embeddings")
+        decoder = read_text(parts.text, tied=tied)
         _check_output_size(tower, decoder)
         keys = ("base_vocab_size", "image_pixels")
-        extra = mapping(root.values.get("aim_cost", {}), "aim_cost", SpecError, keys=keys)
+        extra = mapping(values.get("aim_cost", {}), "aim_cost", SpecError, keys=keys)
         base = extra.get("base_vocab_size", decoder.vocab_size)
-        checkpoint = root.values.get("_name_or_path") or None
-        return cls(
+        model_type, checkpoint = root.get("model_type"), values.get("_name_or_path") or None
+        family = FAMILIES[model_type]
+        if checkpoint is not None and not isinstance(checkpoint, str):
+            raise SpecError("_name_or_path", expected="a name", got=checkpoint, fix="Leave it out.")
+        has_projector = tower.output_size is None
+        if has_projector:
+            root.choice("projector_hidden_act", ACTIVATIONS)
+        spec = cls(
             name=name or checkpoint or model_type,
             model_type=model_type,
             vision=tower,
             text=decoder,
-            drops_class_token=_drops_class_token(root, tower),
-            pooling=_pooling(root, model_type),
+            drops_first_token=has_projector and _drops_first_token(root, tower, family),
+            pooling=family.pooling(root, tower) if family.pooling else None,
             checkpoint=checkpoint,
-            base_vocab_size=whole(base, "aim_cost.base_vocab_size", SpecError),
-            image_rule=read_image_rule(root, extra),
+            base_vocab_size=bounded(base, "aim_cost.base_vocab_size", MOST_TOKENS),
+            image_rule=family.images(root, extra) if family.images else None,
+            projector_bias=not has_projector or root.flag("multimodal_projector_bias"),
+            quantization=read_quantization(root, parts.vision, parts.text),
         )
-
-
-_PARTS = {
-    "llava": ("clip_vision_model", "llama"),
-    "llava_next_video": ("clip_vision_model", "llama"),
-    "llava_onevision": ("siglip_vision_model", "qwen2"),
-    "qwen2_vl": ("qwen2_vl_vision", "qwen2_vl_text"),
-    "qwen2_5_vl": ("qwen2_5_vl_vision", "qwen2_5_vl_text"),
-}
+        if spec.quantization is not None:
+            spec.quantization.require_fit((*spec.vision_linears, *decoder.linears))
+        return spec
 
 
 def preset_names() -> list[str]:
@@ -228,43 +188,16 @@ def preset_names() -> list[str]:
 def preset_config(name: str) -> dict[str, Any]:
     """The Hugging Face config of a preset. Raises SpecError that lists the presets."""
     one_of(name, preset_names(), "model", SpecError)
-    config: dict[str, Any] = json.loads((_PRESETS / f"{name}.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = json_tree(text_of(_PRESETS / f"{name}.json"))
     return config
 
 
 def load_model_spec(name_or_path: str | Path) -> ModelSpec:
     """A preset by name, or any ``config.json`` by path. Raises SpecError."""
-    if Path(name_or_path).exists():
+    if os.path.exists(name_or_path):  # no path at all is none that exists
         return ModelSpec.from_hf_config(name_or_path)
     name = str(name_or_path)
     return ModelSpec.from_hf_config(preset_config(name), name=name)
-
-
-def _text(config: Section, outer: Section) -> TextSpec:
-    hidden, heads = config.whole("hidden_size"), config.whole("num_attention_heads")
-    head_dim = config.values.get("head_dim")
-    if head_dim is None:
-        if hidden % heads:
-            raise SpecError(
-                "text_config.hidden_size",
-                expected=f"a multiple of num_attention_heads = {heads}, or a head_dim",
-                got=hidden,
-                fix="Correct one of the two or give head_dim.",
-            )
-        head_dim = hidden // heads
-    # transformers gives the outer flag the last word
-    inner_tied = config.values.get("tie_word_embeddings", False)
-    return TextSpec(
-        model_type="llama" if config.get("model_type") == "llama" else "qwen2",
-        hidden_size=hidden,
-        intermediate_size=config.whole("intermediate_size"),
-        num_hidden_layers=config.whole("num_hidden_layers"),
-        num_attention_heads=heads,
-        num_key_value_heads=config.whole("num_key_value_heads"),
-        head_dim=whole(head_dim, "text_config.head_dim", SpecError),
-        vocab_size=config.whole("vocab_size"),
-        tie_word_embeddings=bool(outer.values.get("tie_word_embeddings", inner_tied)),
-    )
 
 
 def _check_output_size(vision: Tower, text: TextSpec) -> None:
@@ -277,10 +210,11 @@ def _check_output_size(vision: Tower, text: TextSpec) -> None:
         )
 
 
-def _drops_class_token(config: Section, vision: Tower) -> bool:
-    """Whether the features leave the class token out; a tower with a merger of its own has none."""
-    if vision.output_size is not None:
-        return False
+def _drops_first_token(config: Section, vision: Tower, family: Family) -> bool:
+    """Whether the features leave the first token out: CLIP's class token, or SigLIP's first patch.
+
+    Raises: SpecError for a list of layers, and where frames or crops are then no square.
+    """
     layer, layers = config.get("vision_feature_layer"), vision.num_hidden_layers
     if not isinstance(layer, int) or isinstance(layer, bool) or not -layers - 1 <= layer <= layers:
         raise SpecError(
@@ -290,22 +224,13 @@ def _drops_class_token(config: Section, vision: Tower) -> bool:
             fix="Lists of layers are not supported; correct the config.",
         )
     strategy = config.choice("vision_feature_select_strategy", ("default", "full"))
-    if strategy == "default" and not vision.class_tokens:
+    drops = strategy == "default"
+    if family.fills_grid and drops != bool(vision.class_tokens):
+        fitting = "default" if vision.class_tokens else "full"
         raise SpecError(
             "vision_feature_select_strategy",
-            expected=f"'full' for {vision.model_type}, which has no class token to drop",
+            expected=f"{fitting!r} for {vision.model_type}, whose features then fill a grid",
             got=strategy,
             fix="Correct the config.",
         )
-    return strategy == "default"
-
-
-def _pooling(config: Section, model_type: str) -> Pooling | None:
-    if model_type == "llava_onevision":
-        return Pooling(stride=2, rounds_up=True, before_projector=False)
-    if model_type == "llava_next_video":
-        # the third mode, conv, has weights
-        config.choice("spatial_pool_mode", ("average", "max"))
-        stride = config.whole("spatial_pool_stride")
-        return Pooling(stride, rounds_up=False, before_projector=True)
-    return None
+    return drops

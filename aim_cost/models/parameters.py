@@ -1,14 +1,16 @@
-"""How many parameters a model has, as transformers builds it."""
+"""How many parameters a model has, as transformers builds it, and the bytes of its weights."""
 
-from aim_cost.models.model import ModelSpec, TextSpec
+from collections.abc import Iterable
+
+from aim_cost.models.linear import Linear, parameters_of
+from aim_cost.models.model import ModelSpec
+from aim_cost.models.text_spec import TextSpec
 
 
 def text_parameters(text: TextSpec) -> int:
     """Parameters of the LLM with its head; a tied head is not counted twice."""
     hidden = text.hidden_size
-    attention = hidden * (2 * text.query_dim + 2 * text.key_value_dim)
-    bias = text.query_dim + 2 * text.key_value_dim if text.has_qkv_bias else 0
-    layer = attention + bias + 3 * hidden * text.intermediate_size + 2 * hidden
+    layer = parameters_of(text.layer_linears) + 2 * hidden
     tables = 1 if text.tie_word_embeddings else 2
     return text.num_hidden_layers * layer + hidden + tables * text.vocab_size * hidden
 
@@ -18,6 +20,25 @@ def model_parameters(model: ModelSpec) -> int:
     vision, hidden = model.vision, model.text.hidden_size
     if vision.output_size is not None:
         return vision.parameters + text_parameters(model.text)
-    projector = vision.hidden_size * hidden + hidden * hidden + 2 * hidden
+    projector = (vision.hidden_size + hidden) * hidden + 2 * hidden * model.projector_bias
     newline = hidden if model.pooling is not None else 0
     return vision.parameters + projector + newline + text_parameters(model.text)
+
+
+def weights_bytes(model: ModelSpec, width: int) -> int:
+    """Bytes of all weights: quantised ones as the checkpoint holds them, others ``width`` each."""
+    total, method = width * model_parameters(model), model.quantization
+    if method is None:
+        return total
+    for linear in (*model.vision_linears, *model.text.linears):
+        if method.converts(linear):
+            total += method.matrix_bytes(linear) - width * linear.weights
+    return total
+
+
+def unpacked_bytes(model: ModelSpec, linears: Iterable[Linear], width: int) -> int:
+    """Bytes of the largest of ``linears`` that is quantised and laid out to be multiplied."""
+    method = model.quantization
+    if method is None or not method.unpacks:
+        return 0
+    return width * max((x.weights for x in linears if method.converts(x)), default=0)

@@ -6,10 +6,11 @@ Source: transformers 5.23, qwen2_vl and qwen2_5_vl, with sdpa.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self, TypeAlias
+from typing import ClassVar, Self, TypeAlias
 
 from aim_cost.checks import sequence, whole
 from aim_cost.errors import SpecError
+from aim_cost.models.linear import Linear, parameters_of
 from aim_cost.models.vision_spec import DEFAULT_FRAME_SIZE, FrameSize, TowerBytes, TowerSpec
 from aim_cost.ops.count import Count
 from aim_cost.ops.kernels import Kernels
@@ -36,6 +37,9 @@ class QwenVisionSpec(TowerSpec):
         frame_size: height and width in pixels, multiples of ``unit``.
     """
 
+    modules: ClassVar = ("model.visual",)
+    layer_modules: ClassVar = "blocks"
+
     output_size: int
     temporal_patch_size: int
     spatial_merge_size: int
@@ -56,6 +60,13 @@ class QwenVisionSpec(TowerSpec):
                 fix=f"E.g. {8 * self.unit}x{8 * self.unit}: processors resize to such sizes.",
             )
         object.__setattr__(self, "frame_size", size)
+        if self.hidden_size // self.num_attention_heads % 4:
+            raise SpecError(
+                "vision_config.num_heads",
+                expected="heads of a multiple of 4 elements: rows and columns turn pairs of them",
+                got=f"{self.hidden_size} / {self.num_attention_heads} elements",
+                fix="Correct num_heads or the width of the tower.",
+            )
         if self.window_size is not None and self.window_size < self.unit:
             raise SpecError(
                 "vision_config.window_size",
@@ -72,6 +83,10 @@ class QwenVisionSpec(TowerSpec):
     @property
     def any_size(self) -> bool:
         return True
+
+    @property
+    def has_closed_form(self) -> bool:
+        return False
 
     @property
     def takes_video(self) -> bool:
@@ -160,17 +175,36 @@ class QwenVisionSpec(TowerSpec):
         return replace(self, frame_size=(side * self.unit, side * self.unit))
 
     @property
+    def layer_linears(self) -> tuple[Linear, ...]:
+        hidden, inner = self.hidden_size, self.intermediate_size
+        names = ("gate_proj", "up_proj", "down_proj") if self.is_gated else ("fc1", "fc2")
+        return (
+            Linear(("attn.qkv",), hidden, 3 * hidden, bias=True),
+            Linear(("attn.proj",), hidden, hidden, bias=True),
+            *(Linear((f"mlp.{name}",), hidden, inner, bias=True) for name in names[:-1]),
+            Linear((f"mlp.{names[-1]}",), inner, hidden, bias=True),
+        )
+
+    @property
+    def last_linears(self) -> tuple[Linear, ...]:
+        """Those of the merger."""
+        square = self.hidden_size * self.spatial_merge_size**2
+        return (
+            Linear(("merger.mlp.0",), square, square, bias=True),
+            Linear(("merger.mlp.2",), square, self.output_size, bias=True),
+        )
+
+    @property
     def parameters(self) -> int:
         """The tower and its merger."""
-        hidden, inner = self.hidden_size, self.intermediate_size
-        norm = hidden if self.is_gated else 2 * hidden
-        mlp = 2 * hidden * inner + inner + hidden
-        if self.is_gated:
-            mlp += hidden * inner + inner
-        layer = 4 * (hidden * hidden + hidden) + mlp + 2 * norm
-        square = hidden * self.spatial_merge_size**2
-        merger = norm + square * square + square + square * self.output_size + self.output_size
-        return self.patch_elements * hidden + self.num_hidden_layers * layer + merger
+        norm = self.hidden_size if self.is_gated else 2 * self.hidden_size
+        layer = parameters_of(self.layer_linears) + 2 * norm
+        ends = self.patch_elements * self.hidden_size + norm + parameters_of(self.last_linears)
+        return self.num_hidden_layers * layer + ends
+
+    @property
+    def gate_tensors(self) -> int:
+        return 3 if self.is_gated else super().gate_tensors
 
     def ops(
         self,
@@ -205,7 +239,7 @@ class QwenVisionSpec(TowerSpec):
         rotation = 5 * width * states + 4 * _FLOAT32_BYTES * states
         if width < _FLOAT32_BYTES:  # q and k are cast
             rotation += 2 * _FLOAT32_BYTES * states
-        feed_forward = width * (2 * states + 3 * rows * self.intermediate_size)
+        feed_forward = width * (2 * states + self.gate_tensors * rows * self.intermediate_size)
         kept = pixels if keeps_states else pixels + width * states
         return TowerBytes(pixels + angles + max(rotation, feed_forward), kept, kept)
 
@@ -216,6 +250,9 @@ def _cut(side: int, window: int) -> Counter[int]:
     found[side % window] += 1
     return Counter({length: times for length, times in found.items() if length and times})
 
+
+MOST_KERNELS = 1_000_000
+"""Each of them stands in the list of ops: more than these take long and fill the memory."""
 
 Views: TypeAlias = Sequence[tuple[QwenVisionSpec, int]]
 """The tower at each resolution, and the number of temporal patches there."""
@@ -236,9 +273,26 @@ def tower_ops(views: Views, width: int) -> list[Op]:
     ops = [top.linear("patch_embedding", rows, vision.patch_elements, hidden)]
     if vision.window_size is not None:
         ops.append(top.elementwise("gather", Elementwise.GATHER, rows * hidden, rows * hidden))
+    _check_kernels(views)
     for block in range(vision.num_hidden_layers):
         ops += _block_ops(views, width, block)
     return ops + _merger_ops(vision, rows, width)
+
+
+def _check_kernels(views: Views) -> None:
+    """Raises: SpecError where the tower would start more kernels than MOST_KERNELS."""
+    kernels = sum(
+        groups * sum(view.segments(block).values())
+        for view, groups in views
+        for block in range(view.num_hidden_layers)
+    )
+    if kernels > MOST_KERNELS:
+        raise SpecError(
+            "workload",
+            expected=f"at most {MOST_KERNELS} kernels of the vision tower's attention",
+            got=f"{kernels}, one a temporal patch or window in each block",
+            fix="Give fewer or smaller frames or images, or a smaller batch.",
+        )
 
 
 def _patches(views: Views) -> int:

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from aim_cost.errors import SpecError
+from aim_cost.models.linear import Linear, parameters_of
+from aim_cost.models.siglip_head import head_linears, head_ops, head_parameters
 from aim_cost.models.vision_spec import FrameSize, TowerBytes, TowerSpec
 from aim_cost.ops.count import Count
 from aim_cost.ops.kernels import Kernels
@@ -22,9 +24,16 @@ class VisionSpec(TowerSpec):
 
     CLIP adds a class token to the patches. All ``num_hidden_layers`` are run, whichever layer the
     features are read from: that is what transformers executes.
+
+    Args:
+        has_head: whether SigLIP's pooling head follows, which is run though nothing reads it.
     """
 
+    modules: ClassVar = ("model.vision_tower", "vision_tower.vision_model")
+    layer_modules: ClassVar = "encoder.layers"
+
     image_size: int
+    has_head: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +57,10 @@ class VisionSpec(TowerSpec):
     @property
     def any_size(self) -> bool:
         return False
+
+    @property
+    def has_closed_form(self) -> bool:
+        return not self.has_head
 
     @property
     def takes_video(self) -> bool:
@@ -116,13 +129,30 @@ class VisionSpec(TowerSpec):
         return self
 
     @property
-    def parameters(self) -> int:
-        """SigLIP without its pooling head, or CLIP's vision model."""
+    def layer_linears(self) -> tuple[Linear, ...]:
         hidden, inner = self.hidden_size, self.intermediate_size
+        names = ("q_proj", "k_proj", "v_proj", "out_proj")
+        return (
+            *(Linear((f"self_attn.{name}",), hidden, hidden, bias=True) for name in names),
+            Linear(("mlp.fc1",), hidden, inner, bias=True),
+            Linear(("mlp.fc2",), inner, hidden, bias=True),
+        )
+
+    @property
+    def last_linears(self) -> tuple[Linear, ...]:
+        """Those of the head."""
+        return head_linears(self) if self.has_head else ()
+
+    @property
+    def parameters(self) -> int:
+        """SigLIP, or CLIP's vision model."""
+        hidden = self.hidden_size
         norm = 2 * hidden
-        layer = 4 * (hidden * hidden + hidden) + 2 * hidden * inner + inner + hidden + 2 * norm
+        layer = parameters_of(self.layer_linears) + 2 * norm
         patch = self.patch_elements * hidden
         total = patch + self.tokens * hidden + self.num_hidden_layers * layer + norm
+        if self.has_head:
+            total += head_parameters(self)
         if self.is_clip:
             return total + hidden + norm  # class embedding; a norm before the layers; no patch bias
         return total + hidden  # bias of the patch embedding
@@ -170,11 +200,9 @@ class VisionSpec(TowerSpec):
         projection; or the residual, its norm and the MLP.
         """
         hidden, inner = self.hidden_size, self.intermediate_size
-        # before and after the activation; CLIP's is x sigmoid(1.702 x), one tensor more
-        parts = 3 if self.is_clip else 2
         earlier = peak = 0
         for before, after in pairwise(counts):
-            attention, feed_forward = 7 * before * hidden, parts * after * inner
+            attention, feed_forward = 7 * before * hidden, self.gate_tensors * after * inner
             residual = (before + 2 * after) * hidden
             peak = max(peak, earlier + attention, earlier + residual + feed_forward)
             # the first layer's input, or those of all layers so far
@@ -227,10 +255,10 @@ def tower_ops(
         ops.append(
             top.elementwise("gather", Elementwise.GATHER, places + rows * hidden, rows * hidden)
         )
-    return [
-        *ops,
-        top.elementwise("post_layernorm", Elementwise.LAYER_NORM, rows * hidden, rows * hidden),
-    ]
+    ops.append(
+        top.elementwise("post_layernorm", Elementwise.LAYER_NORM, rows * hidden, rows * hidden)
+    )
+    return ops + head_ops(vision, images, width) if vision.has_head else ops
 
 
 def _add(vision: Any) -> Elementwise:
@@ -272,13 +300,15 @@ def _merge_ops(vision: Any, make: Kernels, images: Count, before: Count, after: 
     ]
 
 
-def projector_ops(vision_hidden: Count, text_hidden: Count, rows: Count, width: int) -> list[Op]:
+def projector_ops(
+    vision_hidden: Count, text_hidden: Count, rows: Count, width: int, bias: bool = True
+) -> list[Op]:
     """Ops of the two-layer projector: vision hidden -> text hidden -> text hidden."""
     make = Kernels("vision.projector", width)
     return [
-        make.linear("linear_1", rows, vision_hidden, text_hidden, bias=True),
+        make.linear("linear_1", rows, vision_hidden, text_hidden, bias),
         make.elementwise("gelu", Elementwise.GELU, rows * text_hidden, rows * text_hidden),
-        make.linear("linear_2", rows, text_hidden, text_hidden, bias=True),
+        make.linear("linear_2", rows, text_hidden, text_hidden, bias),
     ]
 
 

@@ -5,10 +5,11 @@ The two kinds are ``vision.VisionSpec`` and ``qwen_vision.QwenVisionSpec``; ``to
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, TypeAlias
+from typing import ClassVar, Protocol, Self, TypeAlias
 
 from aim_cost.checks import integral, numbers
 from aim_cost.errors import SpecError
+from aim_cost.models.linear import Linear
 from aim_cost.ops.count import Count
 from aim_cost.ops.op import Op
 
@@ -32,6 +33,11 @@ def parse_frame_size(text: str, option: str = "--frame-size") -> FrameSize:
 class TowerSpec:
     """What all vision towers have. Names are those of SigLIP's and CLIP's configs."""
 
+    modules: ClassVar[tuple[str, ...]]
+    """The paths of the tower in a model; several where releases of transformers differ."""
+    layer_modules: ClassVar[str]
+    """The path of its layers, inside the tower."""
+
     model_type: str
     hidden_size: int
     intermediate_size: int
@@ -39,6 +45,7 @@ class TowerSpec:
     num_attention_heads: int
     patch_size: int
     num_channels: int
+    hidden_act: str
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -52,6 +59,34 @@ class TowerSpec:
     def with_layers(self, layers: int) -> Self:
         """The same tower with another number of layers."""
         return replace(self, num_hidden_layers=layers)
+
+    @property
+    def layer_linears(self) -> tuple[Linear, ...]:
+        """The matrices of one layer, paths inside the layer."""
+        raise NotImplementedError
+
+    @property
+    def last_linears(self) -> tuple[Linear, ...]:
+        """The matrices after the last layer, paths inside the tower."""
+        raise NotImplementedError
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """All matrices, paths inside the model. A convolution of the patches is none."""
+        layers = (
+            linear.under(f"{self.layer_modules}.{layer}")
+            for layer in range(self.num_hidden_layers)
+            for linear in self.layer_linears
+        )
+        return tuple(linear.under(*self.modules) for linear in (*layers, *self.last_linears))
+
+    @property
+    def gate_tensors(self) -> int:
+        """Tensors of the MLP's inner width that are alive at most.
+
+        quick_gelu is x sigmoid(1.702 x): one more than others.
+        """
+        return 3 if self.hidden_act == "quick_gelu" else 2
 
 
 @dataclass(frozen=True)
@@ -102,7 +137,12 @@ class Tower(Protocol):
 
     @property
     def any_size(self) -> bool:
-        """Whether it takes images of any size; then its views differ and have no closed form."""
+        """Whether it takes images of any size; then its views differ."""
+        ...
+
+    @property
+    def has_closed_form(self) -> bool:
+        """Whether ``sweeps.closed_forms`` says its FLOPs."""
         ...
 
     @property
@@ -168,6 +208,11 @@ class Tower(Protocol):
     @property
     def parameters(self) -> int:
         """Parameters, as transformers builds it, a merger of its own included."""
+        ...
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """All its matrices, paths inside the model."""
         ...
 
     def at(self, frame_size: FrameSize | None, image_tokens: int | None = None) -> Self:

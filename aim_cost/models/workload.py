@@ -3,18 +3,37 @@
 import math
 from collections import Counter
 from dataclasses import dataclass
+from enum import StrEnum
 
 from aim_cost.checks import one_of, sequence, whole
-from aim_cost.errors import SpecError
+from aim_cost.errors import AimError, SpecError
 from aim_cost.models.images import ImageGrid, checked_size, group_sizes, image_grids
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.vision_spec import FrameSize, Tower
 from aim_cost.units import dtype_bytes
 
+MOST_PROMPT_TOKENS = 10**8
+"""Of all prompts of a batch, far above any that is run; beyond it times lose their digits."""
+
 ATTENTION_KINDS = ("sdpa", "eager")
 MODES = ("eager", "cuda-graph", "ideal")
 SCORINGS = ("torch", "fused")
-LAST_LAYERS = ("all", "needed")
+
+
+class LastLayer(StrEnum):
+    """What the LLM's last layer computes in a prefill.
+
+    ``all``: every token, as transformers runs it. ``needed``: keys and values of every token, all
+    else of the last alone, whose logits are asked for.
+    """
+
+    ALL = "all"
+    NEEDED = "needed"
+
+    @classmethod
+    def read(cls, name: str, error: type[AimError] = SpecError) -> "LastLayer":
+        """The member called ``name``. Raises: ``error`` for another name."""
+        return cls(one_of(name, list(cls), "last_layer", error))
 
 
 @dataclass(frozen=True)
@@ -120,10 +139,25 @@ class Workload:
         return f"{self.image_tokens} image tokens"
 
     def visual_input(self, model: ModelSpec) -> VisualInput:
-        """Lay the visual tokens out for ``model``. Raises SpecError when it takes no video.
+        """Lay the visual tokens out for ``model``.
 
         ``image_tokens`` are encoded as the fewest crops that hold them.
+        Raises: SpecError when it takes no video, and for more than MOST_PROMPT_TOKENS.
         """
+        found = self._visual_input(model)
+        visual = [(found.groups, found.group_tokens), *found.others]
+        prompt = sum(groups * tokens for groups, tokens in visual) + found.newline_tokens
+        tokens = self.batch * (prompt + self.text_tokens)
+        if tokens > MOST_PROMPT_TOKENS:
+            raise SpecError(
+                "workload",
+                expected=f"at most {MOST_PROMPT_TOKENS} tokens in all prompts of the batch",
+                got=f"{tokens}: {self.label()} + {self.text_tokens} text tokens, x {self.batch}",
+                fix="Give fewer or smaller frames or images, less text, or a smaller batch.",
+            )
+        return found
+
+    def _visual_input(self, model: ModelSpec) -> VisualInput:
         if self.images is not None:
             grids = self.image_grids(model)
             (groups, tokens), *others = group_sizes(grids)
@@ -157,8 +191,7 @@ class Execution:
         scoring: of AIM's importance; ``torch``, block by block of rows, each written once;
             ``fused``, the Triton kernels of a GPU, which write no matrix and compute its products
             anew in each pass.
-        last_layer: of the LLM; ``all``, as transformers runs it, for every token; ``needed``, keys
-            and values of every token, all else of the last alone, whose logits are asked for.
+        last_layer: what the LLM's last layer computes; its name does as well.
         keeps_tower_states: whether the hidden states of all layers of a SigLIP or CLIP tower stay
             until the features are there, and nothing of a tower stays after that, as in
             transformers 5.17. Newer ones keep the last state alone, as long as the prefill runs.
@@ -170,7 +203,7 @@ class Execution:
     attention: str = "sdpa"
     mode: str = "eager"
     scoring: str = "torch"
-    last_layer: str = "all"
+    last_layer: LastLayer = LastLayer.ALL
     keeps_tower_states: bool = False
 
     def __post_init__(self) -> None:
@@ -178,7 +211,7 @@ class Execution:
         one_of(self.attention, ATTENTION_KINDS, "attention", SpecError)
         one_of(self.mode, MODES, "execution", SpecError)
         one_of(self.scoring, SCORINGS, "scoring", SpecError)
-        one_of(self.last_layer, LAST_LAYERS, "last_layer", SpecError)
+        object.__setattr__(self, "last_layer", LastLayer.read(self.last_layer))
 
     @property
     def element_bytes(self) -> int:

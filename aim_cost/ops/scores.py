@@ -1,4 +1,7 @@
-"""How methods rank visual tokens, and what that costs: names, ops, and whether flash stays on.
+"""Scores of visual tokens inside the LLM: names, the ops that each adds, and whether it runs.
+
+A score that runs has its entry here, its code in ``aim_runtime.reduction.scores`` under the same
+name, and its slow reference in the tests. Nothing else lists the names.
 
 FLOPs are those of the products that each method's released code computes; sorting, clustering
 loops and elementwise work count zero, as everywhere. Sources: the papers and repositories named.
@@ -6,23 +9,33 @@ loops and elementwise work count zero, as everywhere. Sources: the papers and re
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from aim_cost.ops import formulas
 from aim_cost.ops.count import Count
 from aim_cost.ops.kernels import Kernels
-from aim_cost.ops.kind import BatchedProduct, Elementwise, Kind, Product
+from aim_cost.ops.kind import BatchedProduct, Elementwise, Kind
 from aim_cost.ops.op import Op
 from aim_cost.ops.reduction import fused_importance_ops, importance_ops
 
-_PIVOTS = 8
+LISTED_BY = "aim-cost methods --scores"
+"""The command that lists the names of scores."""
+
+PIVOTS = 4
+"""Pivots of DART among the visual tokens, and as many among the text."""
+
+_AnyScore = TypeVar("_AnyScore", bound="Score")
 
 
 @dataclass(frozen=True)
 class LayerSize:
     """Where a score is computed inside the LLM: ``tokens`` entering ``layer`` of ``text``.
 
-    Args: fused, whether AIM's score is that of the fused kernels.
+    Args:
+        text_tokens: those of them that are text, protected.
+        prompt_tokens: tokens entering the LLM.
+        first: whether nothing was ranked before.
+        fused: whether AIM's score is that of the fused kernels.
     """
 
     layer: int | None
@@ -30,26 +43,10 @@ class LayerSize:
     tokens: Count
     text: Any
     width: int
+    text_tokens: Count
+    prompt_tokens: Count
+    first: bool = True
     fused: bool = False
-
-
-@dataclass(frozen=True)
-class VisualSize:
-    """Where a score is computed before the LLM.
-
-    Args:
-        groups: frames or crops of all prompts, ``patches`` each in the vision tower.
-        tokens: visual tokens of one prompt that are ranked; kept: those that stay.
-    """
-
-    batch: Count
-    groups: Count
-    patches: Count
-    tokens: Count
-    kept: Count
-    vision: Any
-    hidden: Count
-    width: int
 
 
 @dataclass(frozen=True)
@@ -57,21 +54,41 @@ class Score:
     """A way to rank visual tokens.
 
     Args:
+        name: what a schedule calls it.
         summary: what it looks at, in a phrase.
         source: method or paper.
-        ops: what it adds to the graph.
-        flash: False when the scored layer must write its attention matrix.
-        runs: whether ``aim_runtime`` has code for it; a test holds both to each other.
+        ops: what it adds to the graph, by the sizes where it is computed.
     """
 
+    name: str
     summary: str
     source: str
     ops: Callable[[Any], list[Op]]
+
+
+@dataclass(frozen=True)
+class LayerScore(Score):
+    """A way to rank visual tokens inside the LLM; ``ops`` takes a LayerSize.
+
+    Args:
+        flash: False when the scored layer must write its attention matrix.
+        whole_layer: whether it ranks by what leaves the layer, so that no token can leave inside
+            it.
+        why_not_run: why ``aim_runtime`` has no code for it; empty where it has. A test holds both
+            to each other.
+    """
+
     flash: bool = True
-    runs: bool = False
+    whole_layer: bool = False
+    why_not_run: str = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether ``aim_runtime`` has code for it."""
+        return not self.why_not_run
 
 
-def _nothing(size: LayerSize | VisualSize) -> list[Op]:
+def _nothing(size: LayerSize) -> list[Op]:
     del size
     return []
 
@@ -119,34 +136,83 @@ def _head_mean(size: LayerSize) -> list[Op]:
 
 
 def _next_layer_query(size: LayerSize) -> list[Op]:
+    """Norm and keys of all tokens under the next layer, and the query of the last one."""
     make = Kernels("importance", size.width, size.layer)
-    text, rows = size.text, size.batch * size.tokens
-    projections = [
-        make.linear("score_q_proj", rows, text.hidden_size, text.query_dim, text.has_qkv_bias),
-        make.linear("score_k_proj", rows, text.hidden_size, text.key_value_dim, text.has_qkv_bias),
+    text, rows, bias = size.text, size.batch * size.tokens, size.text.has_qkv_bias
+    hidden, turned = text.hidden_size, size.batch * text.query_dim + rows * text.key_value_dim
+    return [
+        make.elementwise("score_norm", Elementwise.RMS_NORM, rows * hidden, rows * hidden),
+        make.linear("score_q_proj", size.batch, hidden, text.query_dim, bias),
+        make.linear("score_k_proj", rows, hidden, text.key_value_dim, bias),
+        make.elementwise(
+            "score_rotary", Elementwise.ROTARY, turned + 2 * size.tokens * text.head_dim, turned
+        ),
+        *_last_row(size),
     ]
-    return [*projections, *_last_row(size)]
 
 
-def _all_rows(size: LayerSize) -> list[Op]:
-    text = size.text
-    heads, head_dim, tokens = text.num_attention_heads, text.head_dim, size.tokens
-    flops = formulas.attention_scores_flops(size.batch, heads, tokens, tokens, head_dim)
-    rows = size.batch * tokens
-    return _op(
-        size,
-        flops,
-        rows * (text.query_dim + text.key_value_dim),
-        size.batch * heads * tokens * tokens,
-        BatchedProduct(size.batch * heads, tokens, tokens, head_dim),
-    )
+def _rater_rows(size: LayerSize) -> list[Op]:
+    """Rows of the text tokens; once, how visual tokens share themselves among these."""
+    text, rows = size.text, size.text_tokens
+    heads, head_dim, batch = text.num_attention_heads, text.head_dim, size.batch
+    make, raters = Kernels("importance", size.width, size.layer), []
+    if size.first:
+        # x[B, n, H] @ t[B, T, H]^T -> [B, n, T]
+        prompt, hidden = size.prompt_tokens, text.hidden_size
+        raters = [
+            Op(
+                "raters",
+                "importance",
+                2 * batch * prompt * rows * hidden,
+                size.width * batch * (prompt + rows) * hidden,
+                size.width * batch * prompt * rows,
+                BatchedProduct(batch, prompt, rows, hidden),
+                size.layer,
+            ),
+            make.elementwise("shares", Elementwise.SOFTMAX, batch * prompt * rows, batch * rows),
+        ]
+    # q[B, h, T, d] @ k[B, h, n, d]^T -> [B, h, T, n]
+    flops = formulas.attention_scores_flops(batch, heads, rows, size.tokens, head_dim)
+    reads = batch * (rows * text.query_dim + size.tokens * text.key_value_dim)
+    kind = BatchedProduct(batch * heads, rows, size.tokens, head_dim)
+    scores = batch * heads * rows * size.tokens
+    return [
+        *raters,
+        *_op(size, flops, reads, scores, kind),
+        make.elementwise("score_softmax", Elementwise.SOFTMAX, scores, scores),
+        make.elementwise("mean", Elementwise.REDUCTION, scores, batch * size.tokens),
+    ]
 
 
 def _pivots(size: LayerSize) -> list[Op]:
-    hidden, rows = size.text.hidden_size, size.batch * size.tokens
-    flops = formulas.linear_flops(rows, hidden, _PIVOTS)
-    kind = Product(rows, _PIVOTS, hidden)
-    return _op(size, flops, rows * hidden, rows * _PIVOTS, kind)
+    """Norms of keys and states, the cosines to all pivots, and a turn of each pivot."""
+    make = Kernels("importance", size.width, size.layer)
+    hidden, rows, pivots = size.text.hidden_size, size.batch * size.tokens, 2 * PIVOTS
+    # p[B, 8, H] @ x[B, n, H]^T -> [B, 8, n]
+    kind = BatchedProduct(size.batch, pivots, size.tokens, hidden)
+    flops = 2 * size.batch * pivots * size.tokens * hidden
+    reads = (rows + size.batch * pivots) * hidden
+    return [
+        make.elementwise("key_norms", Elementwise.REDUCTION, rows * size.text.key_value_dim, rows),
+        make.elementwise("score_norm", Elementwise.RMS_NORM, rows * hidden, rows * hidden),
+        make.elementwise("unit", Elementwise.NORMALISE, rows * hidden, rows * hidden),
+        *_op(size, flops, reads, rows * pivots, kind),
+        *(
+            make.elementwise(f"turn_{turn}_{step}", Elementwise.COPY, rows, rows)
+            for turn in range(pivots)
+            for step in ("free", "sort", "rank", "take")
+        ),
+    ]
+
+
+def _change(size: LayerSize) -> list[Op]:
+    """What the layer added to each hidden state, and its length."""
+    make = Kernels("importance", size.width, size.layer)
+    states = size.batch * size.tokens * size.text.hidden_size
+    return [
+        make.elementwise("difference", Elementwise.ADD, 2 * states, states),
+        make.elementwise("length", Elementwise.REDUCTION, states, size.batch * size.tokens),
+    ]
 
 
 def _key_distances(size: LayerSize) -> list[Op]:
@@ -163,130 +229,82 @@ def _neighbours(size: LayerSize) -> list[Op]:
     return _op(size, 2 * rows * hidden, 2 * rows * hidden, rows, Elementwise.COPY)
 
 
-LAYER_SCORES = {
-    "pagerank": Score(
-        "PageRank over the layer's attention, five steps", "AIM", _pagerank, runs=True
-    ),
-    "pagerank-causal": Score(
+def by_name(*scores: _AnyScore) -> dict[str, _AnyScore]:
+    """The scores by their names."""
+    return {score.name: score for score in scores}
+
+
+LAYER_SCORES = by_name(
+    LayerScore("pagerank", "PageRank over the layer's attention, five steps", "AIM", _pagerank),
+    LayerScore(
+        "pagerank-causal",
         "one PageRank step, each column divided by the rows that see it",
         "ours",
         _pagerank_causal,
-        runs=True,
     ),
-    "text-attention": Score(
+    LayerScore(
+        "text-attention",
         "attention of the last prompt token, one row of q k^T",
-        "ours, after FastV",
+        "FastV",
         _last_row,
-        runs=True,
     ),
-    "eager-attention": Score(
-        "attention of the last token, read from the layer's own matrix", "FastV", _head_mean, False
+    LayerScore(
+        "eager-attention",
+        "attention of the last token, read from the layer's own matrix",
+        "FastV as released",
+        _head_mean,
+        flash=False,
+        why_not_run="text-attention keeps the same tokens, without that matrix",
     ),
-    "next-layer-query": Score(
+    LayerScore(
+        "next-layer-query",
         "attention of the last token under the next layer's q and k",
         "PyramidDrop",
         _next_layer_query,
+        whole_layer=True,
     ),
-    "rater-attention": Score(
-        "attention logits of all rows, text raters chosen", "SparseVLM", _all_rows
+    LayerScore(
+        "rater-attention",
+        "attention of the text tokens that are most like the image",
+        "SparseVLM",
+        _rater_rows,
     ),
-    "pivot-similarity": Score("similarity to 8 pivot tokens", "DART", _pivots),
-    "key-distances": Score("norms of keys, then distances among tokens", "PACT", _key_distances),
-    "neighbour-cosine": Score(
-        "cosine to the same place of the frame before", "FrameFusion", _neighbours
+    LayerScore(
+        "pivot-similarity",
+        "8 pivots by norms of keys, and what is least like each of them",
+        "DART",
+        _pivots,
+        whole_layer=True,
     ),
-    "offline": Score("decided beforehand: nothing at run time", "VTW, FitPrune, HiDrop", _nothing),
-    "random": Score("drawn at random", "baseline", _nothing, runs=True),
-    "uniform": Score("every k-th token", "baseline", _nothing, runs=True),
-}
+    LayerScore(
+        "layer-change",
+        "how far the layer moved a token's hidden state",
+        "V2Drop",
+        _change,
+        whole_layer=True,
+    ),
+    LayerScore(
+        "key-distances",
+        "norms of keys, then distances among tokens",
+        "PACT",
+        _key_distances,
+        why_not_run="it merges tokens into clusters, and how many depends on the image",
+    ),
+    LayerScore(
+        "neighbour-cosine",
+        "cosine to the same place of the frame before",
+        "FrameFusion",
+        _neighbours,
+        why_not_run="it merges tokens inside the LLM, where tokens are only dropped here",
+    ),
+    LayerScore(
+        "offline",
+        "decided beforehand: nothing at run time",
+        "VTW, FitPrune, HiDrop",
+        _nothing,
+        why_not_run="what was fitted or trained beforehand is not at hand",
+    ),
+    LayerScore("random", "drawn at random", "baseline", _nothing),
+    LayerScore("uniform", "every k-th token", "baseline", _nothing),
+)
 """Scores inside the LLM, by the name that a schedule's ``prune.importance`` gives."""
-
-
-def _visual_op(
-    name: str, size: VisualSize, flops: Count, reads: Count, writes: Count, kind: Kind
-) -> list[Op]:
-    return [Op(name, "merge", flops, size.width * reads, size.width * writes, kind)]
-
-
-def _vision_attention(size: VisualSize) -> list[Op]:
-    """The matrix of one vision layer, written beside its flash attention."""
-    heads, hidden = size.vision.num_attention_heads, size.vision.hidden_size
-    sizes = (size.groups, heads, size.patches, size.patches, hidden // heads)
-    flops = formulas.attention_scores_flops(*sizes)
-    scores = size.groups * heads * size.patches * size.patches
-    kind = BatchedProduct(size.groups * heads, size.patches, size.patches, hidden // heads)
-    return _visual_op(
-        "vision_scores", size, flops, 2 * size.groups * size.patches * hidden, scores, kind
-    )
-
-
-def _pairs(size: VisualSize) -> list[Op]:
-    # x[B, N, H] @ x[B, N, H]^T -> [B, N, N]
-    rows, tokens = size.batch * size.tokens, size.tokens
-    kind = BatchedProduct(size.batch, tokens, tokens, size.hidden)
-    flops = 2 * rows * tokens * size.hidden
-    return _visual_op("pairs", size, flops, 2 * rows * size.hidden, rows * tokens, kind)
-
-
-def _vision_attention_and_pairs(size: VisualSize) -> list[Op]:
-    return [*_vision_attention(size), *_pairs(size)]
-
-
-def _determinantal(size: VisualSize) -> list[Op]:
-    """The kernel of all pairs, then ``kept`` steps that each touch all rows chosen so far."""
-    steps = size.batch * size.kept * size.kept * size.tokens
-    return [
-        *_pairs(size),
-        *_visual_op("steps", size, steps, steps, size.batch * size.tokens, Elementwise.COPY),
-    ]
-
-
-def _adjacent(size: VisualSize) -> list[Op]:
-    rows = size.batch * size.tokens
-    flops = 2 * rows * size.hidden
-    return _visual_op("adjacent", size, flops, 2 * rows * size.hidden, rows, Elementwise.COPY)
-
-
-def _centres(size: VisualSize) -> list[Op]:
-    rows = size.batch * size.tokens
-    flops = 4 * rows * size.hidden
-    return _visual_op("centres", size, flops, 2 * rows * size.hidden, rows, Elementwise.COPY)
-
-
-def _pairs_in_frames(size: VisualSize) -> list[Op]:
-    tokens = size.batch * size.tokens // size.groups
-    rows = size.batch * size.tokens
-    kind = BatchedProduct(size.groups, tokens, tokens, size.hidden)
-    flops = 2 * rows * tokens * size.hidden
-    return _visual_op("frame_pairs", size, flops, 2 * rows * size.hidden, rows * tokens, kind)
-
-
-def _attention_and_frames(size: VisualSize) -> list[Op]:
-    return [*_vision_attention(size), *_pairs_in_frames(size)]
-
-
-VISUAL_SCORES = {
-    "vision-attention": Score(
-        "attention of the vision tower", "FasterVLM, VisionZip", _vision_attention
-    ),
-    "vision-attention-pairs": Score(
-        "attention of the vision tower and similarity of keys",
-        "PruMerge",
-        _vision_attention_and_pairs,
-    ),
-    "vision-attention-density": Score(
-        "attention of the vision tower and density in each frame",
-        "FastVID, HoliTom, FlashVID",
-        _attention_and_frames,
-    ),
-    "pairwise-cosine": Score("greedy max-min over all cosines", "DivPrune", _pairs),
-    "determinantal": Score("determinantal point process, step by step", "CDPruner", _determinantal),
-    "adjacent-cosine": Score(
-        "cosine to the same place of the frame before", "DyCoke, EVS", _adjacent
-    ),
-    "frame-centres": Score("distance to the centres of frame and video", "VidCom2", _centres),
-    "frame-density": Score("density clustering in each frame", "PruneVid", _pairs_in_frames),
-    "random": Score("drawn at random", "baseline", _nothing),
-    "uniform": Score("every k-th token", "baseline", _nothing),
-}
-"""Scores before the LLM, by the name that a schedule's ``select.by`` gives."""

@@ -5,8 +5,6 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import yaml
-
 from aim_cost.case import Estimate
 from aim_cost.conventions.convention import get_convention
 from aim_cost.methods.library import get_method
@@ -15,6 +13,8 @@ from aim_cost.models.model import ModelSpec, load_model_spec
 from aim_cost.models.workload import Workload
 from aim_cost.papers.efficiency import published_rows
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.text_files.text import text_of
+from aim_cost.text_files.yaml_text import yaml_tree
 from aim_cost.units import tera
 
 NO_REDUCTION = "none"
@@ -71,8 +71,7 @@ def published_figures() -> tuple[Figure, ...]:
 
 @cache
 def _method_figures() -> tuple[Figure, ...]:
-    path = resources.files("aim_cost.papers") / "figures.yaml"
-    table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    table = yaml_tree(text_of(resources.files("aim_cost.papers") / "figures.yaml"))
     return tuple(_figure(dict(row), table["workloads"]) for row in table["figures"])
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from aim_cost.case import Estimate
 from aim_cost.models.workload import Workload
-from aim_cost.plots.style import PAGE, TIME_SOURCES, device, finish, new_figure
+from aim_cost.plots.registry import Request, plot
+from aim_cost.plots.style import PAGE, device, finish, new_figure
 
 FRAMES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 TEXT_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -61,18 +62,19 @@ def break_even(data: Payoff) -> Figure:
     axis.set(xscale="log", yscale="log")
     span = max(abs(np.log2(data.speedup)).max(), 0.1)
     filled = axis.contourf(
-        *(*sizes, np.log2(data.speedup)),
+        *sizes,
+        np.log2(data.speedup),
         levels=np.linspace(-span, span, 17),
         cmap=_PALE,
     )
     low, high = data.speedup.min(), data.speedup.max()
     steps = [level for level in _LEVELS if low < level < high and level != 1]
-    lines = axis.contour(*(*sizes, data.speedup), levels=steps, colors="0.25", linewidths=0.7)
+    lines = axis.contour(*sizes, data.speedup, levels=steps, colors="0.25", linewidths=0.7)
     for label in axis.clabel(lines, fmt=lambda level: f"{level:g}x", fontsize=8, colors="black"):
         label.set_path_effects([withStroke(linewidth=2, foreground="white")])
     keys: dict[str, Any] = {}
     if low < 1 < high:
-        axis.contour(*(*sizes, data.speedup), levels=[1], colors="black", linewidths=2.2)
+        axis.contour(*sizes, data.speedup, levels=[1], colors="black", linewidths=2.2)
         keys["break-even, 1x"] = Line2D([], [], color="black", linewidth=2.2)
     if data.host_bound.any():
         waits = data.host_bound.astype(float)
@@ -97,9 +99,14 @@ def break_even(data: Payoff) -> Figure:
     )
     small = (
         f"The schedule {verdict} in this range. Predicted, not measured: "
-        f"{TIME_SOURCES[result.ttft.source]}; {data.speedup.size} sizes."
+        f"{result.ttft.source.noun}; {data.speedup.size} sizes."
     )
     return finish(figure, title, small, (list(keys.values()), list(keys)) if keys else None)
+
+
+@plot("break-even", "where a schedule pays, over frames and text tokens")
+def _draw(request: Request) -> Figure:
+    return break_even(payoff(request.estimate()))
 
 
 _HOST = "the reduced LLM waits for the host more than it computes"

@@ -11,10 +11,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from aim_cost.case import Estimate
+from aim_cost.checks import one_of
+from aim_cost.errors import SpecError
 from aim_cost.models.workload import Workload
-from aim_cost.papers.accuracy import benchmark_title, sampling_note
-from aim_cost.plots.style import COLOURS, PAGE, TIME_SOURCES, device, finish, new_figure
+from aim_cost.papers.accuracy import benchmark_title, published_accuracy, sampling_note
+from aim_cost.plots.registry import Request, plot
+from aim_cost.plots.style import COLOURS, PAGE, device, finish, new_figure
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.studies.evidence import is_of
+from aim_cost.studies.own_accuracy import read_scores
 from aim_cost.units import milli, tera
 
 _KNOWN: dict[str, Any] = {
@@ -48,7 +53,7 @@ def pareto_points(accuracy: pd.DataFrame, benchmark: str, baseline: Estimate) ->
     """
     rows = []
     for row in accuracy[accuracy["benchmark"] == benchmark].to_dict("records"):
-        if pd.notna(row["model"]) and row["model"] != baseline.model.name:
+        if not is_of(row["model"], baseline.model):
             continue
         point = {name: row[name] for name in ("source", "method", "evidence")}
         point["accuracy_difference"] = row["difference"]
@@ -118,10 +123,29 @@ def pareto(points: pd.DataFrame, benchmark: str, baseline: Estimate) -> Figure:
     small = (
         "FLOPs recomputed as executed where the schedule is known; hollow: it is not, share as "
         "printed by the paper. Times predicted: "
-        f"{TIME_SOURCES[baseline.ttft.source]}. Steps: Pareto front (own rows: dashed). "
+        f"{baseline.ttft.source.noun}. Steps: Pareto front (own rows: dashed). "
         f"{sampling_note(benchmark)}"
     )
     return finish(figure, title, small, keys)
+
+
+@plot("pareto", "accuracy over FLOPs and over TTFT, published and own")
+def _draw(request: Request) -> Figure:
+    baseline, benchmark = request.case().price(), request.benchmark
+    scores = published_accuracy()
+    own = read_scores(request.accuracy)
+    one_of(benchmark, {*scores["benchmark"], *own.by_benchmark}, "--benchmark", SpecError)
+    if benchmark in own.by_benchmark:
+        scores = pd.concat([scores, own.table(benchmark)], ignore_index=True)
+    points = pareto_points(scores, benchmark, baseline)
+    if points.empty:
+        raise SpecError(
+            "--model",
+            expected=f"a model with scores of {benchmark}",
+            got=baseline.model.name,
+            fix=f"Known: {', '.join(set(scores['model'].dropna()))}; or give --accuracy.",
+        )
+    return pareto(points, benchmark, baseline)
 
 
 def pareto_front(points: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -136,7 +160,8 @@ def _point(axis: Any, row: dict[Any, Any], x: float, marker: Any, colour: str) -
     own = row["evidence"] == "own"
     y = row["accuracy_difference"]
     axis.plot(
-        *(x, max(y, _FLOOR)),
+        x,
+        max(y, _FLOOR),
         marker=marker,
         color=colour,
         markerfacecolor=colour if row["known"] else "white",

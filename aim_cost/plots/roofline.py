@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 
 from aim_cost.case import Estimate
 from aim_cost.devices.roofline import Roofline
+from aim_cost.plots.registry import Request, plot
 from aim_cost.plots.style import (
     BLUE,
     GREEN,
@@ -15,7 +16,6 @@ from aim_cost.plots.style import (
     ORANGE,
     PAGE,
     PURPLE,
-    TIME_SOURCES,
     VERMILION,
     device,
     finish,
@@ -69,8 +69,11 @@ def op_points(result: Estimate) -> list[OpPoint]:
         key = (op.phase, op.name, op.flops, op.bytes)
         old = found.get(key, OpPoint(op.name, op.phase, 0, 0, 0))
         found[key] = OpPoint(
-            *(op.name, op.phase),
-            *(old.flops + op.flops, old.bytes + op.bytes, old.time_s + float(time_s)),
+            name=op.name,
+            phase=op.phase,
+            flops=old.flops + op.flops,
+            bytes=old.bytes + op.bytes,
+            time_s=old.time_s + float(time_s),
         )
     return list(found.values())
 
@@ -110,9 +113,14 @@ def roofline(result: Estimate) -> Figure:
     small = (
         f"Area: share of device time. Not shown: {100 * uncounted:.0f} % of it, ops without "
         "counted FLOPs (norms, softmax, elementwise, sorting). Roofs: datasheet. Times: "
-        f"{TIME_SOURCES[result.ttft.source]}, without waits for the host."
+        f"{result.ttft.source.noun}, without waits for the host."
     )
     return finish(figure, title, small, (handles, [name for name in _LOOKS if name in phases]))
+
+
+@plot("roofline", "the ops of one prefill under the roofs of a device")
+def _draw(request: Request) -> Figure:
+    return roofline(request.estimate())
 
 
 def _roofline(result: Estimate) -> Roofline:
@@ -127,8 +135,9 @@ def _roofs(axis, roof: Roofline, intensities: list[float]) -> None:  # type: ign
     axis.plot(ends, height, color="black", linewidth=1.4)
     axis.axvline(ridge, color="0.4", linewidth=0.9, linestyle=":")
     axis.text(
-        *(0.99, 0.02),
-        f"roofs {tera(roof.flops_per_s):.0f} TFLOP/s and {tera(roof.bytes_per_s):.2f} TB/s\n"
+        x=0.99,
+        y=0.02,
+        s=f"roofs {tera(roof.flops_per_s):.0f} TFLOP/s and {tera(roof.bytes_per_s):.2f} TB/s\n"
         f"ridge (dotted) {ridge:.0f} FLOPs/B",
         transform=axis.transAxes,
         ha="right",

@@ -14,9 +14,12 @@ from aim_cost.errors import SpecError
 from aim_cost.files import write_atomically
 
 # Okabe and Ito's palette, told apart by colour-blind readers
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = (
-    *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442"),
-)
+BLUE = "#0072B2"
+ORANGE = "#E69F00"
+GREEN = "#009E73"
+VERMILION = "#D55E00"
+PURPLE = "#CC79A7"
+SKY = "#56B4E9"
 GREY = "#777777"
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -59,7 +62,8 @@ def finish(figure: Figure, title: str, small_print: str = "", keys: Any = None) 
         handles, labels = keys
         columns = max(1, min(len(labels), int(width / (0.55 + 0.068 * max(map(len, labels))))))
         figure.legend(
-            *(handles, labels),
+            handles,
+            labels,
             loc="lower left",
             bbox_to_anchor=(0, below / height),
             borderaxespad=0.2,
@@ -85,15 +89,6 @@ def setting(result: Estimate) -> str:
 def device(result: Estimate) -> str:
     """Model and device of an estimate, for titles."""
     return f"{result.model.name} on {result.device.name}, {result.execution.dtype}, {result.mode}"
-
-
-TIME_SOURCES = {
-    "datasheet": "roofline on datasheet peaks, a lower bound",
-    "measured": "roofline on measured ceilings, a lower bound",
-    "calibrated": "calibration of this device",
-    "inherited": "calibration of another device",
-}
-"""What an estimate's ``source`` means, for small print."""
 
 
 def save(figure: Figure, path: str | Path) -> None:

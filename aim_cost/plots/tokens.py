@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from aim_cost.case import Estimate
+from aim_cost.errors import ScheduleError
+from aim_cost.plots.registry import Request, plot
 from aim_cost.plots.style import COLOURS, COLUMN, DASHES, finish, new_figure, setting
 
 
@@ -35,3 +37,17 @@ def tokens(results: Sequence[Estimate]) -> Figure:
     axis.yaxis.set_major_formatter("{x:,.0f}")
     title = f"{first.model.name}\n{setting(first)}"
     return finish(figure, title, keys=axis.get_legend_handles_labels())
+
+
+@plot("tokens", "tokens entering each layer")
+def _draw(request: Request) -> Figure:
+    request.case()
+    results = request.estimates()
+    if len(results) > len(DASHES):
+        raise ScheduleError(
+            "--schedule",
+            expected=f"at most {len(DASHES)} lines",
+            got=len(results),
+            fix="Drop some.",
+        )
+    return tokens(results)

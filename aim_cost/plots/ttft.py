@@ -6,12 +6,12 @@ from matplotlib.figure import Figure
 
 from aim_cost.case import Estimate
 from aim_cost.ops.op import GROUPS
+from aim_cost.plots.registry import Request, plot
 from aim_cost.plots.style import (
     BLUE,
     ORANGE,
     PAGE,
     SKY,
-    TIME_SOURCES,
     VERMILION,
     finish,
     new_figure,
@@ -64,10 +64,15 @@ def ttft(results: Sequence[Estimate]) -> Figure:
     first = results[0]
     title = f"{first.model.name} on {', '.join(devices)}\n{setting(first)}, "
     title += f"{first.execution.dtype}, {first.mode}"
-    sources = {result.device.name: TIME_SOURCES[result.ttft.source] for result in results}
+    sources = {result.device.name: result.ttft.source.noun for result in results}
     small = "; ".join(f"{name}: {source}" for name, source in sources.items())
     small = f"Predicted, not measured. {small}. Whisker: 90 % band."
     return finish(figure, title, small, axis.get_legend_handles_labels())
+
+
+@plot("ttft", "time to first token, before and after")
+def _draw(request: Request) -> Figure:
+    return ttft(request.estimates())
 
 
 def _whisker(axis, place: int, result: Estimate, longest: float) -> None:  # type: ignore[no-untyped-def]

@@ -8,11 +8,12 @@ from aim_cost.schedules.schedule import Schedule
 
 @dataclass(frozen=True)
 class NotRun:
-    """Why a schedule does not run: the field, what would run, what it says, and the way out."""
+    """Why a schedule does not run: the field, what would run, what it says, why, the way out."""
 
     field: str
     expected: str
     got: object
+    reason: str
     fix: str
 
 
@@ -23,24 +24,28 @@ def why_not_run(schedule: Schedule) -> NotRun | None:
             "schedule.select",
             "merge and prune alone",
             schedule.label(),
-            "Leave select out: tokens that are chosen before the LLM are priced, not run.",
+            "tokens are not chosen before the LLM",
+            "Leave select out.",
         )
     prune = schedule.prune
     if prune is None:
         return None
-    if not LAYER_SCORES[prune.importance].runs:
-        known = ", ".join(name for name, score in LAYER_SCORES.items() if score.runs)
+    score = LAYER_SCORES[prune.importance]
+    if prune.ranks and not score.runs:
+        known = ", ".join(name for name, other in LAYER_SCORES.items() if other.runs)
         return NotRun(
             "schedule.prune.importance",
             "a score that runs here",
-            prune.importance,
-            f"Use one of {known}; others are priced, not run.",
+            score.name,
+            score.why_not_run,
+            f"Use one of {known}.",
         )
     if prune.inject_at:
         return NotRun(
             "schedule.prune.inject_at",
             "0: visual tokens enter the first layer",
             prune.inject_at,
-            "Leave it out; later injection is priced, not run.",
+            "visual tokens enter the first layer",
+            "Leave it out.",
         )
     return None

@@ -5,7 +5,7 @@ from typing import ClassVar, TypeVar
 
 from aim_cost.checks import one_of, ratio, sequence, whole
 from aim_cost.errors import ScheduleError
-from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.ops.scores import LAYER_SCORES, LISTED_BY
 from aim_cost.schedules.language import Amount, Numbers, OneOf, Part, Word
 
 _DROP = {
@@ -69,7 +69,7 @@ class Prune(Part):
         Word(
             "score",
             "importance",
-            OneOf({name: score.summary for name, score in LAYER_SCORES.items()}),
+            OneOf({name: score.summary for name, score in LAYER_SCORES.items()}, LISTED_BY),
             "how the tokens are ranked",
         ),
         Word("drop", "drop_point", OneOf(_DROP), "where in a layer tokens leave"),
@@ -85,6 +85,13 @@ class Prune(Part):
                 self._check_falling(name)
         one_of(self.importance, LAYER_SCORES, "prune.importance", ScheduleError)
         one_of(self.drop_point, DROP_POINTS, "prune.drop_point", ScheduleError)
+        if self.drop_point == "after_attention" and LAYER_SCORES[self.importance].whole_layer:
+            raise ScheduleError(
+                "prune.drop_point",
+                expected=f"layer with {self.importance}, which ranks by what leaves the layer",
+                got=self.drop_point,
+                fix="Leave it out, or take another score.",
+            )
         whole(self.inject_at, "prune.inject_at", ScheduleError, at_least=0)
 
     def _check_linear(self) -> None:
@@ -160,6 +167,15 @@ class Prune(Part):
                 fix="Inject earlier.",
             )
         return kept
+
+    @property
+    def ranks(self) -> bool:
+        """Whether tokens may be ranked: False where no layer can keep some and drop others."""
+        if self.linear is not None:
+            return self.linear[1] - self.linear[0] > 1
+        if self.ratios is not None:
+            return any(0 < ratio < 1 for ratio in self.ratios)
+        return any(self.tokens or ())
 
     def ratio_after_layer(self, layers: int) -> tuple[float, ...]:
         """The retention ratio after each of ``layers`` layers.

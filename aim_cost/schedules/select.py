@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from aim_cost.checks import one_of, ratio, whole
 from aim_cost.errors import ScheduleError
-from aim_cost.ops.scores import VISUAL_SCORES
+from aim_cost.ops.scores import LISTED_BY
+from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.schedules.language import Amount, Numbers, OneOf, Part, Word
 
-_ACROSS_SIZES = ("determinantal", "pairwise-cosine", "random", "uniform")
+_ACROSS_SIZES = tuple(name for name, score in VISUAL_SCORES.items() if score.across_sizes)
 """Scores whose cost depends on all tokens together, not on frames."""
 
 
@@ -50,7 +51,7 @@ class Select(Part):
         Word(
             "score",
             "by",
-            OneOf({name: score.summary for name, score in VISUAL_SCORES.items()}),
+            OneOf({name: score.summary for name, score in VISUAL_SCORES.items()}, LISTED_BY),
             "how the tokens are ranked",
         ),
     )

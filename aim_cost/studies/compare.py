@@ -168,6 +168,7 @@ def _executed(case: Case, result: Estimate, base: Estimate) -> Row:
         "scoring.time_s": result.ttft_s - free.ttft_s,
         "scoring.time_share": (result.ttft_s - free.ttft_s) / result.ttft_s,
         "flash_attention": keeps_flash(result),
+        **({"notes": list(result.notes)} if result.notes else {}),
     }
 
 

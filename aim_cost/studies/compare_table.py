@@ -28,7 +28,7 @@ def compare_table(case: Case, rows: Sequence[Row], budget: Budget | None) -> Ren
         parts += [_flops_table(priced), ""]
     if any(row["published"] for row in priced):
         parts += [_published_table(priced), ""]
-    return Group(*parts, *_parameters(rows), "", *_legend(rows))
+    return Group(*parts, *_parameters(rows), "", *_legend(rows), *case.price().notes)
 
 
 def _executed_table(case: Case, rows: Sequence[Row], budget: Budget | None) -> RenderableType:

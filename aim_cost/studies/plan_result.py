@@ -10,6 +10,7 @@ from aim_cost.case import Case, Estimate
 from aim_cost.papers.accuracy import benchmark_title, sampling_note
 from aim_cost.render import Report, table
 from aim_cost.studies.candidates import LIMIT_FLAGS, Limits, show_limit
+from aim_cost.timing.prefill_time import is_faster
 from aim_cost.units import show, show_time
 
 
@@ -21,6 +22,7 @@ class Plan(Report):
         result, baseline: the chosen schedule's estimate, and that of no reduction, equal frames.
         benchmark: that ``difference`` is of; difference: expected, points, None without evidence.
         basis: one of ``evidence.BASES``; rows: those it rests on, none to two.
+        other_models: whose scores stand in the user's files too; they are no evidence.
         llm_share: LLM FLOPs, of those of ``baseline``.
         binding: the limits that the candidate ranked just above breaks; none where it is the first.
         least_reduction: the schedule within the limits that keeps most LLM FLOPs, evidence or not.
@@ -34,6 +36,7 @@ class Plan(Report):
     difference: float | None
     basis: str
     rows: tuple[dict[str, Any], ...]
+    other_models: tuple[str, ...]
     binding: tuple[str, ...]
     least_reduction: Estimate
     candidates: int
@@ -57,6 +60,7 @@ class Plan(Report):
         figures = ("ttft_s", "ttft_low_s", "ttft_high_s", "total.flops", "llm.flops")
         memory = ("peak_memory_bytes", "kv_cache_bytes", "source")
         cited = ("method", "schedule", "frames", "accuracy", "baseline", "difference", "note")
+        of_score = ("scale", "lower_is_better", "n")
         row = {"kind": "plan", "schedule": priced["schedule"]}
         row |= {"schedule_file": self.result.schedule.to_dict()}
         row |= {name: priced[name] for name in (*names, *figures, *memory)}
@@ -67,11 +71,18 @@ class Plan(Report):
             "accuracy.evidence": self.rows[0]["evidence"] if self.rows else "no evidence",
             "accuracy.basis": self.basis if self.rows else None,
             "accuracy.source": self.rows[0]["source"] if self.rows else None,
+            "accuracy.left_out": list(self.other_models),
             "accuracy.rows": [
-                {name: None if pd.isna(r[name]) else r[name] for name in cited} for r in self.rows
+                {
+                    name: None if pd.isna(row.get(name)) else row[name]
+                    for name in (*cited, *of_score)
+                }
+                for row in self.rows
             ],
         }
         row |= {f"limits.{name}": value for name, value in vars(self.limits).items()}
+        if self.result.notes:
+            row["notes"] = list(self.result.notes)
         return row | {
             "binding_limit": list(self.binding),
             "least_reduction.schedule": keep.schedule.label(),
@@ -90,14 +101,30 @@ def _table(plan: Plan) -> RenderableType:
         f"{result.model.name} on {result.device.name}, {workload.text_tokens} text tokens, "
         f"batch {workload.batch}, {result.execution.dtype}, {result.mode}"
     )
+    speedup = plan.baseline.ttft_s / result.ttft_s
     note = (
         f"Against no reduction of {workload.frames} frames: LLM FLOPs "
-        f"{100 * plan.llm_share:.0f} %, TTFT {plan.baseline.ttft_s / result.ttft_s:.2f}x faster. "
+        f"{100 * plan.llm_share:.0f} %, TTFT {speedup:.2f}x{_faster(plan)}. "
         f"Times: {result.ttft.source}."
     )
-    text = [_accuracy(plan), *_rows(plan), _binding(plan), _least(plan), _search(plan)]
+    text = [
+        _accuracy(plan),
+        *_rows(plan),
+        _left_out(plan),
+        _binding(plan),
+        _least(plan),
+        _search(plan),
+    ]
+    text += plan.result.notes
     figures = table(title, ("", "expected", "90 % band", "limit"), _figures(plan), note)
     return Group(figures, "", *filter(None, text))
+
+
+def _faster(plan: Plan) -> str:
+    if not plan.result.trace.reduces:
+        return ""
+    faster = is_faster(plan.result.ttft, plan.baseline.ttft)
+    return {True: " faster", False: ", slower", None: ", inside the band"}[faster]
 
 
 def _figures(plan: Plan) -> list[tuple[str, str, str, str]]:
@@ -128,11 +155,26 @@ def _accuracy(plan: Plan) -> str:
     how = "a score of this very schedule"
     if plan.basis == "interpolated":
         how = "interpolated between two rows, linear in LLM FLOPs"
-    kind, source = plan.rows[0]["evidence"], plan.rows[0]["source"]
+    row = plan.rows[0]
+    kind, source = row["evidence"], row["source"]
+    unit, sampling = "points", _sampling(plan.benchmark, row)
+    if row.get("scale") == "points":
+        unit = "of the benchmark's own points"
+    if row.get("lower_is_better") is True:
+        unit += " (lower is better: a plus is a gain)"
     return (
-        f"{name}: expected difference to no reduction {plan.difference:+.1f} points; {how}. "
-        f"Evidence: {kind}, {source}. {sampling_note(plan.benchmark)}"
-    )
+        f"{name}: expected difference to no reduction {plan.difference:+.1f} {unit}; {how}. "
+        f"Evidence: {kind}, {source}. {sampling}"
+    ).rstrip()
+
+
+def _sampling(benchmark: str, row: dict[str, Any]) -> str:
+    """How sure a score is: own ones by their own number of questions, in percent alone."""
+    if row["evidence"] == "published":
+        return sampling_note(benchmark)
+    of_questions = row.get("scale") == "percent" and not row.get("lower_is_better")
+    known = of_questions and pd.notna(row.get("n"))
+    return sampling_note(benchmark, int(row["n"])) if known else ""
 
 
 def _rows(plan: Plan) -> list[str]:
@@ -141,10 +183,17 @@ def _rows(plan: Plan) -> list[str]:
 
 def _row(row: dict[str, Any]) -> str:
     frames = "" if pd.isna(row["frames"]) else f"{row['frames']} frames, "
+    over = f", over {row['note']}" if row["evidence"] == "own" and row["note"] else ""
     return (
         f"{frames}{row['schedule']}: {row['accuracy']:.1f} against {row['baseline']:.1f} "
-        f"({row['difference']:+.1f})"
+        f"({row['difference']:+.1f}){over}"
     )
+
+
+def _left_out(plan: Plan) -> str:
+    if not plan.other_models:
+        return ""
+    return f"Left out: scores of {', '.join(plan.other_models)}, which are other models."
 
 
 def _binding(plan: Plan) -> str:

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from aim_cost.sweeps.grid import Counts, Grid
-from aim_cost.sweeps.queue import SOURCES, Clocks
+from aim_cost.sweeps.queue import Clocks
 from aim_cost.sweeps.tables import CountTables, TimeTables, count_tables, time_tables
 from aim_cost.sweeps.tokens import layer_tokens
 from aim_cost.timing.form import Array, Mask
+from aim_cost.timing.time_source import TimeSource
 
 _BLOCK_ROWS = 8192  # a dozen arrays of so many numbers stay in the cache of a core
 Columns = dict[str, Any]
@@ -117,7 +118,9 @@ def _axes(grid: Grid, place: int, places: tuple[Counts, ...], times: TimeTables 
         "hardware": name(case.device.name, [h.name for h in grid.hardware]),
         "dtype": name(case.execution.dtype, [e.dtype for e in grid.executions]),
         "attention": name(case.execution.attention, [e.attention for e in grid.executions]),
-        "last_layer": name(case.execution.last_layer, [e.last_layer for e in grid.executions]),
+        "last_layer": name(
+            case.execution.last_layer.value, [e.last_layer.value for e in grid.executions]
+        ),
         "execution": name(case.execution.mode, [e.mode for e in grid.executions]),
         "batch": np.full(len(frames), grid.batch),
         "frames": np.array(grid.frames)[frames],
@@ -126,4 +129,8 @@ def _axes(grid: Grid, place: int, places: tuple[Counts, ...], times: TimeTables 
         "prune.l1": pd.arrays.IntegerArray(limits[:, 0], pruned),
         "prune.l2": pd.arrays.IntegerArray(limits[:, 1], pruned),
     }
-    return axes | ({"source": name(times.source, SOURCES)} if times else {})
+    return axes | (
+        {"source": name(times.source.value, [source.value for source in TimeSource])}
+        if times
+        else {}
+    )

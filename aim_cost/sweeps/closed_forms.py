@@ -45,6 +45,7 @@ VISION = SimpleNamespace(
     patches=_patches,
     tokens=_seen,
     channel_major=True,  # FLOPs do not depend on it
+    has_head=False,
 )
 """A vision tower whose dims are symbols; same attributes as VisionSpec, but for the layers."""
 
@@ -135,13 +136,14 @@ def text_values(model: ModelSpec) -> dict[Expression, int]:
 def model_values(model: ModelSpec) -> dict[Expression, int]:
     """The dims of a model, vision tower and all.
 
-    Raises: SpecError for a tower that has no closed form: Qwen's attend within windows.
+    Raises: SpecError for a tower that has no closed form: Qwen's attend within windows, and
+    SigLIP's pooling head is left out.
     """
     tower = model.vision
-    if tower.any_size:
+    if not tower.has_closed_form:
         raise SpecError(
             f"model {model.name}",
-            expected="a tower of SigLIP's or CLIP's kind, which have a closed form",
+            expected="a tower of SigLIP's or CLIP's kind without a head: they have a closed form",
             got=tower.model_type,
             fix="Leave the model out, or count it with aim-cost predict.",
         )

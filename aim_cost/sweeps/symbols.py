@@ -24,5 +24,7 @@ TEXT = SimpleNamespace(
     key_value_dim=_key_value_heads * _head_dim,
     vocab_size=_symbol("V"),
     has_qkv_bias=True,
+    has_output_bias=False,
+    has_mlp_bias=False,
 )
 """A decoder whose dims are symbols; same attributes as TextSpec."""

@@ -14,6 +14,7 @@ from aim_cost.errors import SpecError
 from aim_cost.models import decoder
 from aim_cost.models.encoder import feature_ops
 from aim_cost.models.model import ModelSpec
+from aim_cost.models.workload import LastLayer
 from aim_cost.ops import reduction
 from aim_cost.ops.op import Op, OpGraph
 from aim_cost.schedules.prune import Prune
@@ -23,8 +24,9 @@ from aim_cost.sweeps.queue import OpPrices, Segment
 from aim_cost.sweeps.symbols import B, F, n, t
 from aim_cost.timing.form import Array
 from aim_cost.timing.prefill_time import time_model
+from aim_cost.timing.time_source import TimeSource
 
-LONGEST_PROMPT = 1_000_000
+LONGEST_PROMPT = 500_000
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class TimeTables:
     Args:
         vision_s: [frames]; merge_s: [frames, retentions]; seconds.
         embedding, gather, layer, last_layer, importance, head: by the tokens of a prompt.
-        source: as in PhaseTime.
+        source: where times come from.
     """
 
     vision_s: Array
@@ -71,11 +73,11 @@ class TimeTables:
     last_layer: Segment
     importance: Segment
     head: Segment
-    source: str
+    source: TimeSource
 
 
 @lru_cache(maxsize=4)
-def count_tables(grid: Grid, model: ModelSpec, width: int, last_layer: str) -> CountTables:
+def count_tables(grid: Grid, model: ModelSpec, width: int, last_layer: LastLayer) -> CountTables:
     """The counts of one model of a grid, elements of ``width`` bytes.
 
     Raises: SpecError where a count may pass 64 bits.
@@ -115,7 +117,7 @@ def count_tables(grid: Grid, model: ModelSpec, width: int, last_layer: str) -> C
         ),
         layer_flops=layer_flops,
         last_layer_flops=make(symbolic.LAST_LAYER_FLOPS, (n,))
-        if last_layer == "needed"
+        if last_layer is LastLayer.NEEDED
         else layer_flops,
         importance_flops=importance_flops,
         kv_layer_bytes=kv_layer_bytes,
@@ -154,7 +156,7 @@ def time_tables(grid: Grid, index: int) -> TimeTables:
     layer_ops = partial(decoder.layer_ops, text, batch, n)
     layer = last_layer = by_count(layer_ops(n, attention, width))
     left = n  # the head sees only the last of them
-    if case.execution.last_layer == "needed":
+    if case.execution.last_layer is LastLayer.NEEDED:
         left = 1
         last_layer = by_count(layer_ops(left, attention, width, queries=left))
     return TimeTables(

@@ -80,7 +80,7 @@ def measure_accuracy(
             "time_s": time_s,
         }
         for kind in (_ALL, *dict.fromkeys(kinds)):
-            inside = torch.tensor([kind in (_ALL, name) for name in kinds])
+            inside = torch.tensor([kind in (_ALL, name) for name in kinds], device="cpu")
             rows.append(
                 {
                     "kind": kind,

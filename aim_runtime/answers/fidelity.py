@@ -1,8 +1,6 @@
 """Fidelity: how far a schedule moves a checkpoint's outputs from those without reduction."""
 
-import csv
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,16 @@ from torch.nn import functional
 from aim_cost.checks import whole
 from aim_cost.render import console
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.text_files.csv_text import read_csv
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 from aim_runtime.errors import InputError
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.patch import patched
 from aim_runtime.seams import cache_of, with_cache
 
 Row = dict[str, Any]
-Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,10 @@ def read_prompts(path: Path) -> list[VideoPrompt]:
     Videos are found from the folder of ``path``. Raises: InputError.
     """
     try:
-        text = path.read_text(encoding="utf-8")
         rows = (
-            list(csv.DictReader(text.splitlines()))
+            read_csv(path).rows
             if path.suffix == ".csv"
-            else [json.loads(line) for line in text.splitlines() if line.strip()]
+            else [json_tree(line) for line in text_of(path).split("\n") if line.strip()]
         )
         found = [VideoPrompt(path.parent / row["video"], str(row["question"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -64,7 +64,7 @@ def _not_prompts(path: Path, got: str) -> InputError:
 def fidelity_rows(
     loaded: Loaded,
     prompts: Sequence[Callable[[], Inputs]],
-    schedules: Sequence[Schedule],
+    schedules: Schedule | str | Iterable[Schedule | str],
     *,
     new_tokens: int = 16,
 ) -> list[Row]:
@@ -82,6 +82,7 @@ def fidelity_rows(
         the share of prompts where it is the same at every step; ``tokens_per_layer`` of the last.
     """
     whole(new_tokens, "new_tokens", InputError)
+    schedules = Schedule.all_of(schedules)
     divergences: list[list[Tensor]] = [[] for _ in schedules]
     agreements: list[list[Tensor]] = [[] for _ in schedules]
     tokens: list[list[int]] = [[] for _ in schedules]

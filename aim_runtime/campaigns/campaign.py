@@ -1,7 +1,6 @@
 """A campaign: prefills, kernels and decoding within a budget of minutes, resumable, in one file."""
 
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -10,14 +9,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from aim_cost.render import say
 from aim_runtime.campaigns.cost import Costs
-from aim_runtime.campaigns.file import DONE, FAILED, STOPPED, BudgetSpent, CampaignFile
+from aim_runtime.campaigns.file import BudgetSpent, CampaignFile
 from aim_runtime.campaigns.plan import Agenda, Planned
 from aim_runtime.campaigns.predictions_file import PREDICTIONS, PredictionsFile
+from aim_runtime.campaigns.record import Status
 from aim_runtime.campaigns.runner import Runner
 from aim_runtime.campaigns.setting import Setting
 from aim_runtime.campaigns.step import DecodeStep, KernelStep, PrefillStep, Step
 from aim_runtime.errors import MeasurementError, error_line
+from aim_runtime.measurement.run_kind import RunKind
 
 _TRACE_LINES = 12
 
@@ -46,7 +48,7 @@ def agenda_of(
         )
     left, visits = possible, 1
     prefills = (step for step in possible if isinstance(step, PrefillStep))
-    first = next((step for step in prefills if step.execution == "eager"), None)
+    first = next((step for step in prefills if step.execution is RunKind.EAGER), None)
     if file is not None:
         left = [step for step in possible if not file.is_done(step, setting, retry=retry)]
         if first is not None:
@@ -81,18 +83,18 @@ def run_campaign(
     folder.mkdir(parents=True, exist_ok=True)
     file, environment = CampaignFile(folder), runner.environment()
     file.require_same_device(setting, environment)
-    PredictionsFile(folder / PREDICTIONS).add(steps, setting, environment["commit"])
+    PredictionsFile(folder / PREDICTIONS).add(steps, setting, environment.commit)
     agenda = agenda_of(steps, file, setting, retry=retry, started=begun is not None)
     with _interrupts() as interrupts:
         while (planned := agenda.next(end - runner.now())) is not None:
             status = _run_step(planned, file, runner, end, interrupts)
-            if status == STOPPED:
+            if status is Status.STOPPED:
                 break
-            agenda.ran(planned.step, failed=status == FAILED)
+            agenda.ran(planned.step, failed=status is Status.FAILED)
     if agenda.left and not agenda.any_ran:
-        _say(f"no step fits: the shortest needs about {agenda.shortest_s():.0f} s")
+        say(f"no step fits: the shortest needs about {agenda.shortest_s():.0f} s")
     if agenda.left:
-        _say(f"{len(agenda.left)} steps are left: run the same command again")
+        say(f"{len(agenda.left)} steps are left: run the same command again")
     return file
 
 
@@ -125,30 +127,30 @@ def _interrupts() -> Iterator[_Interrupts]:
 
 def _run_step(
     planned: Planned, file: CampaignFile, runner: Runner, end: float, interrupts: _Interrupts
-) -> str:
-    """Run one step and note how it ended. Returns: its status; STOPPED ends the campaign."""
+) -> Status:
+    """Run one step and note how it ended. Returns: its status; ``stopped`` ends the campaign."""
     step, start = planned.step, runner.now()
-    _say(f"{step.label}: about {planned.seconds:.0f} s, {end - start:.0f} s are left")
+    say(f"{step.label}: about {planned.seconds:.0f} s, {end - start:.0f} s are left")
     number = file.begin(step, runner.setting, runner.environment(), runner.state(), planned.seconds)
-    status, error = DONE, None
+    status, error = Status.DONE, None
     try:
         _measure(step, file, number, runner, end, interrupts)
     except BudgetSpent:
-        status = STOPPED
-        _say("the minutes are over: the rows hold the rounds that were finished")
+        status = Status.STOPPED
+        say("the minutes are over: the rows hold the rounds that were finished")
     except Exception as failure:  # whatever it is, the next step may work: memory above all
-        status, error = FAILED, f"{error_line(failure)}\n{_trace(failure)}"
-        _say(f"failed: {error_line(failure)}")
+        status, error = Status.FAILED, f"{error_line(failure)}\n{_trace(failure)}"
+        say(f"failed: {error_line(failure)}")
     except BaseException:
-        file.end(number, STOPPED, runner.now() - start, runner.state())
+        file.end(number, Status.STOPPED, runner.now() - start, runner.state())
         raise
     file.end(number, status, runner.now() - start, runner.state(), error)
-    if status == FAILED:
+    if status is Status.FAILED:
         try:
             runner.free()  # only now: until here the traceback held the tensors of the step
         except Exception as failure:  # an error of a kernel ends the CUDA context
-            _say(f"the device is lost ({error_line(failure)}): run the same command again")
-            return STOPPED
+            say(f"the device is lost ({error_line(failure)}): run the same command again")
+            return Status.STOPPED
     return status
 
 
@@ -172,8 +174,7 @@ def _measure(
         rows = runner.decode(step)
         if interrupts.asked:
             raise KeyboardInterrupt
-        keys = runner.setting.row_keys(step)
-        store.save([row | key.to_row() for row, key in zip(rows, keys, strict=True)])
+        store.save(rows)
         return
     runner.prefill(step, store)
     if interrupts.asked:
@@ -183,7 +184,3 @@ def _measure(
 def _trace(error: BaseException) -> str:
     lines = "".join(traceback.format_exception(error)).splitlines()
     return "\n".join(lines[-_TRACE_LINES:])
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -1,18 +1,18 @@
 """How long a step of a campaign will take, and whether the device's memory holds it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from aim_cost.models.model import load_model_spec
 from aim_cost.models.parameters import model_parameters
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.units import dtype_bytes
+from aim_runtime.campaigns.figures import Figures
 from aim_runtime.campaigns.prediction import priced
 from aim_runtime.campaigns.setting import Setting
 from aim_runtime.campaigns.step import DecodeStep, KernelStep, PrefillStep, Step
 from aim_runtime.measurement.attention_backend import AttentionBackend
 from aim_runtime.measurement.row_key import RunKey
+from aim_runtime.measurement.run_kind import RunKind
 
 Shape = tuple[str, int, int]
 """What a plan of cuDNN is built for: which part of which model, tokens, and sequences at once."""
@@ -102,7 +102,9 @@ class Costs:
 
     def masked_s(self, step: PrefillStep, schedule: Schedule) -> float:
         """Seconds of a masked prefill: merged for good, then no token leaves."""
-        merged_s = self._ttft_s(replace(step, execution="eager"), replace(schedule, prune=None))
+        merged_s = self._ttft_s(
+            replace(step, execution=RunKind.EAGER), replace(schedule, prune=None)
+        )
         return self._overheads.masked_prefills * merged_s
 
     def decode_s(self, step: DecodeStep, schedule: Schedule) -> float:
@@ -116,13 +118,13 @@ class Costs:
         rounds = 1 + step.rounds
         if isinstance(step, DecodeStep):
             return rounds * sum(self.decode_s(step, s) for s in step.schedules)
-        if step.execution == "masked":
+        if step.execution is RunKind.MASKED:
             once = sum(self.masked_s(step, schedule) for schedule in step.schedules)
             return over.reserve * rounds * once
         once = sum(self._ttft_s(step, schedule) for schedule in step.schedules)
-        if step.execution == "cuda-graph":
+        if step.execution is RunKind.CUDA_GRAPH:
             once_eager = sum(
-                self._ttft_s(replace(step, execution="eager"), s) for s in step.schedules
+                self._ttft_s(replace(step, execution=RunKind.EAGER), s) for s in step.schedules
             )
             captures = over.capture_prefills * once_eager * over.reserve
             return over.reserve * rounds * once + captures + over.capture_s * len(step.schedules)
@@ -139,7 +141,7 @@ class Costs:
         if isinstance(step, KernelStep):
             return frozenset()  # its plans serve no prefill: the sizes lie between
         tower: Shape = ("tower", step.spec.vision.tokens, step.frames)
-        lengths = {tokens for one in self._priced(step) for tokens in one["tokens_per_layer"]}
+        lengths = {tokens for one in self._priced(step) for tokens in one.tokens_per_layer}
         if isinstance(step, DecodeStep):  # one token more each time
             lengths = {n + more for n in lengths for more in range(step.new_tokens + 1)}
         return frozenset({tower, *((step.spec.name, tokens, 1) for tokens in lengths)})
@@ -149,24 +151,31 @@ class Costs:
 
     def _ttft_s(self, step: PrefillStep | DecodeStep, schedule: Schedule) -> float:
         (figures,) = self._priced(replace(step, schedules=(schedule,)))
-        return float(figures["ttft_s"])
+        return figures.ttft.time_s
 
-    def _priced(self, step: PrefillStep | DecodeStep) -> list[Mapping[str, Any]]:
+    def _priced(self, step: PrefillStep | DecodeStep) -> list[Figures]:
         return [self.priced(step.model, key.run) for key in self._setting.row_keys(step)]
 
-    def priced(self, model: str, run: RunKey) -> Mapping[str, Any]:
-        """What the model says of a run, as ``prediction.priced``."""
+    def priced(self, model: str, run: RunKey) -> Figures:
+        """What the model says of a run."""
         return priced(load_model_spec(model), run, self._setting.hardware)
+
+    def peak_bytes(self, figures: Figures) -> int:
+        """The peak of one prefill under the transformers of the setting."""
+        peak = figures.peak_bytes(keeps_tower_states=self._setting.keeps_tower_states)
+        assert peak is not None  # old predictions lack it, what is priced here has both
+        return peak
 
     def _peak_bytes(self, step: Step) -> float:
         if isinstance(step, KernelStep):
             return self._weights_bytes(step) + self._overheads.pool_bytes
         found = self._priced(step)
-        peak = float(max(one["peak_memory_bytes"] for one in found))
-        if isinstance(step, PrefillStep) and step.execution == "cuda-graph":
-            weights = found[0]["weights_bytes"]  # each graph holds its own activations
-            peak = weights + sum(one["peak_memory_bytes"] - weights for one in found)
-        if isinstance(step, PrefillStep) and step.execution == "masked":
-            tokens = max(one["prompt_tokens"] for one in found)
+        peaks = [self.peak_bytes(one) for one in found]
+        peak = float(max(peaks))
+        if isinstance(step, PrefillStep) and step.execution is RunKind.CUDA_GRAPH:
+            weights = found[0].weights_bytes  # each graph holds its own activations
+            peak = weights + sum(one - weights for one in peaks)
+        if isinstance(step, PrefillStep) and step.execution is RunKind.MASKED:
+            tokens = max(one.prompt_tokens for one in found)
             peak += 10.0 * step.spec.text.num_attention_heads * tokens**2  # scores, more than once
         return peak

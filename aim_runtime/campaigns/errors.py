@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 
+from aim_cost.render import Row
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.campaigns.prediction import Way
 from aim_runtime.campaigns.report import Joined
-from aim_runtime.measurement.row_key import Row
-from aim_runtime.validation.agreement import errors_of, in_band, kendall_tau
+from aim_runtime.measurement.run_kind import RunKind
+from aim_runtime.validation.agreement import Errors, errors_of, in_band, kendall_tau
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,6 @@ class ErrorLine:
 
     Args:
         beforehand: whether the predictions are older than the rows.
-        mape, bias, p95: as ``errors_of``.
         kendall_tau: the mean over the groups that were timed together.
         in_band: share of the rows in the 90 % band; None where there is none.
     """
@@ -27,14 +27,21 @@ class ErrorLine:
     held_out: bool
     beforehand: bool
     rows: int
-    mape: float
-    bias: float
-    p95: float
+    errors: Errors
     kendall_tau: float | None
     in_band: float | None
 
     def to_row(self) -> Row:
-        return asdict(self)
+        return {
+            "way": self.way.value,
+            "attention_backend": self.attention_backend,
+            "held_out": self.held_out,
+            "beforehand": self.beforehand,
+            "rows": self.rows,
+            **asdict(self.errors),
+            "kendall_tau": self.kendall_tau,
+            "in_band": self.in_band,
+        }
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,14 @@ class Gain:
     memory_error: float | None
 
     def to_row(self) -> Row:
-        figures = {name: value for name, value in vars(self).items() if name != "row"}
-        return {**self.row.key.to_row(), **figures}
+        return {
+            **self.row.key.to_row(),
+            "ttft_speedup": self.ttft_speedup,
+            "llm_speedup": self.llm_speedup,
+            "flop_ratio": self.flop_ratio,
+            "reduction_share": self.reduction_share,
+            "memory_error": self.memory_error,
+        }
 
 
 @dataclass(frozen=True)
@@ -72,9 +85,14 @@ class Drift:
         return self.row.ttft_s / self.first.ttft_s - 1
 
     def to_row(self) -> Row:
-        quartiles = {name: self.first.row[name] for name in ("ttft_low_s", "ttft_high_s")}
-        again = {"again_ttft_s": self.row.ttft_s, "change": self.change}
-        return {**self.row.key.to_row(), "ttft_s": self.first.ttft_s, **quartiles, **again}
+        return {
+            **self.row.key.to_row(),
+            "ttft_s": self.first.ttft_s,
+            "ttft_low_s": self.first.measured.ttft_low_s,
+            "ttft_high_s": self.first.measured.ttft_high_s,
+            "again_ttft_s": self.row.ttft_s,
+            "change": self.change,
+        }
 
 
 def error_lines(rows: Sequence[Joined]) -> list[ErrorLine]:
@@ -89,18 +107,19 @@ def error_lines(rows: Sequence[Joined]) -> list[ErrorLine]:
             and (row.key.attention_backend, row.held_out, row.beforehand)
             == (backend, held_out, beforehand)
         ]
-        if not chosen:
-            continue
         found = [row.compared[way] for row in chosen]
+        errors = errors_of([one.error for one in found])
+        if errors is None:
+            continue
         bands = [(one.span.low_s, one.measured_s, one.span.high_s) for one in found]
         lines.append(
             ErrorLine(
-                way,
-                backend,
-                held_out,
-                beforehand,
-                len(found),
-                **errors_of([one.error for one in found]),
+                way=way,
+                attention_backend=backend,
+                held_out=held_out,
+                beforehand=beforehand,
+                rows=len(found),
+                errors=errors,
                 kendall_tau=_mean_tau(chosen, way),
                 in_band=in_band(bands),
             )
@@ -113,7 +132,7 @@ def _mean_tau(rows: Sequence[Joined], way: Way) -> float | None:
     for row in rows:
         found = row.compared[way]
         pair = found.span.time_s, found.measured_s
-        groups.setdefault(row.row["step_number"], []).append(pair)
+        groups.setdefault(row.origin.step_number, []).append(pair)
     taus = [tau for pairs in groups.values() if (tau := kendall_tau(pairs)) is not None]
     return sum(taus) / len(taus) if taus else None
 
@@ -124,7 +143,7 @@ def gains(rows: Sequence[Joined]) -> list[Gain]:
     base = {
         _workload(row): row
         for row in first
-        if row.key.run.parsed_schedule() == Schedule() and row.key.run.execution == "eager"
+        if row.key.run.schedule == Schedule() and row.key.run.execution is RunKind.EAGER
     }
     return [
         _gain(row, plain)
@@ -148,15 +167,22 @@ def _workload(row: Joined) -> tuple[object, ...]:
     return run.model, run.workload, run.dtype, row.key.attention_backend
 
 
-def _gain(joined: Joined, plain: Joined) -> Gain:
-    row, base = joined.row, plain.row
+def _gain(row: Joined, plain: Joined) -> Gain:
+    measured = row.measured
+    llm_s, plain_llm_s = measured.phase_s["llm"], plain.measured.phase_s["llm"]
     llm_speedup = share = memory_error = flop_ratio = None
-    if row["llm.time_s"] and base["llm.time_s"]:
-        llm_speedup = base["llm.time_s"] / row["llm.time_s"]
-        spent = sum(row[f"{name}.time_s"] or 0.0 for name in ("merge", "importance"))
-        share = spent / row["ttft_s"]
-    if joined.flops and plain.flops:
-        flop_ratio = plain.flops / joined.flops
-    if joined.peak_memory_bytes and row.get("peak_memory_bytes"):
-        memory_error = joined.peak_memory_bytes / row["peak_memory_bytes"] - 1
-    return Gain(joined, plain.ttft_s / joined.ttft_s, llm_speedup, flop_ratio, share, memory_error)
+    if llm_s and plain_llm_s:
+        llm_speedup = plain_llm_s / llm_s
+        share = sum(measured.phase_s[name] or 0.0 for name in ("merge", "importance")) / row.ttft_s
+    if row.flops and plain.flops:
+        flop_ratio = plain.flops / row.flops
+    if row.peak_memory_bytes and measured.peak_memory_bytes:
+        memory_error = row.peak_memory_bytes / measured.peak_memory_bytes - 1
+    return Gain(
+        row=row,
+        ttft_speedup=plain.ttft_s / row.ttft_s,
+        llm_speedup=llm_speedup,
+        flop_ratio=flop_ratio,
+        reduction_share=share,
+        memory_error=memory_error,
+    )

@@ -1,25 +1,34 @@
 """campaign.json: the rows, kernel tables and steps of a campaign in one file."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
+from aim_cost.render import Row
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 from aim_runtime.campaigns.predictions_file import utc_now
+from aim_runtime.campaigns.record import KernelTables, Status, StepRecord
 from aim_runtime.campaigns.setting import Setting
 from aim_runtime.campaigns.step import KernelStep, Step
 from aim_runtime.errors import MeasurementError
-from aim_runtime.measurement.environment import GpuState
+from aim_runtime.measurement.decode import Decoding
+from aim_runtime.measurement.environment import Environment, GpuState
+from aim_runtime.measurement.measurement import Measurement
+from aim_runtime.measurement.origin import Origin
 from aim_runtime.measurement.row_file import replaced, require_same_software
-from aim_runtime.measurement.row_key import Row, RowKey
+from aim_runtime.measurement.row_key import RowKey
+from aim_runtime.measurement.run_kind import RunKind
 
 CAMPAIGN = "campaign.json"
 _FORMAT = "aim-campaign-1"
-RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
-"""What a step of the file can be; one that was killed stays ``running``."""
-_OF_ENVIRONMENT = ("commit", "torch", "transformers", "triton", "cudnn", "driver")
+
+Timed = Measurement | Decoding
+"""A row of a campaign; each has its origin."""
 
 
 class BudgetSpent(Exception):
@@ -27,26 +36,32 @@ class BudgetSpent(Exception):
 
 
 class CampaignFile:
-    """The file of a folder, read once and written anew whenever something was measured.
+    """The file of a folder, read once and written whenever something was measured.
 
     measurements/README.md describes the format. Raises: MeasurementError for another file.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / CAMPAIGN
-        tree = _read(self.path) if self.path.exists() else {}
-        self.steps: list[Row] = tree.get("steps", [])
-        self.rows: list[Row] = tree.get("rows", [])
-        self.kernels: list[Row] = tree.get("kernels", [])
+        self.steps: list[StepRecord] = []
+        self.rows: list[Timed] = []
+        self.kernels: list[KernelTables] = []
+        if self.path.exists():
+            self._read()
         for half in folder.glob(f".{CAMPAIGN}.*"):  # what a kill in the middle of a write left
             half.unlink()
 
     @property
     def device_name(self) -> str | None:
         """The GPU of the rows; None before there are any."""
-        return self.steps[0]["device"] if self.steps else None
+        return self.steps[0].device if self.steps else None
 
-    def require_same_device(self, setting: Setting, environment: Row) -> None:
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether the rows are those of a model's clock."""
+        return any(record.environment.rehearsal for record in self.steps)
+
+    def require_same_device(self, setting: Setting, environment: Environment) -> None:
         """Raises: MeasurementError for another GPU or other software than that of the rows."""
         if not self.steps:
             return
@@ -57,7 +72,15 @@ class CampaignFile:
                 got=self.device_name,
                 fix="Give another --out: a folder holds the rows of one GPU.",
             )
-        require_same_software(self.steps[0]["environment"], environment, str(self.path))
+        if self.is_rehearsal != setting.rehearsal:
+            kinds = {True: "a rehearsal", False: "rows of a device"}
+            raise MeasurementError(
+                f"{self.path}: rehearsal",
+                expected=f"{kinds[setting.rehearsal]}, as here",
+                got=kinds[self.is_rehearsal],
+                fix="Give another --out: a folder holds either the one or the other.",
+            )
+        require_same_software(self.steps[0].environment, environment, str(self.path))
 
     def is_done(self, step: Step, setting: Setting, *, retry: bool = False) -> bool:
         """Whether a step has its kernel table or all its rows, or has failed.
@@ -65,83 +88,103 @@ class CampaignFile:
         Args: retry, what failed is not done.
         """
         if not retry and any(
-            record["status"] == FAILED and _same(record, step, setting) for record in self.steps
+            record.status is Status.FAILED and _same(record, step, setting) for record in self.steps
         ):
             return True
         if isinstance(step, KernelStep):
             return self._kernels_of(step, setting) is not None
-        known = {RowKey.of(row): row for row in self.rows}
+        known = {row.key: row for row in self.rows}
         return all(
             (row := known.get(key)) is not None
-            and (not retry if row["error"] else row["repeats"] >= step.rounds)
+            and (not retry if row.error else row.repeats >= step.rounds)
             for key in setting.row_keys(step)
         )
 
     def visits(self, key: RowKey) -> int:
         """The last visit of which there is a row, whatever the visit of ``key``; 0 without any."""
-        found = (RowKey.of(row) for row in self.rows)
+        found = (row.key for row in self.rows)
         return max((k.visit for k in found if replace(k, visit=key.visit) == key), default=0)
 
-    def throttled(self, number: int) -> bool:
-        """Whether the GPU held its clock down before or after a step."""
-        record = self.steps[number]
-        states = [GpuState(**record[name]) for name in ("before", "after") if record[name]]
-        return any(state.throttled for state in states)
-
     def begin(
-        self, step: Step, setting: Setting, environment: Row, state: GpuState, seconds: float
+        self,
+        step: Step,
+        setting: Setting,
+        environment: Environment,
+        state: GpuState,
+        seconds: float,
     ) -> int:
         """Note that a step begins. Returns: its number, for ``end`` and ``store``."""
         self.steps.append(
-            {
-                "step": step.to_row(),
-                "status": RUNNING,
-                "begun_at": utc_now(),
-                "device": setting.device_name,
-                "profile": setting.hardware.name,
-                "dtype": setting.dtype,
-                "attention_backend": setting.backend(step).value,
-                "predicted_seconds": seconds,
-                "seconds": None,
-                "error": None,
-                "before": state.to_row(),
-                "after": None,
-                "environment": environment,
-            }
+            StepRecord(
+                step=step.key,
+                status=Status.RUNNING,
+                begun_at=utc_now(),
+                device=setting.device_name,
+                profile=setting.hardware.name,
+                dtype=setting.dtype,
+                attention_backend=setting.backend(step).value,
+                predicted_seconds=seconds,
+                seconds=None,
+                error=None,
+                before=state,
+                after=None,
+                environment=environment,
+            )
         )
         self.save()
         return len(self.steps) - 1
 
     def end(
-        self, number: int, status: str, seconds: float, state: GpuState, error: str | None = None
+        self, number: int, status: Status, seconds: float, state: GpuState, error: str | None = None
     ) -> None:
         """Note how a step ended."""
-        record = self.steps[number]
-        record |= {"status": status, "seconds": seconds, "after": state.to_row(), "error": error}
+        self.steps[number] = replace(
+            self.steps[number], status=status, seconds=seconds, after=state, error=error
+        )
         self.save()
 
-    def add_kernels(self, number: int, step: KernelStep, files: dict[str, str]) -> None:
+    def add_kernels(self, number: int, step: KernelStep, files: Mapping[str, str]) -> None:
         """Keep kernel tables, the text of each by the name of its file."""
-        backend = self.steps[number]["attention_backend"]
-        facts = {"step_number": number, "model": step.spec.name, "attention_backend": backend}
-        self.kernels.append({**facts, "frames": step.frames, "files": files})
+        backend = self.steps[number].attention_backend
+        self.kernels.append(KernelTables(number, step.spec.name, backend, step.frames, files))
 
     def store(self, number: int, end: float, now: Callable[[], float]) -> "StepStore":
         """Where step ``number`` leaves its rows; see ``StepStore``."""
         return StepStore(self, number, end, now)
 
     def save(self) -> None:
-        parts = {"steps": self.steps, "rows": self.rows, "kernels": self.kernels}
-        lines = [f'"{name}": [\n{_lines(part)}\n]' for name, part in parts.items()]
+        parts: dict[str, Sequence[StepRecord | Timed | KernelTables]] = {
+            "steps": self.steps,
+            "rows": self.rows,
+            "kernels": self.kernels,
+        }
+        lines = [
+            f'"{name}": [\n{_lines([one.to_row() for one in part])}\n]'
+            for name, part in parts.items()
+        ]
         text = f'{{"format": "{_FORMAT}",\n' + ",\n".join(lines) + "\n}\n"
         write_atomically(self.path, text.encode())
 
-    def _kernels_of(self, step: KernelStep, setting: Setting) -> Row | None:
-        for found in self.kernels:
-            backend = found["attention_backend"]
-            if found["model"] == step.spec.name and backend == setting.backend(step).value:
-                return found
-        return None
+    def _kernels_of(self, step: KernelStep, setting: Setting) -> KernelTables | None:
+        wanted = step.spec.name, setting.backend(step).value
+        same = (one for one in self.kernels if (one.model, one.attention_backend) == wanted)
+        return next(same, None)
+
+    def _read(self) -> None:
+        try:
+            tree = json_tree(text_of(self.path))
+            if tree["format"] != _FORMAT:
+                raise ValueError(f"the format {tree['format']}")
+            self.steps = [StepRecord.of(row) for row in tree["steps"]]
+            self.rows = [_timed(row) for row in tree["rows"]]
+            self.kernels = [KernelTables.of(row) for row in tree["kernels"]]
+        except (AimError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise MeasurementError(
+                str(self.path),
+                expected=f"a campaign in the format {_FORMAT}",
+                got=" ".join(str(error).split()),
+                fix="Give the folder of a campaign, or another --out.",
+            ) from error
 
 
 class StepStore:
@@ -153,46 +196,40 @@ class StepStore:
     def __init__(
         self, file: CampaignFile, number: int, end: float, now: Callable[[], float]
     ) -> None:
-        self._file, self._number, self._end, self._now = file, number, end, now
+        self._file, self._end, self._now = file, end, now
         record = file.steps[number]
-        environment = record["environment"]
-        self._facts = {"step_number": number, "begun_at": record["begun_at"]} | {
-            name: environment.get(name) for name in _OF_ENVIRONMENT
-        }
+        self._origin = Origin.in_environment(number, record.begun_at, record.environment)
 
-    def earlier(self) -> Sequence[Row]:
-        return self._file.rows
+    def earlier(self) -> Sequence[Measurement]:
+        return [row for row in self._file.rows if isinstance(row, Measurement)]
 
-    def save(self, rows: Sequence[Row]) -> None:
-        # a row of before, kept by the measurement, keeps the facts of its own step
-        mine = [row if "step_number" in row else {**row, **self._facts} for row in rows]
+    def save(self, rows: Sequence[Timed]) -> None:
+        # a row of before, kept by the measurement, keeps the origin that it has
+        mine = [row if row.origin else replace(row, origin=self._origin) for row in rows]
         self._file.rows = replaced(self._file.rows, mine)
         self._file.save()
         if self._now() >= self._end:
             raise BudgetSpent
 
 
-def _same(record: Row, step: Step, setting: Setting) -> bool:
-    backend = setting.backend(step).value
-    return bool(record["step"] == step.to_row() and record["attention_backend"] == backend)
+def origin_of(row: Timed) -> Origin:
+    """The origin that each row of a campaign has. Raises: KeyError for a row of something else."""
+    if row.origin is None:
+        raise KeyError("step_number")
+    return row.origin
 
 
-def _lines(rows: Sequence[Any]) -> str:
+def _timed(row: Mapping[str, Any]) -> Timed:
+    kind = Decoding if RunKind(row["execution"]) is RunKind.DECODE else Measurement
+    found = kind.of(row)
+    origin_of(found)
+    return found
+
+
+def _same(record: StepRecord, step: Step, setting: Setting) -> bool:
+    same_backend = record.attention_backend == setting.backend(step).value
+    return same_backend and record.step == step.key
+
+
+def _lines(rows: Sequence[Row]) -> str:
     return ",\n".join(json.dumps(row) for row in rows)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        if tree["format"] != _FORMAT:
-            raise ValueError(f"the format {tree['format']}")
-        for row in tree["rows"]:
-            RowKey.of(row), row["repeats"], row["error"]
-        return dict(tree)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise MeasurementError(
-            str(path),
-            expected=f"a campaign in the format {_FORMAT}",
-            got=" ".join(str(error).split()),
-            fix="Give the folder of a campaign, or another --out.",
-        ) from error

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from aim_cost.render import Row
 from aim_runtime.campaigns.cost import Costs, Warmth
-from aim_runtime.campaigns.step import PrefillStep, Row, Step
+from aim_runtime.campaigns.step import PrefillStep, Step
 from aim_runtime.campaigns.steps import repeat_of
 
 
@@ -20,7 +21,7 @@ class Planned:
             "step": self.step.label,
             "seconds": round(self.seconds, 1),
             "rows": self.step.row_count,
-            **self.step.to_row(),
+            **self.step.key.to_row(),
         }
 
 

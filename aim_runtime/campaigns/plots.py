@@ -8,16 +8,18 @@ from aim_cost.plots.style import COLOURS, GREY, PAGE, finish, new_figure, save
 from aim_cost.units import milli
 from aim_runtime.campaigns.errors import gains
 from aim_runtime.campaigns.prediction import Way
+from aim_runtime.campaigns.table import short_label
+from aim_runtime.measurement.run_kind import RunKind
 
 if TYPE_CHECKING:
     from aim_runtime.campaigns.report import Joined
 
 _PHASES = {
-    "vision": ("vision.time_s",),
-    "merging": ("merge.time_s",),
-    "LLM": ("llm.time_s",),
-    "importance": ("importance.time_s",),
-    "other": ("other.time_s",),
+    "vision": "vision",
+    "merge": "merging",
+    "llm": "LLM",
+    "importance": "importance",
+    "other": "other",
 }
 
 
@@ -90,19 +92,23 @@ def _gains(axis: Any, rows: "Sequence[Joined]") -> None:
 
 def _shares(axis: Any, rows: "Sequence[Joined]") -> None:
     """Where the time goes: the largest eager prefill that was measured, schedule by schedule."""
-    eager = [row for row in rows if row.key.run.execution == "eager" and row.row["llm.time_s"]]
+    eager = [
+        row
+        for row in rows
+        if row.key.run.execution is RunKind.EAGER and row.measured.phase_s["llm"]
+    ]
     if not eager:
         return
     biggest = max(eager, key=lambda row: row.ttft_s)
-    group = [row for row in eager if row.row["step_number"] == biggest.row["step_number"]]
+    group = [row for row in eager if row.origin.step_number == biggest.origin.step_number]
     left = [0.0] * len(group)
-    for colour, (label, spans) in zip(COLOURS, _PHASES.items(), strict=False):
-        width = [milli(sum(row.row[span] or 0.0 for span in spans)) for row in group]
+    for colour, (phase, label) in zip(COLOURS, _PHASES.items(), strict=False):
+        width = [milli(row.measured.phase_s[phase] or 0.0) for row in group]
         axis.barh(range(len(group)), width, left=left, color=colour, label=label)
         left = [a + b for a, b in zip(left, width, strict=True)]
-    names = [row.key.run.schedule.replace("merge ", "").replace("prune ", "") for row in group]
-    axis.set_yticks(range(len(group)), [name[:28] for name in names], fontsize=6)
+    names = [short_label(row.key.run.schedule, 28) for row in group]
+    axis.set_yticks(range(len(group)), names, fontsize=6)
     axis.invert_yaxis()
     run = biggest.key.run
-    axis.set_xlabel(f"ms, {run.model}, {run.frames} frames")
+    axis.set_xlabel(f"ms, {run.model}, {run.workload.label()}")
     axis.legend(frameon=False, fontsize=7)

@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from aim_cost.case import estimate
-from aim_cost.conventions.convention import EXECUTED, LLM_VIEWER
+from aim_cost.case import Case
+from aim_cost.conventions.convention import LLM_VIEWER
 from aim_cost.devices.hardware import HardwareProfile
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Execution
-from aim_cost.ops.op import GROUPS, PHASES
+from aim_cost.render import Row
 from aim_cost.timing.calibration import Calibration
 from aim_cost.timing.prefill_time import nearest_calibration
-from aim_runtime.measurement.row_key import Row, RunKey
-
-PRICED = ("eager", "cuda-graph")
-"""Executions that the model prices; pruning by masks and decoding are measured only."""
+from aim_runtime.campaigns.figures import Figures, Span
+from aim_runtime.measurement.row_key import RunKey
+from aim_runtime.measurement.run_kind import RunKind
 
 
 class Way(StrEnum):
@@ -41,12 +40,22 @@ class Way(StrEnum):
 
 
 @dataclass(frozen=True)
-class Span:
-    """A predicted time with its 90 % band, seconds; no band for a roofline."""
+class Rooflines:
+    """Lower bounds of a prefill, seconds: the LLM's time by LLM-Viewer, TTFT by the datasheet."""
 
-    time_s: float
-    low_s: float | None = None
-    high_s: float | None = None
+    llm_viewer_llm_s: float
+    datasheet_ttft_s: float
+
+    def to_row(self) -> Row:
+        return {
+            "llm_viewer.llm.time_s": self.llm_viewer_llm_s,
+            "datasheet.ttft_s": self.datasheet_ttft_s,
+        }
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Rooflines":
+        """The inverse of ``to_row``. Raises: KeyError for another row."""
+        return cls(row["llm_viewer.llm.time_s"], row["datasheet.ttft_s"])
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,7 @@ class Prediction:
         commit: of the code that predicted.
         calibration, calibration_sha256: of Way.public: device of the calibration, and the hash of
             its text.
-        figures: FLOPs, times and memory under the keys of estimates; empty where the execution is
-            none of PRICED.
+        figures, rooflines: None where the model prices no such execution.
     """
 
     run: RunKey
@@ -69,30 +77,49 @@ class Prediction:
     commit: str | None
     calibration: str | None
     calibration_sha256: str | None
-    figures: Mapping[str, Any]
+    figures: Figures | None
+    rooflines: Rooflines | None
 
     def span(self, way: Way) -> Span | None:
         """The time of ``way``: TTFT, or the LLM's. None where it was not predicted."""
-        if way is Way.public and "ttft_s" in self.figures:
-            return Span(*(self.figures[f"ttft_{name}s"] for name in ("", "low_", "high_")))
-        time_s = self.figures.get(_ROOFLINES.get(way, ""))
-        return None if time_s is None else Span(time_s)
+        if self.figures is None or self.rooflines is None:
+            return None
+        match way:
+            case Way.llm_viewer:
+                return Span(self.rooflines.llm_viewer_llm_s)
+            case Way.datasheet:
+                return Span(self.rooflines.datasheet_ttft_s)
+            case Way.public:
+                return self.figures.ttft
+            case Way.own:
+                return None
 
     def to_row(self) -> Row:
-        row = {name: value for name, value in vars(self).items() if name not in _NESTED}
-        return {**self.run.to_row(), **row, **self.figures}
+        return {
+            **self.run.to_row(),
+            "hardware": self.hardware,
+            "predicted_at": self.predicted_at,
+            "commit": self.commit,
+            "calibration": self.calibration,
+            "calibration_sha256": self.calibration_sha256,
+            **(self.figures.to_row() if self.figures else {}),
+            **(self.rooflines.to_row() if self.rooflines else {}),
+        }
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "Prediction":
+    def of(cls, row: Mapping[str, Any]) -> "Prediction":
         """The inverse of ``to_row``. Raises: KeyError for another row."""
         run = RunKey.of(row)
-        facts = {name: row[name] for name in cls.__dataclass_fields__ if name not in _NESTED}
-        known = {*run.to_row(), *facts}
-        return cls(run, **facts, figures={k: v for k, v in row.items() if k not in known})
-
-
-_NESTED = ("run", "figures")
-_ROOFLINES = {Way.llm_viewer: "llm_viewer.llm.time_s", Way.datasheet: "datasheet.ttft_s"}
+        return cls(
+            run=run,
+            hardware=row["hardware"],
+            predicted_at=row["predicted_at"],
+            commit=row["commit"],
+            calibration=row["calibration"],
+            calibration_sha256=row["calibration_sha256"],
+            figures=Figures.of(row) if run.execution.priced else None,
+            rooflines=Rooflines.of(row) if run.execution.priced else None,
+        )
 
 
 def predict(
@@ -105,70 +132,44 @@ def predict(
 ) -> Prediction:
     """All that the model says of a run on ``hardware`` without measurements of that device."""
     calibration, sha256 = _public(hardware)
-    figures = priced(spec, run, hardware) if run.execution in PRICED else {}
     return Prediction(
-        run,
-        hardware.name,
-        predicted_at,
-        commit,
-        calibration.hardware if calibration else None,
-        sha256,
-        {**figures, **rooflines(spec, run, hardware)} if figures else {},
+        run=run,
+        hardware=hardware.name,
+        predicted_at=predicted_at,
+        commit=commit,
+        calibration=calibration.hardware if calibration else None,
+        calibration_sha256=sha256,
+        figures=priced(spec, run, hardware) if run.execution.priced else None,
+        rooflines=_rooflines(spec, run, hardware) if run.execution.priced else None,
     )
 
 
 @functools.lru_cache(maxsize=4096)
-def priced(spec: ModelSpec, run: RunKey, hardware: HardwareProfile) -> Mapping[str, Any]:
+def priced(spec: ModelSpec, run: RunKey, hardware: HardwareProfile) -> Figures:
     """FLOPs, times and memory of a prefill by the nearest shipped calibration; computed once."""
     return priced_by(_public(hardware)[0], spec, run, hardware)
 
 
 def priced_by(
     calibration: Calibration | None, spec: ModelSpec, run: RunKey, hardware: HardwareProfile
-) -> Mapping[str, Any]:
-    """FLOPs, times and memory of a prefill; as eager where its execution is none of PRICED.
+) -> Figures:
+    """FLOPs, times and memory of a prefill; as eager where the model prices no such execution.
 
     Args: calibration, of ``hardware``; None where there is none.
     """
-    mode = run.execution if run.execution in PRICED else "eager"
-    found = estimate(
-        *(spec, run.workload, run.parsed_schedule(), hardware),
-        Execution(run.dtype, mode=mode, scoring=run.scoring, last_layer=run.last_layer),
-        calibration=calibration,
+    mode = run.execution if run.execution.priced else RunKind.EAGER
+    execution = Execution(
+        run.dtype, mode=mode.value, scoring=run.scoring, last_layer=run.last_layer
     )
-    figures: Row = {}
-    for name in dict.fromkeys((*GROUPS, *PHASES)):
-        time = found.time(name)
-        figures[f"{name}.time_s"] = time.time_s
-        figures[f"{name}.time_low_s"] = time.low_s
-        figures[f"{name}.time_high_s"] = time.high_s
-        figures[f"{name}.flops"] = found.graph.phase(name).flops
-    return figures | {
-        "total.flops": found.flops,
-        "ttft_s": found.ttft.time_s,
-        "ttft_low_s": found.ttft.low_s,
-        "ttft_high_s": found.ttft.high_s,
-        "source": found.ttft.source,
-        "extrapolated": found.ttft.extrapolated,
-        "weights_bytes": found.memory.weights_bytes,
-        "kv_cache_bytes": found.memory.kv_cache_bytes,
-        "peak_memory_bytes": found.memory.peak_bytes,
-        "prompt_tokens": found.trace.prompt_tokens,
-        "tokens_per_layer": list(found.trace.attention_tokens),
-    }
+    case = Case(spec, run.workload, hardware, execution, calibration)
+    return Figures.of_estimate(case.price(run.schedule))
 
 
-@functools.lru_cache(maxsize=4096)
-def rooflines(spec: ModelSpec, run: RunKey, hardware: HardwareProfile) -> Mapping[str, Any]:
-    """The LLM's time by LLM-Viewer's roofline, and TTFT by that of the datasheet."""
-    schedule = run.parsed_schedule()
+def _rooflines(spec: ModelSpec, run: RunKey, hardware: HardwareProfile) -> Rooflines:
     ideal = Execution(run.dtype, mode="ideal", scoring=run.scoring, last_layer=run.last_layer)
-    viewer = estimate(spec, run.workload, schedule, hardware, ideal, LLM_VIEWER)
-    datasheet = estimate(spec, run.workload, schedule, hardware, ideal, EXECUTED)
-    return {
-        _ROOFLINES[Way.llm_viewer]: viewer.time("llm").time_s,
-        _ROOFLINES[Way.datasheet]: datasheet.ttft_s,
-    }
+    case = Case(spec, run.workload, hardware, ideal)
+    viewer, datasheet = case.price(run.schedule, LLM_VIEWER), case.price(run.schedule)
+    return Rooflines(viewer.time("llm").time_s, datasheet.ttft_s)
 
 
 @functools.lru_cache(maxsize=8)

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from rich.progress import track
 
+from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
 from aim_cost.render import console
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 from aim_runtime.campaigns.prediction import Prediction, predict
 from aim_runtime.campaigns.setting import Setting
 from aim_runtime.campaigns.step import Step
@@ -70,11 +73,11 @@ def utc_now() -> str:
 
 def _read(path: Path) -> list[Prediction]:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json_tree(text_of(path))
         if tree["format"] != _FORMAT:
             raise ValueError(f"the format {tree['format']}")
-        return [Prediction.from_row(row) for row in tree["predictions"]]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return [Prediction.of(row) for row in tree["predictions"]]
+    except (AimError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise MeasurementError(
             str(path),
             expected=f"predictions in the format {_FORMAT}",

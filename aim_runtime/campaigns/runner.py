@@ -8,20 +8,22 @@ from typing import Protocol
 
 import pandas as pd
 import torch
+import transformers
 
 from aim_cost.devices.hardware import load_hardware
 from aim_runtime.campaigns.setting import Setting
 from aim_runtime.campaigns.step import DecodeStep, KernelStep, PrefillStep
 from aim_runtime.kernels.device import present_hardware
 from aim_runtime.kernels.microbench import microbench
-from aim_runtime.measurement.attention_backend import AttentionBackend, attention_backend
-from aim_runtime.measurement.decode import measure_decode
-from aim_runtime.measurement.environment import GpuState, environment, gpu_state
-from aim_runtime.measurement.measure import device_name, measure
+from aim_runtime.measurement.attention_backend import AttentionBackend
+from aim_runtime.measurement.decode import Decoding, measure_decode
+from aim_runtime.measurement.environment import Environment, GpuState, environment, gpu_state
+from aim_runtime.measurement.measure import measure
+from aim_runtime.measurement.place import device_name
 from aim_runtime.measurement.row_file import RowStore
-from aim_runtime.measurement.row_key import Row
 from aim_runtime.models.load import Loaded, default_device, load
 from aim_runtime.reduction.importance_kernel import scoring
+from aim_runtime.seams import release_keeps_tower_states
 
 
 class Runner(Protocol):
@@ -33,8 +35,8 @@ class Runner(Protocol):
         """Seconds that only go forward."""
         ...
 
-    def environment(self) -> Row:
-        """As ``aim_runtime.measurement.environment``."""
+    def environment(self) -> Environment:
+        """What steps run in."""
         ...
 
     def state(self) -> GpuState: ...
@@ -43,8 +45,8 @@ class Runner(Protocol):
         """Time a step; its rows are in ``store`` after each round."""
         ...
 
-    def decode(self, step: DecodeStep) -> list[Row]:
-        """A row for each schedule of a step."""
+    def decode(self, step: DecodeStep) -> list[Decoding]:
+        """Decode after each schedule of a step."""
         ...
 
     def kernels(self, step: KernelStep, seconds: float) -> dict[str, str]:
@@ -74,18 +76,19 @@ class DeviceRunner:
         self._name: str | None = None
         self._loaded: Loaded | None = None
         self.setting = Setting(
-            load_hardware(hardware) if hardware else present_hardware(self._device, dtype),
-            device_name(self._device),
-            dtype,
-            scoring(self._device),
-            attention,
-            self._device,
+            hardware=load_hardware(hardware) if hardware else present_hardware(self._device, dtype),
+            device_name=device_name(self._device),
+            dtype=dtype,
+            scoring=scoring(self._device),
+            attention=attention,
+            device=self._device,
+            keeps_tower_states=release_keeps_tower_states(transformers.__version__),
         )
 
     def now(self) -> float:
         return time.monotonic()
 
-    def environment(self) -> Row:
+    def environment(self) -> Environment:
         return environment()
 
     def state(self) -> GpuState:
@@ -93,7 +96,9 @@ class DeviceRunner:
 
     def prefill(self, step: PrefillStep, store: RowStore) -> None:
         measure(
-            *(self._model(step.model), step.workload, step.schedules),
+            self._model(step.model),
+            step.workload,
+            step.schedules,
             repeats=step.rounds,
             warmup=1,
             out=store,
@@ -103,14 +108,15 @@ class DeviceRunner:
             refuse=False,
         )
 
-    def decode(self, step: DecodeStep) -> list[Row]:
-        loaded = self._model(step.model)
-        with attention_backend(self.setting.backend(step)):
-            return measure_decode(
-                *(loaded, step.workload, step.schedules),
-                new_tokens=step.new_tokens,
-                repeats=step.rounds,
-            )
+    def decode(self, step: DecodeStep) -> list[Decoding]:
+        return measure_decode(
+            self._model(step.model),
+            step.workload,
+            step.schedules,
+            new_tokens=step.new_tokens,
+            repeats=step.rounds,
+            attention=self.setting.backend(step),
+        )
 
     def kernels(self, step: KernelStep, seconds: float) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ from aim_cost.devices.hardware import HardwareProfile
 from aim_runtime.campaigns.step import DecodeStep, KernelStep, Step
 from aim_runtime.measurement.attention_backend import AttentionBackend, chosen_backend
 from aim_runtime.measurement.row_key import RowKey, RunKey
+from aim_runtime.measurement.run_kind import RunKind
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Setting:
         scoring: ``torch`` or ``fused``.
         attention: the backend that was asked for.
         device: the device itself, where it is here.
+        keeps_tower_states: whether the installed transformers keeps what every layer of the
+            vision tower gives, which takes memory.
+        rehearsal: whether no device runs and the clock is a model.
     """
 
     hardware: HardwareProfile
@@ -28,6 +32,8 @@ class Setting:
     scoring: str
     attention: AttentionBackend | None = None
     device: torch.device | None = None
+    keeps_tower_states: bool = False
+    rehearsal: bool = False
 
     @classmethod
     def presumed(
@@ -65,9 +71,11 @@ class Setting:
         return tuple(
             RowKey(
                 RunKey.to_run(
-                    *(step.spec, step.workload, schedule),
+                    step.spec,
+                    step.workload,
+                    schedule,
                     dtype=self.dtype,
-                    execution="decode" if isinstance(step, DecodeStep) else step.execution,
+                    execution=RunKind.DECODE if isinstance(step, DecodeStep) else step.execution,
                     scoring=self.scoring,
                 ),
                 self.device_name,

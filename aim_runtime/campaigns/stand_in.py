@@ -4,17 +4,17 @@ It rehearses a campaign: everything but the kernels is what a GPU would see.
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields, replace
-from statistics import median
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import transformers
 
 from aim_cost.devices.hardware import HardwareProfile
 from aim_cost.ops.kind import Elementwise
 from aim_cost.ops.op import PHASES
+from aim_cost.render import Row
 from aim_cost.timing.calibration import Calibration
 from aim_cost.timing.elementwise import Dispatch, figures_of
 from aim_cost.timing.fit.table import dims_of, table_name
@@ -32,17 +32,21 @@ from aim_runtime.kernels.products import attention_cases, gemm_cases
 from aim_runtime.kernels.profile_file import profile_yaml
 from aim_runtime.kernels.sizes import Sizes
 from aim_runtime.measurement.attention_backend import AttentionBackend
-from aim_runtime.measurement.environment import GpuState, environment
+from aim_runtime.measurement.decode import Decoding
+from aim_runtime.measurement.environment import Environment, GpuState, environment
+from aim_runtime.measurement.origin import STAND_IN
 from aim_runtime.measurement.rounds import Rounds
 from aim_runtime.measurement.row_file import RowStore
-from aim_runtime.measurement.row_key import Row, RowKey
-from aim_runtime.measurement.timed_run import WHOLE, TimedRun, quartiles
+from aim_runtime.measurement.row_key import RowKey
+from aim_runtime.measurement.run_kind import RunKind
+from aim_runtime.measurement.timed_run import WHOLE, TimedRun
+from aim_runtime.seams import release_keeps_tower_states
 
 Tick = Callable[[float], None]
 
 
 class StandIn:
-    """A Runner for hardware that is not here. Its rows name it as a stand-in.
+    """A Runner for hardware that is not here. Its rows say that they are of a rehearsal.
 
     Args:
         seed: of the noise.
@@ -70,7 +74,11 @@ class StandIn:
                 got=hardware.name,
                 fix="Rehearse with --hardware h100-sxm.",
             )
-        self.setting = Setting.presumed(hardware, dtype, attention, f"stand-in for {hardware.name}")
+        self.setting = replace(
+            Setting.presumed(hardware, dtype, attention, f"{STAND_IN}{hardware.name}"),
+            keeps_tower_states=release_keeps_tower_states(transformers.__version__),
+            rehearsal=True,
+        )
         self._calibration = calibration
         self._random, self._noise = random.Random(seed), noise
         self._on_tick = on_tick
@@ -89,8 +97,8 @@ class StandIn:
             self._on_tick(self._seconds)
         return seconds
 
-    def environment(self) -> Row:
-        return environment() | {"gpu": self.setting.device_name}
+    def environment(self) -> Environment:
+        return replace(environment(), gpu=self.setting.device_name, rehearsal=True)
 
     def state(self) -> GpuState:
         return GpuState(1980.0, 45.0, 0)
@@ -103,22 +111,14 @@ class StandIn:
         runs = [_Run(self, step, key) for key in self.setting.row_keys(step)]
         Rounds(runs, store, repeats=step.rounds, warmup=1).run()
 
-    def decode(self, step: DecodeStep) -> list[Row]:
+    def decode(self, step: DecodeStep) -> list[Decoding]:
         self._prepare(step)
         rows = []
         for schedule, key in zip(step.schedules, self.setting.row_keys(step), strict=True):
             seconds = self.costs.decode_s(step, schedule)
-            times = [self.tick(seconds) / step.new_tokens for _ in range(1 + step.rounds)][1:]
-            low, high = quartiles(times)
-            rows.append(
-                {
-                    "kind": "decode",
-                    **key.to_row(),
-                    "new_tokens": step.new_tokens,
-                    **{"tpot_s": median(times), "tpot_low_s": low, "tpot_high_s": high},
-                    **{"repeats": step.rounds, "error": None},
-                }
-            )
+            times_s = [self.tick(seconds) / step.new_tokens for _ in range(1 + step.rounds)][1:]
+            cached = self.costs.priced(step.model, key.run).tokens_per_layer
+            rows.append(Decoding.timed(key, step.new_tokens, times_s, cached))
         return rows
 
     def kernels(self, step: KernelStep, seconds: float) -> dict[str, str]:
@@ -149,19 +149,19 @@ class _Run(TimedRun):
     def __init__(self, device: StandIn, step: PrefillStep, key: RowKey) -> None:
         super().__init__(key)
         self._device, self._step = device, step
-        self._figures: Mapping[str, Any] = device.costs.priced(step.model, key.run)
+        self._figures = device.costs.priced(step.model, key.run)
 
     def _sample(self) -> dict[str, float]:
-        figures, run = self._figures, self.key.run
-        self._tokens = list(figures["tokens_per_layer"])
-        if run.execution == "cuda-graph":
-            return {WHOLE: self._device.tick(figures["ttft_s"])}
-        whole_s = figures["ttft_s"]
-        if run.execution == "masked":
-            whole_s = self._device.costs.masked_s(self._step, run.parsed_schedule())
-        self._peak_bytes = figures["peak_memory_bytes"]
-        spent_s = self._device.tick(whole_s)
-        parts = {name: figures[f"{name}.time_s"] for name in PHASES}
+        figures, run, device = self._figures, self.key.run, self._device
+        self._tokens = figures.tokens_per_layer
+        whole_s = figures.ttft.time_s
+        if run.execution is RunKind.CUDA_GRAPH:
+            return {WHOLE: device.tick(whole_s)}
+        if run.execution is RunKind.MASKED:
+            whole_s = device.costs.masked_s(self._step, run.schedule)
+        self._peak_bytes = device.costs.peak_bytes(figures)
+        spent_s = device.tick(whole_s)
+        parts = {name: figures.times[name].time_s for name in PHASES}
         scale = spent_s / sum(parts.values())
         return {name: scale * seconds for name, seconds in parts.items()}
 

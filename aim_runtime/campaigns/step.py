@@ -1,13 +1,70 @@
 """What a campaign does: steps of prefills, of decoding and of kernels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from aim_cost.models.model import ModelSpec, load_model_spec
 from aim_cost.models.workload import Workload
+from aim_cost.render import Row
 from aim_cost.schedules.schedule import Schedule
+from aim_runtime.measurement.run_kind import RunKind
 
-Row = dict[str, Any]
+_KERNELS = "kernels"
+
+
+@dataclass(frozen=True)
+class StepKey:
+    """A step as files name it: what it does, whatever path its model was read from.
+
+    Args:
+        model: the name of its spec.
+        execution: None for the kernels, which no schedule runs.
+        rounds, visit, new_tokens, seconds: of the steps that have them.
+    """
+
+    model: str
+    frames: int
+    text_tokens: int | None
+    execution: RunKind | None
+    schedules: tuple[Schedule, ...] = ()
+    rounds: int | None = None
+    visit: int | None = None
+    new_tokens: int | None = None
+    seconds: float | None = None
+
+    @property
+    def place(self) -> str:
+        """Model, frames and execution, in words."""
+        return f"{self.model}, {self.frames} frames, {self.execution or _KERNELS}"
+
+    def to_row(self) -> Row:
+        counts = {"rounds": self.rounds, "visit": self.visit, "new_tokens": self.new_tokens}
+        row = {
+            "model": self.model,
+            "frames": self.frames,
+            "text_tokens": self.text_tokens,
+            "execution": self.execution.value if self.execution else _KERNELS,
+            **{name: value for name, value in counts.items() if value is not None},
+            "schedules": [schedule.label() for schedule in self.schedules],
+        }
+        return row if self.seconds is None else row | {"seconds_of_rounds": self.seconds}
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "StepKey":
+        """The inverse of ``to_row``. Raises: KeyError for another row."""
+        execution = row["execution"]
+        return cls(
+            model=row["model"],
+            frames=row["frames"],
+            text_tokens=row["text_tokens"],
+            execution=None if execution == _KERNELS else RunKind(execution),
+            schedules=tuple(Schedule.read(label) for label in row["schedules"]),
+            rounds=row.get("rounds"),
+            visit=row.get("visit"),
+            new_tokens=row.get("new_tokens"),
+            seconds=row.get("seconds_of_rounds"),
+        )
 
 
 @dataclass(frozen=True)
@@ -36,13 +93,6 @@ class _ScheduleStep:
     def _place(self) -> str:
         return f"{self.spec.name}, {self.frames} frames + {self.text_tokens} text tokens"
 
-    def _row(self, **more: object) -> Row:
-        return {
-            **{"model": self.spec.name, "frames": self.frames, "text_tokens": self.text_tokens},
-            **more,
-            "schedules": [schedule.label() for schedule in self.schedules],
-        }
-
 
 @dataclass(frozen=True)
 class PrefillStep(_ScheduleStep):
@@ -54,7 +104,7 @@ class PrefillStep(_ScheduleStep):
         visit: 1, or how often this was measured before, plus one.
     """
 
-    execution: str = "eager"
+    execution: RunKind = RunKind.EAGER
     visit: int = 1
 
     @property
@@ -62,8 +112,17 @@ class PrefillStep(_ScheduleStep):
         again = ", again" if self.visit > 1 else ""
         return f"{self._place}, {self.execution}{again}"
 
-    def to_row(self) -> Row:
-        return self._row(execution=self.execution, rounds=self.rounds, visit=self.visit)
+    @property
+    def key(self) -> StepKey:
+        return StepKey(
+            model=self.spec.name,
+            frames=self.frames,
+            text_tokens=self.text_tokens,
+            execution=self.execution,
+            schedules=self.schedules,
+            rounds=self.rounds,
+            visit=self.visit,
+        )
 
 
 @dataclass(frozen=True)
@@ -74,10 +133,19 @@ class DecodeStep(_ScheduleStep):
 
     @property
     def label(self) -> str:
-        return f"{self._place}, decode"
+        return f"{self._place}, {RunKind.DECODE}"
 
-    def to_row(self) -> Row:
-        return self._row(execution="decode", rounds=self.rounds, new_tokens=self.new_tokens)
+    @property
+    def key(self) -> StepKey:
+        return StepKey(
+            model=self.spec.name,
+            frames=self.frames,
+            text_tokens=self.text_tokens,
+            execution=RunKind.DECODE,
+            schedules=self.schedules,
+            rounds=self.rounds,
+            new_tokens=self.new_tokens,
+        )
 
 
 @dataclass(frozen=True)
@@ -107,11 +175,9 @@ class KernelStep:
     def label(self) -> str:
         return f"{self.spec.name}, kernels up to {self.frames} frames"
 
-    def to_row(self) -> Row:
-        return {
-            **{"model": self.spec.name, "frames": self.frames, "text_tokens": None},
-            **{"execution": "kernels", "schedules": [], "seconds_of_rounds": self.seconds},
-        }
+    @property
+    def key(self) -> StepKey:
+        return StepKey(self.spec.name, self.frames, None, None, seconds=self.seconds)
 
 
 Step = PrefillStep | DecodeStep | KernelStep

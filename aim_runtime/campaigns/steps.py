@@ -7,6 +7,7 @@ from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.campaigns.step import DecodeStep, KernelStep, PrefillStep, Step
+from aim_runtime.measurement.run_kind import RunKind
 
 MODELS = ("llava-onevision-qwen2-7b", "llava-onevision-qwen2-0.5b")
 
@@ -117,7 +118,7 @@ def _eager(model: str, frames: int, *, rounds: int, text_tokens: int = _TEXT) ->
 
 
 def _graph(model: str, frames: int) -> PrefillStep:
-    return PrefillStep(model, frames, _TEXT, _four(model), 8, "cuda-graph")
+    return PrefillStep(model, frames, _TEXT, _four(model), 8, RunKind.CUDA_GRAPH)
 
 
 def _few(step: PrefillStep, *, rounds: int) -> PrefillStep:
@@ -126,7 +127,7 @@ def _few(step: PrefillStep, *, rounds: int) -> PrefillStep:
 
 
 def _masked(model: str) -> PrefillStep:
-    return PrefillStep(model, 32, _TEXT, (aim_schedule(_layers(model)),), 5, "masked")
+    return PrefillStep(model, 32, _TEXT, (aim_schedule(_layers(model)),), 5, RunKind.MASKED)
 
 
 def _decode(model: str) -> DecodeStep:

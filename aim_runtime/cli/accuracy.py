@@ -6,27 +6,25 @@ from typing import Annotated, Any
 
 import typer
 
-from aim_cost.cli.options import (
-    FormatOption,
-    MergeOption,
-    PruneOption,
-    SchedulesOption,
-    VisionMergeOption,
-)
+from aim_cost.cli.groups import grouped
+from aim_cost.cli.options import FormatOption, PartOptions, SchedulesOption
 from aim_cost.files import write_atomically
 from aim_cost.render import Format, console, print_rows, table, to_csv
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 from aim_cost.units import mega
-from aim_runtime.cli.options import chosen_schedules
+from aim_runtime.cli.options import with_baseline
+from aim_runtime.errors import MeasurementError
 
 
+@grouped
 def accuracy(
+    *,
     model: Annotated[
         str, typer.Option(help="tiny, or a folder of aim-runtime tiny train.")
     ] = "tiny",
-    merge: MergeOption = None,
-    prune: PruneOption = None,
-    vision_merge: VisionMergeOption = None,
+    parts: PartOptions,
     schedule: SchedulesOption = None,
     questions: Annotated[int, typer.Option(help="About as many clips, the kinds in turn.")] = 1000,
     frames: Annotated[int, typer.Option(help="Of each clip.")] = 8,
@@ -42,7 +40,6 @@ def accuracy(
     from aim_cost.models.model import ModelSpec
     from aim_cost.models.workload import Workload
     from aim_runtime.answers.accuracy import exam_schedules, measure_accuracy
-    from aim_runtime.errors import MeasurementError
     from aim_runtime.patching.patch import patched
     from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny
     from aim_runtime.tiny.exam import draw_exam, encoded_by, right_answers
@@ -50,7 +47,7 @@ def accuracy(
     whole(questions, "--questions", MeasurementError)
     tiny = load_tiny(SHIPPED if model == "tiny" else Path(model))
     exam = draw_exam(tiny, split, questions, frames=frames, seed=seed)
-    asked = chosen_schedules(schedule, merge=merge, prune=prune, vision_merge=vision_merge)
+    asked = with_baseline(parts.all(schedule))
     chosen = asked or exam_schedules()
     facts = {"model": model, "split": split, "frames": frames, "seed": seed}
 
@@ -119,8 +116,16 @@ def _rows(path: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of an earlier run of the same exam, without what they share."""
     if not path.exists():
         return []
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    for row in rows:  # labels as they are written today: rows are told apart by them
-        row["schedule"] = Schedule.read(row["schedule"]).label()
-    same = [row for row in rows if all(row[key] == value for key, value in facts.items())]
+    try:
+        rows = json_tree(text_of(path))["rows"]
+        for row in rows:  # labels as they are written today: rows are told apart by them
+            row["schedule"] = Schedule.read(row["schedule"]).label()
+        same = [row for row in rows if all(row[key] == value for key, value in facts.items())]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise MeasurementError(
+            str(path),
+            expected="JSON rows that accuracy wrote",
+            got=" ".join(str(error).split()),
+            fix="Give another --out, or leave --resume out.",
+        ) from error
     return [{key: value for key, value in row.items() if key not in facts} for row in same]

@@ -10,30 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
+from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import (
     DtypeOption,
     FormatOption,
-    FrameSizeOption,
-    FramesOption,
-    ImageOption,
-    ImageTokensOption,
-    LastLayerOption,
-    MergeOption,
     ModelOption,
-    PerFrameOption,
-    PruneOption,
+    PartOptions,
+    PromptOptions,
     ScheduleOption,
-    SchedulesOption,
-    TextTokensOption,
-    VisionMergeOption,
+    VideoFramesOption,
     new_app,
     run,
-    schedule_from,
-    workload_from,
 )
 from aim_cost.files import write_atomically
 from aim_cost.render import Format, console, print_rows, table, to_csv
-from aim_cost.timing import load_calibration
 from aim_runtime.cli.accuracy import accuracy
 from aim_runtime.cli.campaign import campaign
 from aim_runtime.cli.fidelity import fidelity
@@ -42,20 +32,16 @@ from aim_runtime.cli.options import (
     AttentionOption,
     DamagedOption,
     DeviceOption,
-    FastestDtypeOption,
-    LayersOption,
-    RepeatsOption,
-    VisionLayersOption,
-    WeightsOption,
     chosen_attention,
-    chosen_schedules,
     load_model,
 )
 from aim_runtime.cli.report import report
+from aim_runtime.cli.validate import validate
 from aim_runtime.tiny import cli as tiny
 
 app = new_app("Run models under a token-reduction schedule, and hold predictions to it.")
 app.add_typer(tiny.app, name="tiny")
+app.command()(validate)
 app.command()(measure)
 app.command()(campaign)
 app.command()(accuracy)
@@ -64,80 +50,12 @@ app.command()(report)
 
 
 @app.command()
-def validate(
-    model: ModelOption = "llava-onevision-qwen2-0.5b",
-    layers: LayersOption = None,
-    vision_layers: VisionLayersOption = None,
-    frames: FramesOption = None,
-    image_tokens: ImageTokensOption = None,
-    image: ImageOption = None,
-    frame_size: FrameSizeOption = None,
-    text_tokens: TextTokensOption = 50,
-    merge: MergeOption = None,
-    tokens_per_frame: PerFrameOption = None,
-    prune: PruneOption = None,
-    vision_merge: VisionMergeOption = None,
-    schedule: SchedulesOption = None,
-    last_layer: LastLayerOption = "all",
-    hardware: Annotated[
-        str | None,
-        typer.Option(help="A profile instead of this device's, which is measured where unknown."),
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="A calibration of --hardware (aim-cost calibrate).")
-    ] = None,
-    dtype: FastestDtypeOption = None,
-    device: DeviceOption = None,
-    random_weights: WeightsOption = True,
-    repeats: RepeatsOption = 5,
-    plot: Annotated[Path | None, typer.Option(help="Write a picture to this .png.")] = None,
-    form: FormatOption = Format.table,
-) -> None:
-    """Predict and run: traces and FLOPs must be equal (else exit status 1), times are compared.
-
-    Without --frames, --image-tokens and --image it is a video of 4 frames.
-    """
-    from aim_runtime.cli.validate import validation_plot, validation_table
-    from aim_runtime.validation.suite import validation_schedules
-    from aim_runtime.validation.validate import validate as run_validate
-
-    workload = workload_from(
-        text_tokens, 1, frames, image_tokens, image, frame_size, default_frames=4
-    )
-    asked = chosen_schedules(
-        schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
-    )
-    loaded = load_model(
-        model, device, dtype, random_weights, layers, vision_layers, workload, asked
-    )
-    result = run_validate(
-        loaded,
-        workload,
-        asked or validation_schedules(loaded.spec, workload),
-        hardware=hardware,
-        calibration=load_calibration(calibration) if calibration else None,
-        repeats=repeats,
-        last_layer=last_layer,
-    )
-    if plot is not None:
-        validation_plot(result.rows, plot, result.title)
-    if form is Format.table:
-        console().print(validation_table(result))
-    elif form is Format.csv:
-        print(to_csv(result.rows))
-    else:
-        print(json.dumps(result.to_dict(), indent=2))
-    sys.exit(0 if result.summary["passed"] else 1)
-
-
-@app.command()
+@grouped
 def microbench(
+    *,
     out: Annotated[Path, typer.Option(help="Write the tables and hardware.yaml to this folder.")],
     model: ModelOption = "llava-onevision-qwen2-0.5b",
-    frames: FramesOption = None,
-    image_tokens: ImageTokensOption = None,
-    image: ImageOption = None,
-    text_tokens: TextTokensOption = 100,
+    prompt: PromptOptions,
     dtype: DtypeOption = "bfloat16",
     device: DeviceOption = None,
     seconds: Annotated[
@@ -157,7 +75,7 @@ def microbench(
     from aim_runtime.kernels.microbench import microbench as run_microbench
     from aim_runtime.models.load import default_device
 
-    workload = workload_from(text_tokens, 1, frames, image_tokens, image, None, default_frames=8)
+    workload = prompt.workload(8)
     place = torch.device(device or default_device())
     spec, backend = load_model_spec(model), chosen_attention(attention)
     paths = run_microbench(spec, workload, out, place, dtype, seconds, backend)
@@ -168,15 +86,14 @@ def microbench(
 
 
 @app.command()
+@grouped
 def generate(
+    *,
     video: Annotated[Path, typer.Option(help="A video, animation or picture.")],
     prompt: Annotated[str, typer.Option(help="The question about the video.")],
     model: ModelOption = "llava-onevision-qwen2-0.5b",
-    frames: Annotated[int, typer.Option("--frames", help="Video frames.")] = 32,
-    merge: MergeOption = None,
-    tokens_per_frame: PerFrameOption = None,
-    prune: PruneOption = None,
-    vision_merge: VisionMergeOption = None,
+    frames: VideoFramesOption = 32,
+    parts: PartOptions,
     schedule: ScheduleOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer at most.")] = 64,
     damaged: DamagedOption = False,
@@ -189,11 +106,9 @@ def generate(
     from aim_runtime.models import require_onevision_spec
     from aim_runtime.models.load import spec_of
 
-    chosen = schedule_from(
-        schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
-    )
+    chosen = parts.one(schedule)
     require_onevision_spec(spec_of(model), "generate")
-    loaded = load_model(model, device, dtype, False)
+    loaded = load_model(model, device, dtype)
     row = answer(loaded, video, prompt, frames, chosen, max_new_tokens, damaged=damaged)
     if form is not Format.table:
         print_rows([row], form)

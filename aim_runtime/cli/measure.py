@@ -1,63 +1,40 @@
 """aim-runtime measure: the clock alone, for a few schedules."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import (
     BatchOption,
     FormatOption,
-    FrameSizeOption,
-    FramesOption,
-    ImageOption,
-    ImageTokensOption,
     LastLayerOption,
-    MergeOption,
-    ModelOption,
-    PerFrameOption,
-    PruneOption,
+    PartOptions,
+    PromptOptions,
     SchedulesOption,
-    TextTokensOption,
-    VisionMergeOption,
-    workload_from,
 )
-from aim_cost.render import Format, console, print_rows, table
+from aim_cost.models.workload import LastLayer
+from aim_cost.render import Format, console, print_rows, say, table
 from aim_cost.units import milli
 from aim_runtime.cli.options import (
     AttentionOption,
-    DeviceOption,
-    FastestDtypeOption,
-    LayersOption,
+    LoadOptions,
     RepeatsOption,
-    VisionLayersOption,
-    WeightsOption,
     chosen_attention,
-    chosen_schedules,
-    load_model,
+    with_baseline,
 )
 
 
+@grouped
 def measure(
-    model: ModelOption = "llava-onevision-qwen2-0.5b",
-    layers: LayersOption = None,
-    vision_layers: VisionLayersOption = None,
-    frames: FramesOption = None,
-    image_tokens: ImageTokensOption = None,
-    image: ImageOption = None,
-    frame_size: FrameSizeOption = None,
-    text_tokens: TextTokensOption = 100,
+    *,
+    options: LoadOptions,
+    prompt: PromptOptions,
     batch: BatchOption = 1,
-    merge: MergeOption = None,
-    tokens_per_frame: PerFrameOption = None,
-    prune: PruneOption = None,
-    vision_merge: VisionMergeOption = None,
+    parts: PartOptions,
     schedule: SchedulesOption = None,
-    last_layer: LastLayerOption = "all",
-    dtype: FastestDtypeOption = None,
-    device: DeviceOption = None,
-    random_weights: WeightsOption = True,
+    last_layer: LastLayerOption = LastLayer.ALL,
     repeats: RepeatsOption = 10,
     warmup: Annotated[int, typer.Option(help="Runs of each schedule before the clock.")] = 2,
     out: Annotated[
@@ -77,18 +54,14 @@ def measure(
     from aim_runtime.validation.suite import default_schedules
 
     backend = chosen_attention(attention)
-    workload = workload_from(
-        text_tokens, batch, frames, image_tokens, image, frame_size, default_frames=8
-    )
-    asked = chosen_schedules(
-        schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
-    )
-    loaded = load_model(
-        model, device, dtype, random_weights, layers, vision_layers, workload, asked
-    )
+    workload = prompt.workload(8, batch)
+    asked = with_baseline(parts.all(schedule))
+    loaded = options.load(workload, asked)
     schedules = asked or default_schedules(loaded.spec, workload)
     rows = run_measure(
-        *(loaded, workload, schedules),
+        loaded,
+        workload,
+        schedules,
         repeats=repeats,
         warmup=warmup,
         out=out,
@@ -97,25 +70,25 @@ def measure(
         attention=backend,
     )
     if form is not Format.table:
-        print_rows(rows, form)
+        print_rows([row.to_row() for row in rows], form)
         return
     phases = ("vision.tower", "vision.projector", "merge", "llm", "importance")
     lines = [
         (
-            row["schedule"],
-            *(_milliseconds(row.get(f"{name}.time_s")) for name in phases),
-            _milliseconds(row.get("ttft_s")) if not row.get("error") else "failed",
+            row.key.run.schedule.label(),
+            *(_milliseconds(row.phase_s[phase]) for phase in phases),
+            "failed" if row.error else _milliseconds(row.ttft_s),
         )
         for row in rows
     ]
     columns = ("schedule", "tower", "proj.", "merge", "llm", "score", "TTFT")
-    where = f"{rows[0]['hardware']}, {loaded.dtype}, {workload.label()}, "
-    where += f"attention by {rows[0]['attention_backend']}"
+    where = f"{rows[0].key.hardware}, {loaded.dtype}, {workload.label()}, "
+    where += f"attention by {rows[0].key.attention_backend}"
     note = f"Milliseconds, medians of {repeats}. {where}."
     console().print(table(loaded.spec.name, columns, lines, note))
     for row in rows:
-        if row.get("error"):
-            print(f"failed: {row['schedule']}: {row['error']}", file=sys.stderr)
+        if row.error:
+            say(f"failed: {row.key.run.schedule.label()}: {row.error}")
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -54,7 +54,9 @@ class Pool:
         for the pages; a GPU's keeps them.
         """
         if self.device.type == "cpu":
-            scratch = [torch.empty(elements, dtype=self.dtype).zero_() for _ in range(2)]
+            scratch = [
+                torch.empty(elements, dtype=self.dtype, device="cpu").zero_() for _ in range(2)
+            ]
             scratch.clear()
 
 

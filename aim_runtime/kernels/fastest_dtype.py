@@ -39,7 +39,9 @@ def fastest_dtype(device: torch.device) -> FastestDtype:
 
 def _product(dtype: torch.dtype) -> Callable[[], object]:
     rows, inner, columns = _SHAPE
-    a, b = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
+    a, b = (
+        torch.randn(*shape, device="cpu").to(dtype) for shape in ((rows, inner), (inner, columns))
+    )
     return lambda: a @ b
 
 

@@ -57,7 +57,7 @@ def speed_since(profile: HardwareProfile, device: torch.device, dtype: str) -> f
     Returns: None for a profile whose rate comes from a datasheet.
     """
     then = profile.peak.flops_per_s.get(dtype)
-    if then is None or not then.source.startswith("measured"):
+    if then is None or not then.measured:
         return None
     now = _gemm_flops_per_s(device, getattr(torch, dtype), GEMM_SIZE[device.type])
     return now / float(then.value)

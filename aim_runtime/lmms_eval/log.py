@@ -6,7 +6,7 @@ from typing import Any
 
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import InputError
-from aim_runtime.measurement.measure import device_name
+from aim_runtime.measurement.place import device_name
 from aim_runtime.models.load import Loaded
 from aim_runtime.trace import RunTrace
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from aim_cost.models.model import TextSpec
+from aim_cost.models.text_spec import TextSpec
 from aim_runtime.errors import MeasurementError
 
 _TOKENS = 256  # of the attention that torch is asked about; the choice does not depend on it

@@ -1,7 +1,8 @@
 """Timed decoding: seconds per output token after a prefill under each schedule."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -10,19 +11,84 @@ from rich.progress import track
 
 from aim_cost.checks import whole
 from aim_cost.models.workload import Workload
-from aim_cost.render import console
+from aim_cost.render import Row, console
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import MeasurementError
+from aim_runtime.measurement.attention_backend import AttentionBackend, attention_backend
 from aim_runtime.measurement.clock import recorder_for
-from aim_runtime.measurement.measure import device_name
-from aim_runtime.measurement.row_key import visual_fields
+from aim_runtime.measurement.origin import Origin
+from aim_runtime.measurement.place import row_key
+from aim_runtime.measurement.row_key import RowKey
+from aim_runtime.measurement.run_kind import RunKind
 from aim_runtime.measurement.timed_run import quartiles
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.patch import patched
-from aim_runtime.prompts.inputs import Inputs, sized_inputs
+from aim_runtime.prompts.inputs import sized_inputs
 from aim_runtime.seams import cache_of, with_cache
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class Decoding:
+    """Decoding after the prefill of one schedule.
+
+    Args:
+        key: what ran, where and how.
+        new_tokens: that were decoded in each round.
+        tpot_s, tpot_low_s, tpot_high_s: the mean seconds of an output token: the median over the
+            rounds, and its quartiles.
+        cache_tokens: of each layer after the prefill.
+        error: why it failed, in a line.
+        origin: the step of a campaign that it belongs to, if any.
+    """
+
+    key: RowKey
+    new_tokens: int
+    tpot_s: float | None
+    tpot_low_s: float | None
+    tpot_high_s: float | None
+    cache_tokens: tuple[int, ...]
+    repeats: int
+    error: str | None = None
+    origin: Origin | None = None
+
+    @classmethod
+    def timed(
+        cls, key: RowKey, new_tokens: int, times_s: Sequence[float], cache_tokens: tuple[int, ...]
+    ) -> "Decoding":
+        """Args: times_s, of an output token in each round."""
+        low, high = quartiles(times_s)
+        return cls(key, new_tokens, median(times_s), low, high, cache_tokens, len(times_s))
+
+    def to_row(self) -> Row:
+        """One flat row under the keys of measured prefills."""
+        return {
+            "kind": "decode",
+            **self.key.to_row(),
+            "new_tokens": self.new_tokens,
+            "tpot_s": self.tpot_s,
+            "tpot_low_s": self.tpot_low_s,
+            "tpot_high_s": self.tpot_high_s,
+            "cache_tokens": list(self.cache_tokens),
+            "repeats": self.repeats,
+            "error": self.error,
+            **(self.origin.to_row() if self.origin else {}),
+        }
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Decoding":
+        """The inverse of ``to_row``. Raises: KeyError for another row."""
+        return cls(
+            key=RowKey.of(row),
+            new_tokens=row["new_tokens"],
+            tpot_s=row["tpot_s"],
+            tpot_low_s=row["tpot_low_s"],
+            tpot_high_s=row["tpot_high_s"],
+            cache_tokens=tuple(row.get("cache_tokens", ())),
+            repeats=row["repeats"],
+            error=row["error"],
+            origin=Origin.of(row),
+        )
 
 
 def measure_decode(
@@ -33,14 +99,14 @@ def measure_decode(
     new_tokens: int = 32,
     repeats: int = 3,
     seed: int = 0,
-) -> list[Row]:
+    attention: AttentionBackend | None = None,
+) -> list[Decoding]:
     """Time greedy decoding of ``new_tokens`` after each schedule's prefill, interleaved.
 
     The KV cache is that of the prefill: full, or ragged where tokens were dropped. One untimed
     round, then ``repeats`` rounds in shuffled order. Clock as in ``measure``.
-    Returns: a row per schedule: ``tpot_s``, the median over rounds of the mean seconds per output
-    token, its quartiles ``tpot_low_s`` and ``tpot_high_s``, and ``cache_tokens`` of each layer
-    after the prefill.
+    Args: attention, the backend of all attentions; by default the one that torch chooses.
+    Returns: one for each schedule. Raises: MeasurementError; SpecError.
     """
     whole(new_tokens, "new_tokens", MeasurementError)
     whole(repeats, "repeats", MeasurementError)
@@ -48,17 +114,21 @@ def measure_decode(
     samples: list[list[float]] = [[] for _ in schedules]
     cache_tokens: list[tuple[int, ...]] = [() for _ in schedules]
     turns, order = list(range(len(schedules))), random.Random(seed)
-    for round_ in track(
-        range(1 + repeats), "decoding", console=console(error=True), transient=True
-    ):
-        order.shuffle(turns)
-        for turn in turns:
-            seconds, cache_tokens[turn] = _decode(loaded, schedules[turn], inputs, new_tokens)
-            if round_:
-                samples[turn].append(seconds)
+    rounds = track(range(1 + repeats), "decoding", console=console(error=True), transient=True)
+    with attention_backend(attention):
+        for round_ in rounds:
+            order.shuffle(turns)
+            for turn in turns:
+                seconds, cache_tokens[turn] = _decode(loaded, schedules[turn], inputs, new_tokens)
+                if round_:
+                    samples[turn].append(seconds)
+    keys = [
+        row_key(loaded, workload, schedule, RunKind.DECODE, attention=attention)
+        for schedule in schedules
+    ]
     return [
-        _row(loaded, workload, schedule, new_tokens, times, cached)
-        for schedule, times, cached in zip(schedules, samples, cache_tokens, strict=True)
+        Decoding.timed(key, new_tokens, times_s, cached)
+        for key, times_s, cached in zip(keys, samples, cache_tokens, strict=True)
     ]
 
 
@@ -81,34 +151,3 @@ def _decode(
                 step = model(input_ids=token, use_cache=True, **with_cache(cache))
                 token = step.logits[:, -1:].argmax(dim=-1)
     return recorder.seconds()["decode"] / new_tokens, cached
-
-
-def _row(
-    loaded: Loaded,
-    workload: Workload,
-    schedule: Schedule,
-    new_tokens: int,
-    times: Sequence[float],
-    cache_tokens: tuple[int, ...],
-) -> Row:
-    low, high = quartiles(times)
-    return {
-        "kind": "decode",
-        "model": loaded.spec.name,
-        "layers": loaded.spec.text.num_hidden_layers,
-        "vision_layers": loaded.spec.vision.num_hidden_layers,
-        "hardware": device_name(loaded.device),
-        "dtype": loaded.dtype,
-        **visual_fields(workload),
-        "text_tokens": workload.text_tokens,
-        "batch": workload.batch,
-        "execution": "decode",
-        "schedule": schedule.label(),
-        "new_tokens": new_tokens,
-        "tpot_s": median(times),
-        "tpot_low_s": low,
-        "tpot_high_s": high,
-        "cache_tokens": list(cache_tokens),
-        "repeats": len(times),
-        "error": None,
-    }

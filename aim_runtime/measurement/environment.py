@@ -3,7 +3,8 @@
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 import transformers
+
+from aim_cost.render import Row
 
 COMMIT_VARIABLE = "AIM_COMMIT"
 """Names the commit where the code runs without its git repository."""
@@ -46,36 +49,82 @@ class GpuState:
         """Whether power, heat or the hardware holds the clock down."""
         return bool((self.reasons or 0) & ~_HARMLESS_REASONS)
 
-    def to_row(self) -> dict[str, Any]:
+    def to_row(self) -> Row:
         return asdict(self)
 
 
-def environment() -> dict[str, Any]:
-    """Flat facts about this machine and this checkout; None for what cannot be read.
+@dataclass(frozen=True)
+class Environment:
+    """Where and with what a measurement was made; None for what cannot be read.
+
+    Args:
+        date: UTC.
+        commit: of the code; uncommitted_changes: whether it had any.
+        cudnn, cpu_count, torch_threads: numbers; units of the others are in their names.
+        rehearsal: whether no device ran and the clock was a model.
+    """
+
+    date: str | None = None
+    commit: str | None = None
+    uncommitted_changes: bool | None = None
+    python: str | None = None
+    torch: str | None = None
+    transformers: str | None = None
+    triton: str | None = None
+    cuda: str | None = None
+    cudnn: int | None = None
+    os: str | None = None
+    cpu: str | None = None
+    cpu_count: int | None = None
+    torch_threads: int | None = None
+    gpu: str | None = None
+    driver: str | None = None
+    max_sm_clock_mhz: float | None = None
+    sm_clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    power_limit_w: float | None = None
+    power_draw_w: float | None = None
+    temperature_c: float | None = None
+    rehearsal: bool = False
+
+    def to_row(self) -> Row:
+        """Plain data; ``rehearsal`` only where it is one."""
+        row = asdict(self)
+        if not self.rehearsal:
+            del row["rehearsal"]
+        return row
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Environment":
+        """The inverse of ``to_row``; other versions of it may know more or less."""
+        return cls(**{field.name: row[field.name] for field in fields(cls) if field.name in row})
+
+
+def environment() -> Environment:
+    """This machine and this checkout.
 
     ``commit`` comes from git, else from the variable AIM_COMMIT.
     """
     gpu = torch.cuda.is_available()
     commit = _git("rev-parse", "HEAD")
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit or os.environ.get(COMMIT_VARIABLE) or None,
-        "uncommitted_changes": None
-        if commit is None or (changes := _git("status", "--porcelain")) is None
-        else changes != "",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "triton": _version("triton"),
-        "cuda": torch.version.cuda,
-        "cudnn": _cudnn() if gpu else None,
-        "os": platform.system(),
-        "cpu": cpu_name(),
-        "cpu_count": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if gpu else None,
-        **(_gpu_facts() if gpu else dict.fromkeys(_GPU_FIELDS.values())),
-    }
+    changes = None if commit is None else _git("status", "--porcelain")
+    return Environment(
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        commit=commit or os.environ.get(COMMIT_VARIABLE) or None,
+        uncommitted_changes=None if changes is None else changes != "",
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        triton=_version("triton"),
+        cuda=torch.version.cuda,
+        cudnn=_cudnn() if gpu else None,
+        os=platform.system(),
+        cpu=cpu_name(),
+        cpu_count=os.cpu_count(),
+        torch_threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name() if gpu else None,
+        **(_gpu_facts() if gpu else {}),
+    )
 
 
 def gpu_state() -> GpuState:
@@ -99,8 +148,8 @@ def _run(*command: str) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     """What git says of our own checkout; None when we are installed, maybe inside another one."""
-    root = _run("git", "rev-parse", "--show-toplevel")
-    if root is None or Path(root).resolve() != Path(__file__).resolve().parents[1]:
+    root = _run("git", "rev-parse", "--show-toplevel")  # parents: measurement, aim_runtime, it
+    if root is None or Path(root).resolve() != Path(__file__).resolve().parents[2]:
         return None
     return _run("git", "--no-optional-locks", *arguments)
 

@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from aim_cost.models.workload import LastLayer
 from aim_cost.ops.op import PHASES
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.trace import TokenTrace
@@ -44,7 +45,7 @@ def count_flops(
     schedule: Schedule,
     forward: Callable[[], object],
     *,
-    last_layer: str = "all",
+    last_layer: LastLayer = LastLayer.ALL,
 ) -> tuple[dict[str, int], TokenTrace]:
     """Run ``forward()`` once under ``schedule``; ``last_layer`` as for ``patch``.
 

@@ -1,7 +1,6 @@
 """Timed prefills: every schedule in turn, over and over, so that drift hits all of them alike."""
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -10,34 +9,31 @@ import torch
 
 from aim_cost.checks import one_of, whole
 from aim_cost.errors import AimError
-from aim_cost.models.workload import LAST_LAYERS, Workload
+from aim_cost.models.workload import LastLayer, Workload
+from aim_cost.render import say
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import MeasurementError
-from aim_runtime.measurement.attention_backend import (
-    AttentionBackend,
-    attention_backend,
-    chosen_backend,
-)
+from aim_runtime.measurement.attention_backend import AttentionBackend, attention_backend
 from aim_runtime.measurement.clock import ClockRecorder, phase_hooks, recorder_for
+from aim_runtime.measurement.measurement import Measurement
+from aim_runtime.measurement.place import row_key
 from aim_runtime.measurement.rounds import Rounds
 from aim_runtime.measurement.row_file import Nowhere, RowFile, RowStore
-from aim_runtime.measurement.row_key import Row, RowKey, RunKey
+from aim_runtime.measurement.row_key import RowKey
+from aim_runtime.measurement.run_kind import PREFILLS, RunKind
 from aim_runtime.measurement.timed_run import WHOLE, TimedRun
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.cuda_graph import GraphedPrefill
 from aim_runtime.patching.masked import masked
 from aim_runtime.patching.patch import patched
-from aim_runtime.prompts.inputs import Inputs, sized_inputs
-from aim_runtime.reduction.importance_kernel import scoring
-
-EXECUTIONS = ("eager", "cuda-graph", "masked")
-"""How a schedule can be run: tokens dropped, the same captured and replayed, or only masked."""
+from aim_runtime.prompts.inputs import sized_inputs
 
 
 def measure(
     loaded: Loaded,
     workload: Workload,
-    schedules: Sequence[Schedule],
+    schedules: Schedule | str | Iterable[Schedule | str],
     *,
     repeats: int = 10,
     warmup: int = 2,
@@ -45,12 +41,12 @@ def measure(
     out: Path | RowStore | None = None,
     resume: bool = False,
     seed: int = 0,
-    execution: str = "eager",
-    last_layer: str = "all",
+    execution: RunKind | str = RunKind.EAGER,
+    last_layer: LastLayer = LastLayer.ALL,
     attention: AttentionBackend | None = None,
     visit: int = 1,
     refuse: bool = True,
-) -> list[Row]:
+) -> list[Measurement]:
     """Time the prefill of each schedule, phase by phase.
 
     Clock: CUDA events on a GPU, the monotonic clock on a CPU. ``warmup`` untimed rounds, then
@@ -59,8 +55,8 @@ def measure(
     the same patch as the others. Inputs are random, or ``video`` (uint8 [frames, H, W, 3]).
 
     Args:
-        execution: a name of EXECUTIONS; models other than LLaVA-OneVision take eager alone, and no
-            ``video``. The time of a CUDA graph includes its launch by the host.
+        execution: one of PREFILLS, or its name; models other than LLaVA-OneVision take eager
+            alone, and no ``video``. The time of a CUDA graph includes its launch by the host.
         last_layer: of all schedules, as for ``patch``.
         attention: the backend of all attentions; by default the one that torch chooses. Each row
             names it: ``attention_backend``.
@@ -70,17 +66,16 @@ def measure(
         out: the rows so far are there after every round; with ``resume`` those that are complete in
             a file are kept.
 
-    A schedule that fails becomes a row with its ``error``; the others go on. ``driver_allocations``
-    of a row counts how often the timed runs asked the driver for memory (cudaMalloc), which takes
-    time; None on a CPU. Ctrl-C returns what there is.
-    Returns: rows in the order of ``schedules``, with the keys of estimates.
+    A schedule that fails becomes a row with its ``error``; the others go on. Ctrl-C returns what
+    there is.
+    Returns: rows in the order of ``schedules``.
     Raises: MeasurementError for a file that cannot be continued; SpecError.
     """
     whole(repeats, "repeats", MeasurementError)
     whole(warmup, "warmup", MeasurementError, at_least=0)
-    one_of(execution, EXECUTIONS, "execution", MeasurementError)
-    one_of(last_layer, LAST_LAYERS, "last_layer", MeasurementError)
-    if execution == "masked" and last_layer != "all":
+    execution = RunKind(one_of(execution, PREFILLS, "execution", MeasurementError))
+    last_layer = LastLayer.read(last_layer, MeasurementError)
+    if execution is RunKind.MASKED and last_layer is not LastLayer.ALL:
         raise MeasurementError(
             "last_layer",
             expected="all with the execution masked, whose layers compute every token",
@@ -88,25 +83,19 @@ def measure(
             fix="Use the execution eager or cuda-graph, or last_layer all.",
         )
     inputs = sized_inputs(loaded, workload, video=video, seed=seed)
-    backend = attention or chosen_backend(loaded.spec.text, loaded.device, loaded.dtype)
+    raises = (AimError,) if refuse else ()
     runs = []
-    for schedule in schedules:
-        run = RunKey.to_run(
-            *(loaded.spec, workload, schedule),
-            dtype=loaded.dtype,
-            execution=execution,
-            scoring=scoring(loaded.device),
-            last_layer=last_layer,
+    for schedule in Schedule.all_of(schedules):
+        key = row_key(
+            loaded, workload, schedule, execution, last_layer, attention=attention, visit=visit
         )
-        key = RowKey(run, device_name(loaded.device), backend.value, visit)
-        raises = (AimError,) if refuse else ()
         runs.append(_Prefill(key, raises, loaded, schedule, inputs, attention))
     store = RowFile(out, resume=resume) if isinstance(out, Path) else out or Nowhere()
     rounds = Rounds(runs, store, repeats=repeats, warmup=warmup, seed=seed)
     try:
         rounds.run()
     except KeyboardInterrupt:
-        print("interrupted: rows hold the rounds that were finished", file=sys.stderr)
+        say("interrupted: rows hold the rounds that were finished")
     return rounds.rows()
 
 
@@ -129,7 +118,7 @@ class _Prefill(TimedRun):
 
     def _sample(self) -> dict[str, float]:
         with attention_backend(self._attention):
-            graphed = self.key.run.execution == "cuda-graph"
+            graphed = self.key.run.execution is RunKind.CUDA_GRAPH
             return self._replay() if graphed else self._forward()
 
     def _free(self) -> None:
@@ -146,8 +135,11 @@ class _Prefill(TimedRun):
     def _forward(self) -> dict[str, float]:
         model, device = self._loaded.model, self._loaded.device
         run, cuda, recorder = self.key.run, device.type == "cuda", recorder_for(device)
-        whole = run.execution == "masked"
-        under = masked if whole else partial(patched, last_layer=run.last_layer)
+        under = (
+            masked
+            if run.execution is RunKind.MASKED
+            else partial(patched, last_layer=run.last_layer)
+        )
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
         with (
@@ -159,7 +151,7 @@ class _Prefill(TimedRun):
             logits = model(**self._inputs, use_cache=True, logits_to_keep=1).logits
             logits[:, -1].argmax(dim=-1)
         seconds = recorder.seconds()
-        self._tokens = list(trace.tokens.attention_tokens)
+        self._tokens = trace.tokens.attention_tokens
         if cuda:
             self._peak_bytes = torch.cuda.max_memory_allocated(device)
         return seconds
@@ -173,10 +165,5 @@ class _Prefill(TimedRun):
             )
         with recorder.span(WHOLE):
             self._graph.replay().logits[:, -1].argmax(dim=-1)
-        self._tokens = list(self._graph.trace.tokens.attention_tokens)
+        self._tokens = self._graph.trace.tokens.attention_tokens
         return recorder.seconds()
-
-
-def device_name(device: torch.device) -> str:
-    """What the driver calls a GPU; ``cpu`` for a CPU, which the environment describes."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

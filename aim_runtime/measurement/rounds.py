@@ -4,8 +4,9 @@ import random
 from collections.abc import Sequence
 
 from aim_cost.render import counted_progress
+from aim_runtime.measurement.measurement import Measurement
 from aim_runtime.measurement.row_file import RowStore
-from aim_runtime.measurement.row_key import Row, RowKey
+from aim_runtime.measurement.row_key import RowKey
 from aim_runtime.measurement.timed_run import TimedRun
 
 
@@ -27,9 +28,7 @@ class Rounds:
         self._runs = {run.key: run for run in runs}
         self._store, self._repeats, self._warmup = store, repeats, warmup
         self._order = random.Random(seed)
-        self._earlier = {
-            key: row for row in store.earlier() if (key := RowKey.of(row)) in self._runs
-        }
+        self._earlier = {row.key: row for row in store.earlier() if row.key in self._runs}
 
     def run(self) -> None:
         """Go on to the end. Ctrl-C passes through, after the rows so far are saved."""
@@ -48,26 +47,21 @@ class Rounds:
             self._save()
             raise
 
-    def rows(self) -> list[Row]:
-        """A row of each run, in the order given: of before, where that one is complete."""
+    def rows(self) -> list[Measurement]:
+        """A row of each run, in the order given: the earlier one where that is complete."""
         return [self._row(key, run) for key, run in self._runs.items()]
 
     def _save(self) -> None:
-        if rows := [row for row in self.rows() if row["repeats"] or row["error"]]:
+        if rows := [row for row in self.rows() if row.repeats or row.error]:
             self._store.save(rows)
 
-    def _row(self, key: RowKey, run: TimedRun) -> Row:
-        row, earlier = run.row(), self._earlier.get(key)
+    def _row(self, key: RowKey, run: TimedRun) -> Measurement:
+        row, earlier = run.measurement(), self._earlier.get(key)
         # a row that an interrupt cut short stays until the new one has as many repeats
-        if earlier is not None and not row["error"] and row["repeats"] < earlier["repeats"]:
+        if earlier is not None and not row.error and row.repeats < earlier.repeats:
             return earlier
         return earlier if earlier is not None and self._is_complete(key) else row
 
     def _is_complete(self, key: RowKey) -> bool:
         row = self._earlier.get(key)
-        return row is not None and is_complete(row, self._repeats)
-
-
-def is_complete(row: Row, repeats: int) -> bool:
-    """Whether a row holds so many runs."""
-    return not row["error"] and row["repeats"] >= repeats
+        return row is not None and not row.error and row.repeats >= self._repeats

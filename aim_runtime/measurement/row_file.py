@@ -1,15 +1,19 @@
-"""Rows on disk: a JSON file with its environment, or CSV, written anew after each round."""
+"""Rows on disk: a JSON file with its environment, or CSV, written after each round."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
 from aim_cost.render import to_csv
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 from aim_runtime.errors import MeasurementError
-from aim_runtime.measurement.environment import environment
-from aim_runtime.measurement.row_key import Row, RowKey
+from aim_runtime.measurement.environment import Environment, environment
+from aim_runtime.measurement.measurement import Measurement
+from aim_runtime.measurement.row_key import RowKey
 
 _SOFTWARE = ("torch", "transformers", "cuda", "gpu")
 
@@ -17,11 +21,11 @@ _SOFTWARE = ("torch", "transformers", "cuda", "gpu")
 class RowStore(Protocol):
     """Where a measurement finds the rows of before and leaves its own."""
 
-    def earlier(self) -> Sequence[Row]:
+    def earlier(self) -> Sequence[Measurement]:
         """Rows that need not be measured again where they are complete."""
         ...
 
-    def save(self, rows: Sequence[Row]) -> None:
+    def save(self, rows: Sequence[Measurement]) -> None:
         """Keep rows; those that were kept under the same keys are replaced."""
         ...
 
@@ -29,10 +33,10 @@ class RowStore(Protocol):
 class Nowhere:
     """Rows are not kept."""
 
-    def earlier(self) -> Sequence[Row]:
+    def earlier(self) -> Sequence[Measurement]:
         return ()
 
-    def save(self, rows: Sequence[Row]) -> None:
+    def save(self, rows: Sequence[Measurement]) -> None:
         pass
 
 
@@ -45,31 +49,42 @@ class RowFile:
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
         self._path = path
-        then, self._rows = _read(path) if resume else ({}, [])
+        then, self._rows = _read(path) if resume else (None, [])
         self._environment = environment()  # it takes tens of milliseconds: once a file
-        if self._rows:
+        if then is not None and self._rows:
             require_same_software(then, self._environment, str(path))
 
-    def earlier(self) -> Sequence[Row]:
+    def earlier(self) -> Sequence[Measurement]:
         return self._rows
 
-    def save(self, rows: Sequence[Row]) -> None:
+    def save(self, rows: Sequence[Measurement]) -> None:
         self._rows = replaced(self._rows, rows)
+        written = [row.to_row() for row in self._rows]
         if self._path.suffix == ".csv":
-            content = to_csv(self._rows) + "\n"
+            content = to_csv(written) + "\n"
         else:
-            tree = {"environment": self._environment, "rows": self._rows}
+            tree = {"environment": self._environment.to_row(), "rows": written}
             content = json.dumps(tree, indent=2) + "\n"
         write_atomically(self._path, content.encode())
 
 
-def replaced(earlier: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+class Keyed(Protocol):
+    """Anything that a key tells from others."""
+
+    @property
+    def key(self) -> RowKey: ...
+
+
+_Keyed = TypeVar("_Keyed", bound=Keyed)
+
+
+def replaced(earlier: Sequence[_Keyed], rows: Sequence[_Keyed]) -> list[_Keyed]:
     """Earlier rows with other keys, then ``rows``."""
-    mine = {RowKey.of(row) for row in rows}
-    return [*(row for row in earlier if RowKey.of(row) not in mine), *rows]
+    mine = {row.key for row in rows}
+    return [*(row for row in earlier if row.key not in mine), *rows]
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Measurement]:
     """The rows of a JSON file that ``RowFile`` wrote; none when there is no file.
 
     Raises: MeasurementError for a file of another kind.
@@ -77,16 +92,14 @@ def read_rows(path: Path) -> list[Row]:
     return _read(path)[1]
 
 
-def _read(path: Path) -> tuple[Row, list[Row]]:
+def _read(path: Path) -> tuple[Environment | None, list[Measurement]]:
     """The environment of a file and its rows."""
     if not path.exists():
-        return {}, []
+        return None, []
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        for row in tree["rows"]:
-            RowKey.of(row), row["repeats"], row["error"]
-        return dict(tree["environment"]), list(tree["rows"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        tree = json_tree(text_of(path))
+        return Environment.of(tree["environment"]), [Measurement.of(row) for row in tree["rows"]]
+    except (AimError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise MeasurementError(
             f"{path}",
             expected="JSON rows that measure wrote",
@@ -95,17 +108,18 @@ def _read(path: Path) -> tuple[Row, list[Row]]:
         ) from error
 
 
-def require_same_software(then: Row, now: Row, where: str) -> None:
+def require_same_software(then: Environment, now: Environment, where: str) -> None:
     """Rows of another GPU or version must not be told as ours.
 
     The CPU counts only where there is no GPU: machines with the same GPU may have others.
     Raises: MeasurementError that names the first difference.
     """
-    for name in (*_SOFTWARE, *(() if now["gpu"] else ("cpu",))):
-        if then.get(name) != now[name]:
+    for name in (*_SOFTWARE, *(() if now.gpu else ("cpu",))):
+        before, here = getattr(then, name), getattr(now, name)
+        if before != here:
             raise MeasurementError(
                 f"{where}: environment.{name}",
-                expected=f"{now[name]}, as here",
-                got=then.get(name),
+                expected=f"{here}, as here",
+                got=before,
                 fix="Give another --out.",
             )

@@ -1,15 +1,14 @@
 """What tells one row from another: the run that was asked for, and where and how it ran."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from aim_cost.models.model import ModelSpec
-from aim_cost.models.workload import Workload
+from aim_cost.models.workload import LastLayer, Workload
+from aim_cost.render import Row
 from aim_cost.schedules.schedule import Schedule
-
-Row = dict[str, Any]
-Sizes = tuple[tuple[int, int], ...]
+from aim_runtime.measurement.run_kind import RunKind
 
 
 @dataclass(frozen=True)
@@ -18,27 +17,19 @@ class RunKey:
 
     Args:
         model, layers, vision_layers: of the model that ran, with layers cut off where they were.
-        frames, image_tokens, images, frame_size, text_tokens, batch: the workload.
-        execution: ``eager``, ``cuda-graph``, ``masked`` or ``decode``.
         scoring: what computed the importance, ``torch`` or ``fused``.
         last_layer: as for ``patch``.
-        schedule: its label.
     """
 
     model: str
     layers: int
     vision_layers: int
     dtype: str
-    frames: int | None
-    image_tokens: int | None
-    images: Sizes | None
-    frame_size: tuple[int, int] | None
-    text_tokens: int
-    batch: int
-    execution: str
+    workload: Workload
+    execution: RunKind
     scoring: str
-    last_layer: str
-    schedule: str
+    last_layer: LastLayer
+    schedule: Schedule
 
     @classmethod
     def to_run(
@@ -48,9 +39,9 @@ class RunKey:
         schedule: Schedule,
         *,
         dtype: str,
-        execution: str = "eager",
+        execution: RunKind = RunKind.EAGER,
         scoring: str = "torch",
-        last_layer: str = "all",
+        last_layer: LastLayer = LastLayer.ALL,
     ) -> "RunKey":
         """The key of a run that is planned."""
         return cls(
@@ -58,16 +49,11 @@ class RunKey:
             layers=spec.text.num_hidden_layers,
             vision_layers=spec.vision.num_hidden_layers,
             dtype=dtype,
-            frames=workload.frames,
-            image_tokens=workload.image_tokens,
-            images=workload.images,
-            frame_size=workload.frame_size,
-            text_tokens=workload.text_tokens,
-            batch=workload.batch,
+            workload=workload,
             execution=execution,
             scoring=scoring,
             last_layer=last_layer,
-            schedule=schedule.label(),
+            schedule=schedule,
         )
 
     @classmethod
@@ -75,53 +61,44 @@ class RunKey:
         """The key of a row that ``to_row`` is part of. Raises: KeyError for another row."""
         images, size = row.get("images"), row.get("frame_size")
         return cls(
-            **{name: row[name] for name in _REQUIRED if name != "schedule"},
-            # as it is written today: rows are told apart by it
-            schedule=Schedule.read(row["schedule"]).label(),
-            image_tokens=row.get("image_tokens"),
-            images=tuple((height, width) for height, width in images) if images else None,
-            frame_size=(size[0], size[1]) if size else None,
+            **{name: row[name] for name in ("model", "layers", "vision_layers", "dtype")},
+            workload=Workload(
+                text_tokens=row["text_tokens"],
+                frames=row["frames"],
+                image_tokens=row.get("image_tokens"),
+                batch=row["batch"],
+                frame_size=(size[0], size[1]) if size else None,
+                images=tuple((height, width) for height, width in images) if images else None,
+            ),
+            execution=RunKind(row["execution"]),
             scoring=row.get("scoring", "torch"),
             # rows that were written before there was a choice say nothing of the last layer
-            last_layer=row.get("last_layer", "all"),
+            last_layer=LastLayer.read(row.get("last_layer", "all")),
+            schedule=Schedule.read(row["schedule"], "schedule"),
         )
-
-    @property
-    def workload(self) -> Workload:
-        return Workload(
-            text_tokens=self.text_tokens,
-            frames=self.frames,
-            image_tokens=self.image_tokens,
-            batch=self.batch,
-            frame_size=self.frame_size,
-            images=self.images,
-        )
-
-    def parsed_schedule(self) -> Schedule:
-        """The schedule that the label names. Raises: ScheduleError."""
-        return Schedule.read(self.schedule, "schedule")
 
     def to_row(self) -> Row:
         """Flat, under the keys of estimates; images and frame_size only where they are given."""
-        row: Row = {field.name: getattr(self, field.name) for field in fields(self)}
-        del row["images"], row["frame_size"]
-        return row | visual_fields(self.workload)
-
-
-def visual_fields(workload: Workload) -> Row:
-    """What a row says of the pixels; under the keys of estimates, further ones where given."""
-    row: Row = {"frames": workload.frames, "image_tokens": workload.image_tokens}
-    if workload.images is not None:
-        row["images"] = [list(size) for size in workload.images]
-    if workload.frame_size is not None:
-        row["frame_size"] = list(workload.frame_size)
-    return row
-
-
-_REQUIRED = (
-    *("model", "layers", "vision_layers", "dtype", "frames", "text_tokens", "batch"),
-    *("execution", "schedule"),
-)
+        workload = self.workload
+        row: Row = {
+            "model": self.model,
+            "layers": self.layers,
+            "vision_layers": self.vision_layers,
+            "dtype": self.dtype,
+            "frames": workload.frames,
+            "image_tokens": workload.image_tokens,
+            "text_tokens": workload.text_tokens,
+            "batch": workload.batch,
+            "execution": self.execution.value,
+            "scoring": self.scoring,
+            "last_layer": self.last_layer.value,
+            "schedule": self.schedule.label(),
+        }
+        if workload.images is not None:
+            row["images"] = [list(size) for size in workload.images]
+        if workload.frame_size is not None:
+            row["frame_size"] = list(workload.frame_size)
+        return row
 
 
 @dataclass(frozen=True)

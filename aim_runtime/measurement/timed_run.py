@@ -5,28 +5,25 @@ from collections.abc import Sequence
 from statistics import median, quantiles
 
 from aim_runtime.errors import error_line
-from aim_runtime.measurement.row_key import Row, RowKey
+from aim_runtime.measurement.measurement import PHASE_TIMES, Measurement
+from aim_runtime.measurement.row_key import RowKey
 
 WHOLE = "prefill"
 """The span of a run whose phases cannot be told apart."""
 
 _VISION = ("vision.tower", "vision.projector", "vision.pooling")
 _LAYERS = ("llm.layers", "llm.rotary")
-# what each figure of a row sums up, by the names that the recorders give to spans
-_FIGURES = {name: (name,) for name in (*_VISION, "merge", "llm.head", "importance", "other")} | {
-    "vision": _VISION,
-    "llm.layers": _LAYERS,
-    "llm": (*_LAYERS, "llm.head"),
-}
+# the spans of recorders that a phase is the sum of, where it is not the span of its own name
+_SPANS = {"vision": _VISION, "llm.layers": _LAYERS, "llm": (*_LAYERS, "llm.head")}
 
 
 class TimedRun(ABC):
     """Call it to run once. Subclasses say how.
 
     Args:
-        key: of its row.
-        raises: exceptions that leave the call; any other one becomes the ``error`` of the row,
-            and later calls do nothing.
+        key: of its measurement.
+        raises: exceptions that leave the call; any other one becomes the ``error`` of the
+            measurement, and later calls do nothing.
     """
 
     def __init__(self, key: RowKey, raises: tuple[type[Exception], ...] = ()) -> None:
@@ -34,7 +31,7 @@ class TimedRun(ABC):
         self._raises = raises
         self._samples: list[dict[str, float]] = []
         self._error: str | None = None
-        self._tokens: list[int] | None = None
+        self._tokens: tuple[int, ...] | None = None
         self._peak_bytes: int | None = None
         self._allocations: int | None = None
 
@@ -68,33 +65,34 @@ class TimedRun(ABC):
         if self._error:  # only now: until here the traceback held the tensors of the run
             self._free()
 
-    def row(self) -> Row:
-        """The row as of now; times are None before the first timed run and after a failure."""
+    def measurement(self) -> Measurement:
+        """What is known now; times are None before the first timed run and after a failure."""
         samples = [] if self._error else self._samples
         ttft = [sum(sample.values()) for sample in samples]
+        told_apart = bool(samples) and WHOLE not in samples[0]
 
-        def middle(*names: str) -> float | None:
-            if not samples or WHOLE in samples[0]:
-                return None
-            return median(sum(s.get(n, 0.0) for n in names) for s in samples)
+        def middle(phase: str) -> float | None:
+            spans = _SPANS.get(phase, (phase,))
+            times = [sum(sample.get(span, 0.0) for span in spans) for sample in samples]
+            return median(times) if told_apart else None
 
         low, high = quartiles(ttft)
-        return {
-            "kind": "measurement",
-            **self.key.to_row(),
-            **{f"{name}.time_s": middle(*spans) for name, spans in _FIGURES.items()},
-            "ttft_s": median(ttft) if ttft else None,
-            "ttft_low_s": low,
-            "ttft_high_s": high,
-            "peak_memory_bytes": self._peak_bytes,
-            "driver_allocations": self._allocations,
-            "tokens_per_layer": self._tokens,
-            "repeats": len(samples),
-            "error": self._error,
-        }
+        return Measurement(
+            key=self.key,
+            phase_s={phase: middle(phase) for phase in PHASE_TIMES},
+            ttft_s=median(ttft) if ttft else None,
+            ttft_low_s=low,
+            ttft_high_s=high,
+            peak_memory_bytes=self._peak_bytes,
+            driver_allocations=self._allocations,
+            tokens_per_layer=self._tokens,
+            repeats=len(samples),
+            error=self._error,
+        )
 
 
 def quartiles(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The lower and the upper quartile; a single value is both, none has neither."""
     if len(values) < 2:
         return (values[0], values[0]) if values else (None, None)
     low, _, high = quantiles(values, n=4, method="inclusive")

@@ -5,17 +5,7 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedModel
 from aim_cost.models.model import ModelSpec
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter, config_class
-from aim_runtime.models.llava import LlavaAdapter
-from aim_runtime.models.llava_next_video import LlavaNextVideoAdapter
-from aim_runtime.models.llava_onevision import LlavaOnevisionAdapter
-from aim_runtime.models.qwen2_vl import Qwen2VLAdapter
-
-ADAPTERS: tuple[type[Adapter], ...] = (
-    LlavaOnevisionAdapter,
-    LlavaAdapter,
-    LlavaNextVideoAdapter,
-    Qwen2VLAdapter,
-)
+from aim_runtime.models.adapters import ADAPTERS
 
 MODEL_TYPES: dict[str, type[PreTrainedModel]] = {
     config_class(kind).model_type: kind for adapter in ADAPTERS for kind in adapter.kinds

@@ -1,6 +1,7 @@
 """Adapter: the names of a model's parts in transformers, and how the model reads pixels."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -10,11 +11,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from aim_cost.models.model import ModelSpec
 from aim_runtime.errors import PatchError
 from aim_runtime.models.compiled import unwrapped
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.part import Part
 from aim_runtime.models.visual import VisualItem
 
-Inputs = dict[str, Any]
 Items = tuple[VisualItem, ...]
+
+_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+"""The tokens of a tower that are no patches, by its model_type."""
 
 _VISION_PARTS = (
     ("vision_tower.forward", "vision.tower"),
@@ -47,6 +51,8 @@ class Adapter(ABC):
     """Whether positions have three axes, which ``get_rope_index`` of the inner model computes."""
     pixel_inputs: ClassVar[dict[str, tuple[str, ...]]]
     """The inputs of each modality: the one that holds its pixels, then those that describe them."""
+    smallest: ClassVar[Mapping[str, dict[str, Any]]]
+    """The config fields of a tiny model, by model_type; for quick checks of ``kinds``."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         whole: Part = model
@@ -64,9 +70,42 @@ class Adapter(ABC):
         return unwrapped(getattr(self.inner, "vision_tower", None) or self.inner.visual)
 
     @cached_property
-    def spec(self) -> ModelSpec:
-        """The dimensions of the model. Raises: SpecError."""
-        return ModelSpec.from_hf_config(self.config.to_dict(), name=type(self.config).__name__)
+    def geometry(self) -> ModelSpec:
+        """How pixels become tokens, whichever LLM reads them: the dimensions of another are in it.
+
+        Raises: SpecError.
+        """
+        own = {**self.config.to_dict(), "text_config": None, "quantization_config": None}
+        # which layer is read, and what pools, changes no number of tokens
+        own |= {"vision_feature_layer": -1, "spatial_pool_mode": "average"}
+        return ModelSpec.from_hf_config(own, name=type(self.config).__name__)
+
+    def check(self) -> None:
+        """Check what the adapter relies on, before anything is patched.
+
+        Raises: PatchError, SpecError for a config whose prompts it could not read.
+        """
+        for name, token in self.placeholders.items():
+            if not isinstance(token, int):
+                raise PatchError(
+                    f"{name}_token_id",
+                    expected=f"the id of the placeholders of {name}s",
+                    got=token,
+                    fix="Set it in the config of the model.",
+                )
+
+    @property
+    def class_tokens(self) -> int:
+        """Tokens of the tower that are no patches. Raises: PatchError for an unknown tower."""
+        kind = self.config.vision_config.model_type
+        if kind not in _CLASS_TOKENS:
+            raise PatchError(
+                "vision_config.model_type",
+                expected=f"one of {', '.join(_CLASS_TOKENS)}, whose tokens are counted",
+                got=kind,
+                fix="Models with other towers are not supported yet.",
+            )
+        return _CLASS_TOKENS[kind]
 
     @property
     def placeholders(self) -> dict[str, int]:

@@ -17,17 +17,16 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
-from aim_cost.checks import one_of
-from aim_cost.models.workload import LAST_LAYERS
+from aim_cost.models.workload import LastLayer
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import PatchError
 from aim_runtime.models import require_onevision
-from aim_runtime.models.llava_onevision import LlavaOnevisionAdapter
+from aim_runtime.models.adapters.llava_onevision import LlavaOnevisionAdapter
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.capturable import EAGER_WAY, capturable, refusal
 from aim_runtime.patching.patch import patched
 from aim_runtime.patching.prefill import Prefill
-from aim_runtime.prompts.inputs import Inputs
 from aim_runtime.prompts.layout import Layout, Shortened
 from aim_runtime.recorder import NULL_RECORDER
 from aim_runtime.seams import lack_newlines, with_cache
@@ -58,15 +57,20 @@ class StaticPrefill:
     """
 
     def __init__(
-        self, loaded: Loaded, schedule: Schedule, inputs: Inputs, *, last_layer: str = "all"
+        self,
+        loaded: Loaded,
+        schedule: Schedule,
+        inputs: Inputs,
+        *,
+        last_layer: LastLayer = LastLayer.ALL,
     ) -> None:
-        one_of(last_layer, LAST_LAYERS, "last_layer", PatchError)
         require_onevision(loaded.model, "static prefill")
         _require_sdpa(loaded)
         if schedule.merge is not None and schedule.merge.positions == "kept":
             raise refusal("schedule.merge.positions", "recounted", "kept, looked up on the host")
         self.trace = self._patched = RunTrace()
-        self._loaded, self._schedule, self._last_layer = loaded, schedule, last_layer
+        self._loaded, self._schedule = loaded, schedule
+        self._last_layer = LastLayer.read(last_layer, PatchError)
         frame = loaded.spec.frame_tokens
         counts = schedule.merge.token_counts(frame) if schedule.merge else (frame,)
         self._merge_tokens = {frame: counts}
@@ -78,7 +82,7 @@ class StaticPrefill:
             text_tokens=self._prompt.text_tokens[0],
             layers=loaded.spec.text.num_hidden_layers,
         )
-        if last_layer == "needed":
+        if self._last_layer is LastLayer.NEEDED:
             plan = plan.last_needed()
         self._plans = [plan] * len(ids)
         device, mask = loaded.device, self._prompt.visual_mask
@@ -144,6 +148,7 @@ class StaticPrefill:
             self._plans,
             self._prompt,
             self._merge_tokens,
+            decoder=loaded.model.model.language_model,
             device=loaded.device,
             recorder=NULL_RECORDER,
         )
@@ -227,7 +232,7 @@ class GraphedPrefill:
         inputs: Inputs,
         *,
         warmup: int = 3,
-        last_layer: str = "all",
+        last_layer: LastLayer = LastLayer.ALL,
     ) -> None:
         if not _is_cuda(loaded.device):
             raise PatchError(

@@ -131,4 +131,4 @@ def _index(places: Sequence[int], device: torch.device) -> slice | Tensor:
     first, last = places[0], places[-1]
     if isinstance(places, range) or list(places) == list(range(first, last + 1)):
         return slice(first, last + 1)
-    return torch.tensor(places).to(device, non_blocking=True)
+    return torch.tensor(places, device="cpu").to(device, non_blocking=True)

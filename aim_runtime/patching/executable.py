@@ -9,6 +9,11 @@ def check_executable(schedule: Schedule, layers: int) -> None:
     """Raises: PatchError for parts that do not run here, ScheduleError for too many layers."""
     found = why_not_run(schedule)
     if found is not None:
-        raise PatchError(found.field, expected=found.expected, got=found.got, fix=found.fix)
+        raise PatchError(
+            found.field,
+            expected=found.expected,
+            got=f"{found.got}, which is priced and not run: {found.reason}",
+            fix=found.fix,
+        )
     if schedule.prune is not None:
         schedule.prune.visual_tokens(max(schedule.prune.tokens or (0,)), text=1, layers=layers)

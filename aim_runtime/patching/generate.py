@@ -10,9 +10,8 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 
 from aim_runtime.errors import PatchError
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.seams import with_new_names
-
-Inputs = dict[str, Any]
 
 _ASSISTED = ("assistant_model", "assistant_early_exit")
 

@@ -5,14 +5,52 @@ from functools import wraps
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward, rotate_half
+from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
+from aim_runtime.models.compiled import uncompiled
 from aim_runtime.models.part import Part
-from aim_runtime.seams import CACHE
+from aim_runtime.models.rotary import rotated, split_heads
+from aim_runtime.patching.current import Current
+from aim_runtime.patching.undo import Changes
+from aim_runtime.seams import CACHE, named
 
 _OUTPUTS = ("output_hidden_states", "output_attentions")
+
+
+class LastTokenAlone:
+    """Computes the last token alone in the last layer, in calls that ask for nothing else."""
+
+    def __init__(self, model: PreTrainedModel, decoder: Part) -> None:
+        self._model, self._decoder = model, decoder
+        self._wanted: Current[bool] = Current()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the call that runs now asks for the logits of its last token, and no more."""
+        return bool(self._wanted.value)
+
+    def attach(self, changes: Changes) -> None:
+        """Change the forward of the model, and that of the last layer."""
+        changes.replace(self._model, "forward", self._asking(self._model.forward))
+        last = self._decoder.layers[-1]
+        changes.replace(last, "forward", of_last_token(last))
+
+    def _asking(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """The model's forward, which first tells what is asked of it."""
+        configs = (self._model.config, self._decoder.config)
+
+        @uncompiled
+        def is_wanted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+            return wants_last_token_alone(named(self._model, args, kwargs), *configs)
+
+        @wraps(own, updated=())
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with self._wanted.during(is_wanted(args, kwargs)):
+                return own(*args, **kwargs)
+
+        return uncompiled(forward, recursive=False)
 
 
 def wants_last_token_alone(inputs: Mapping[str, Any], *configs: PreTrainedConfig) -> bool:
@@ -65,12 +103,11 @@ def _attend(
     """What the last of x[B, n, H] gathers from all, before the output projection: [B, 1, h * d]."""
 
     def heads(projected: Tensor) -> Tensor:
-        parts: Tensor = projected.unflatten(-1, (-1, attention.head_dim))
-        return parts.transpose(1, 2)
+        return split_heads(projected, attention.head_dim)
 
     cos, sin = position_embeddings
-    query = _rotated(heads(attention.q_proj(x[:, -1:])), cos[:, -1:], sin[:, -1:])
-    key, value = _rotated(heads(attention.k_proj(x)), cos, sin), heads(attention.v_proj(x))
+    query = rotated(heads(attention.q_proj(x[:, -1:])), cos[:, -1:], sin[:, -1:])
+    key, value = rotated(heads(attention.k_proj(x)), cos, sin), heads(attention.v_proj(x))
     cache = kwargs.pop(CACHE, None)
     if cache is not None:
         key, value = cache.update(key, value, attention.layer_idx)
@@ -93,9 +130,3 @@ def _attend(
     )
     together: Tensor = mixed.flatten(2)
     return together.contiguous()
-
-
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x[B, heads, n, d] turned by the angles of its positions, cos and sin[B or 1, n, d]."""
-    turned: Tensor = rotate_half(x)
-    return x * cos[:, None] + turned * sin[:, None]

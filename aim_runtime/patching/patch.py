@@ -5,7 +5,7 @@ decoder layers, or inside a layer in a forward of our own; scores come from an a
 that sees q and k after the rotary embedding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -19,18 +19,24 @@ from transformers import (
     Qwen2VLTextModel,
 )
 
-from aim_cost.checks import one_of
-from aim_cost.models.workload import LAST_LAYERS
+from aim_cost.models.workload import LastLayer
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import PatchError
-from aim_runtime.models import ADAPTERS, find_adapter
+from aim_runtime.models import find_adapter
 from aim_runtime.models.adapter import Adapter
+from aim_runtime.models.adapters import ADAPTERS
 from aim_runtime.models.compiled import require_uncompiled, unwrapped
 from aim_runtime.models.part import Part
+from aim_runtime.models.wrapped import model_inside
 from aim_runtime.patching.attention import SUPPORTED_ATTENTION
 from aim_runtime.patching.executable import check_executable
-from aim_runtime.patching.hooks import Hooks
+from aim_runtime.patching.last_layer import LastTokenAlone
+from aim_runtime.patching.position_keeping import PositionKeeping
+from aim_runtime.patching.prompt_shortening import PromptShortening
+from aim_runtime.patching.token_dropping import TokenDropping
+from aim_runtime.patching.tower import TowerMerging
 from aim_runtime.patching.trial import require_tested
+from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.prompt import Prompt, embedded_prompt
 from aim_runtime.recorder import NULL_RECORDER, Recorder
 from aim_runtime.seams import decoder_seams, model_seams, require_seams
@@ -45,11 +51,11 @@ _PATCH = "_aim_patch"
 @contextmanager
 def patched(
     model: PreTrainedModel,
-    schedule: Schedule,
+    schedule: Schedule | str,
     *,
     visual_mask: Tensor | None = None,
     recorder: Recorder = NULL_RECORDER,
-    last_layer: str = "all",
+    last_layer: LastLayer | str = LastLayer.ALL,
 ) -> Iterator[RunTrace]:
     """Run ``model`` under ``schedule`` inside the ``with`` block; see ``patch``."""
     trace = patch(
@@ -63,11 +69,11 @@ def patched(
 
 def patch(
     model: PreTrainedModel,
-    schedule: Schedule,
+    schedule: Schedule | str,
     *,
     visual_mask: Tensor | None = None,
     recorder: Recorder = NULL_RECORDER,
-    last_layer: str = "all",
+    last_layer: LastLayer | str = LastLayer.ALL,
 ) -> RunTrace:
     """Make ``model`` merge and drop visual tokens as ``schedule`` says, until ``unpatch``.
 
@@ -79,6 +85,7 @@ def patch(
     (Qwen2-VL) survivors keep theirs, whatever ``merge.positions`` says.
 
     Args:
+        schedule: itself, or its text.
         model: one of SUPPORTED_MODELS; a bare language model is pruned only.
         visual_mask: bool [B, n], True at visual tokens. Required by a bare language model and by
             others called with ``inputs_embeds``; every prompt must then fit it.
@@ -91,23 +98,43 @@ def patch(
     Returns: the trace, rewritten by every prefill.
     Raises: PatchError, ScheduleError. Everything is checked before the model is changed.
     """
-    one_of(last_layer, LAST_LAYERS, "last_layer", PatchError)
-    model = unwrapped(model)
+    last_layer = LastLayer.read(last_layer, PatchError)
+    schedule = Schedule.of(schedule)
+    model = model_inside(model)
     adapter = find_adapter(model)
     decoder = _checked_decoder(model, adapter)
+    if adapter is not None:
+        adapter.check()
     _check_transformers(model, decoder, adapter)
     check_executable(schedule, len(decoder.layers))
     embedded = _embedded_prompt(model, adapter, schedule, visual_mask)
-    hooks = Hooks(
-        *(model, decoder, schedule),
-        adapter=adapter,
+    trace = RunTrace()
+    positions = PositionKeeping(adapter, schedule.merge)
+    prompts = tower = last = None
+    if adapter is not None:
+        prompts = PromptShortening(
+            *(model, adapter, schedule.merge, positions, recorder), takes_ids=embedded is None
+        )
+        if schedule.vision_merge is not None:
+            tower = TowerMerging(adapter, schedule.vision_merge, trace)
+    if last_layer is LastLayer.NEEDED:
+        last = LastTokenAlone(model, decoder)
+    dropping = TokenDropping(
+        decoder,
+        schedule,
+        prompts=prompts,
         embedded=embedded,
+        positions=positions,
+        last=last,
         recorder=recorder,
-        last_layer=last_layer,
+        trace=trace,
     )
-    hooks.attach()
-    setattr(decoder, _PATCH, hooks)
-    return hooks.trace
+    with Changes() as changes:  # a change that fails takes those before it back
+        for part in (dropping, last, tower, prompts, positions):
+            if part is not None:
+                part.attach(changes)
+        setattr(decoder, _PATCH, changes.pop_all())
+    return trace
 
 
 def _check_transformers(
@@ -122,10 +149,10 @@ def _check_transformers(
 
 def unpatch(model: PreTrainedModel) -> None:
     """Restore ``model`` as it was before ``patch``. Raises: PatchError if it is not patched."""
-    model = unwrapped(model)
+    model = model_inside(model)
     decoder = _decoder(model, find_adapter(model))
-    hooks = getattr(decoder, _PATCH, None)
-    if hooks is None:
+    changes: Changes | None = getattr(decoder, _PATCH, None)
+    if changes is None:
         raise PatchError(
             type(model).__name__,
             expected="a patched model",
@@ -133,7 +160,7 @@ def unpatch(model: PreTrainedModel) -> None:
             fix="Call patch(model, schedule) first.",
         )
     delattr(decoder, _PATCH)
-    hooks.detach()
+    changes.close()
 
 
 def _decoder(model: PreTrainedModel, adapter: Adapter | None) -> Part:
@@ -171,6 +198,14 @@ def _checked_decoder(model: PreTrainedModel, adapter: Adapter | None) -> Part:
             got=implementation,
             fix="Call model.set_attn_implementation('sdpa') first.",
         )
+    if len(decoder.layers) != decoder.config.num_hidden_layers:
+        raise PatchError(
+            "num_hidden_layers",
+            expected=f"{len(decoder.layers)}, the layers that the decoder has",
+            got=decoder.config.num_hidden_layers,
+            fix="Remove the layers that do not run, or correct the config.",
+        )
+    require_one_device(decoder.layers)
     partial = set(getattr(decoder.config, "layer_types", None) or ()) - {"full_attention"}
     if partial:
         raise PatchError(
@@ -202,3 +237,15 @@ def _embedded_prompt(
             fix="Prune only, or give pixels to a vision-language model without visual_mask.",
         )
     return embedded_prompt(visual_mask)
+
+
+def require_one_device(layers: Iterable[nn.Module]) -> None:
+    """Raises: PatchError for layers on several devices, weights that accelerate fetches aside."""
+    devices = {str(p.device) for layer in layers for p in layer.parameters() if not p.is_meta}
+    if len(devices) > 1:
+        raise PatchError(
+            "decoder",
+            expected="layers on one device, which is told once who stays",
+            got=", ".join(sorted(devices)),
+            fix="Load the model with device_map={'': 0}, or keep on the CPU what does not fit.",
+        )

@@ -1,19 +1,38 @@
 """One prefill in progress: what is still there, what leaves next, and what was seen."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from aim_cost.ops.scores import LAYER_SCORES
 from aim_cost.schedules.trace import TokenTrace
 from aim_runtime.errors import PatchError
+from aim_runtime.models.part import Part
 from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.recorder import Recorder
-from aim_runtime.reduction.scores import LAYER_IMPORTANCE, Attended
+from aim_runtime.reduction.scores import (
+    LAYER_IMPORTANCE,
+    PROMPT_NOTES,
+    Attended,
+    Choice,
+    Entering,
+    Passed,
+)
 from aim_runtime.reduction.select import select_tokens, take_tokens
 from aim_runtime.reduction.uneven import select_rows
 from aim_runtime.trace import RunTrace
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A layer whose tokens are ranked once it has run: how many stay of each row, and its keys."""
+
+    layer: int
+    stay: tuple[int, ...]
+    key: Tensor
 
 
 class Prefill:
@@ -25,6 +44,7 @@ class Prefill:
         prompt: what enters the decoder.
         merge_tokens: of each size of groups, its tokens before merging and after each pass, as they
             occurred.
+        decoder: the language model that runs.
         device: of the decoder's first layer.
     Where all rows hold visual tokens alike, padding is text that stays. Other rows are padded anew
     in each layer, up to the longest.
@@ -36,11 +56,19 @@ class Prefill:
         prompt: Prompt,
         merge_tokens: Mapping[int, tuple[int, ...]],
         *,
+        decoder: Part,
         device: torch.device,
         recorder: Recorder,
     ) -> None:
         self.prompt, self.plan = prompt, plans[0]
         self._plans, self._merge_tokens, self._recorder = plans, merge_tokens, recorder
+        self._decoder = decoder
+        # of a row that ranks: those of text alone have the plan of no schedule
+        names = [plan.importance for plan in plans if plan.scored_layers]
+        self._score = LAYER_SCORES[names[0]] if names else None
+        self._noted: Tensor | None = None  # what the score noted of the prompt
+        self._waiting: _Waiting | None = None
+        self._entered: Tensor | None = None  # what a layer whose whole is ranked began with
         self._candidates = tuple(prompt.visual_mask.sum(dim=1).tolist())
         self._padded = (0,) * len(plans)  # tokens of each row that are neither text nor visual
         if prompt.padding is not None and not prompt.is_even:
@@ -68,7 +96,13 @@ class Prefill:
         ``kwargs`` are the decoder layer's own: its position ids and embeddings are those of the
         whole prompt in every layer.
         """
+        if not self._kept:
+            self._note(hidden_states)
+        if self._waiting is not None:
+            self._rank_passed(self._waiting, hidden_states, kwargs | (self._positions or {}))
         hidden_states = self.leave(hidden_states)
+        if self._score is not None and self._score.whole_layer:
+            self._entered = hidden_states
         if self._positions is None:
             cos, sin = (take_tokens(x, self._left) for x in kwargs["position_embeddings"])
             self._positions = {"position_embeddings": (cos, sin)}
@@ -101,17 +135,45 @@ class Prefill:
         )
         if stay == self._candidates:
             return
+        pairs = zip(stay, self._candidates, strict=True)
+        ranked = [row for row, (count, now) in enumerate(pairs) if 0 < count < now]
+        for row in ranked:
+            self._scored_layers[row] += (layer,)
+        if not ranked:
+            self._choose(stay, None)
+            return
+        assert self._score is not None
+        if self._score.whole_layer:
+            self._waiting = _Waiting(layer, stay, key)
+            return
         with self._recorder.span("importance"):
-            scores = None
-            pairs = zip(stay, self._candidates, strict=True)
-            ranked = [row for row, (count, now) in enumerate(pairs) if 0 < count < now]
-            if ranked:
-                at = self._attended(query, key, scaling, stay)
-                # of a row that chooses: those of text alone have the plan of no schedule
-                scores = LAYER_IMPORTANCE[self._plans[ranked[0]].importance](at)
-            for row in ranked:
-                self._scored_layers[row] += (layer,)
-            self._choose(stay, scores)
+            at = Attended(self._choice(stay), query, key, scaling)
+            self._choose(stay, LAYER_IMPORTANCE[self._score.name](at))
+
+    def _note(self, embeds: Tensor) -> None:
+        """Before the first layer, have the score note what it needs of the prompt."""
+        if self._score is None or self._score.name not in PROMPT_NOTES:
+            return
+        with self._recorder.span("importance"):
+            text = max(self.prompt.text_tokens)
+            at = Entering(embeds, self.visual, text, self._padding)
+            self._noted = PROMPT_NOTES[self._score.name](at)
+
+    def _rank_passed(self, waiting: _Waiting, left: Tensor, kwargs: dict[str, Any]) -> None:
+        """Before the next layer: rank by what the last one made of its tokens."""
+        assert self._score is not None and self._entered is not None
+        self._waiting = None
+        with self._recorder.span("importance"):
+            at = Passed(
+                self._choice(waiting.stay),
+                key=waiting.key,
+                entered=self._entered,
+                left=left,
+                following=self._decoder.layers[waiting.layer + 1],
+                angles=kwargs["position_embeddings"],
+                norm=self._decoder.norm,
+            )
+            self._choose(waiting.stay, LAYER_IMPORTANCE[self._score.name](at))
 
     def _targets(self, layer: int) -> list[int]:
         """Visual tokens of each row that the plan leaves behind ``layer``."""
@@ -121,13 +183,14 @@ class Prefill:
             for plan in self._plans
         ]
 
-    def _attended(
-        self, query: Tensor, key: Tensor, scaling: float, stay: tuple[int, ...]
-    ) -> Attended:
+    def _choice(self, stay: tuple[int, ...]) -> Choice:
+        """The choice of ``stay`` visual tokens of each row."""
         counts: tuple[int | Tensor, int | Tensor] = (self._candidates[0], stay[0])
         if not self.prompt.is_even:
             counts = (torch.tensor(self._candidates)[:, None], torch.tensor(stay)[:, None])
-        return Attended(query, key, scaling, self.visual, *counts, self._padding)
+        text = max(self.prompt.text_tokens)
+        noted = None if self._noted is None else take_tokens(self._noted, self._left)
+        return Choice(self.visual, text, self._padding, *counts, noted)
 
     def _choose(self, stay: tuple[int, ...], scores: Tensor | None) -> None:
         """Decide which tokens go on: ``stay`` visual ones of each row."""

@@ -77,8 +77,8 @@ def _difference(kind: type[PreTrainedModel], run_patched: RunPatched) -> str:
 
 def _of_language_model(model: PreTrainedModel, run_patched: RunPatched) -> str:
     generator = torch.Generator().manual_seed(0)
-    embeds = torch.randn(1, 24, model.config.hidden_size, generator=generator)
-    visual = torch.zeros(1, 24, dtype=torch.bool)
+    embeds = torch.randn(1, 24, model.config.hidden_size, generator=generator, device="cpu")
+    visual = torch.zeros(1, 24, dtype=torch.bool, device="cpu")
     visual[:, 4:18] = True
     with run_patched(model, Schedule(prune=_PRUNE), visual_mask=visual) as trace:
         logits = model(inputs_embeds=embeds).logits[0]
@@ -104,7 +104,8 @@ def _of_vision_model(model: PreTrainedModel, adapter: Adapter, run_patched: RunP
     features, places = merge_item(embeds[None, visual], item, merge, {})
     end = start + item.tokens
     embeds = torch.cat([embeds[:start], features[0], embeds[end:]])
-    kept = torch.cat([torch.arange(start), places[0] + start, torch.arange(end, len(visual))])
+    before, after = (torch.arange(*part, device="cpu") for part in ((0, start), (end, len(visual))))
+    kept = torch.cat([before, places[0] + start, after])
     survivors = positions[:, kept] if adapter.has_axes else None
     with run_patched(model, Schedule(merge=merge, prune=_PRUNE)) as trace:
         logits = model(**inputs).logits[0]
@@ -129,7 +130,7 @@ def _entering_decoder(
     embeds = seen["inputs_embeds"][0]
     positions = seen.get("position_ids")
     if positions is None:
-        positions = torch.arange(len(embeds))[None, None]
+        positions = torch.arange(len(embeds), device=embeds.device)[None, None]
     return embeds, positions[-3:, 0] if adapter.has_axes else positions[0]
 
 

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.prompts.cached import Cached, cached_tokens
 from aim_runtime.prompts.positions import positions_behind, unmerged_places
 from aim_runtime.prompts.prompt import Prompt
-
-Inputs = dict[str, Any]
 
 _TYPES = {"image": 1, "video": 2}  # of a model's mm_token_type_ids
 
@@ -26,19 +25,19 @@ class Axes:
     """
 
     def __init__(self, adapter: Adapter) -> None:
-        self._inner, self._placeholders = adapter.inner, adapter.placeholders
+        self.inner, self._placeholders = adapter.inner, adapter.placeholders
         self._prompt: Prompt | None = None
         self._table: Tensor | None = None  # [3, B, N], of the full prompts
 
     @property
     def deltas(self) -> Tensor | None:
         """The offset of the positions of new tokens, [B, 1]; None before a prefill."""
-        deltas: Tensor | None = self._inner.rope_deltas
+        deltas: Tensor | None = self.inner.rope_deltas
         return deltas
 
     @deltas.setter
     def deltas(self, deltas: Tensor | None) -> None:
-        self._inner.rope_deltas = deltas
+        self.inner.rope_deltas = deltas
 
     def deltas_of(self, rows: int) -> Tensor | None:
         """``deltas`` of so many rows, each repeated as ``Prompt.expand`` does."""

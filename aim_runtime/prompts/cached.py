@@ -1,16 +1,14 @@
 """What a KV cache already holds before a call."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache
 
 from aim_runtime.errors import PatchError
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.seams import CACHE, cache_in
-
-Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ from aim_cost.checks import whole
 from aim_cost.models.workload import Workload
 from aim_runtime.errors import InputError
 from aim_runtime.models import MODEL_TYPES, find_adapter, require_onevision
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.models.visual import MODALITIES
 from aim_runtime.prompts.pixels import random_pixels
 from aim_runtime.prompts.video import pixel_values
-
-Inputs = dict[str, Any]
 
 _MEAN_STD = (0.5, 0.5, 0.5)  # SigLIP's preprocessing
 
@@ -60,12 +59,14 @@ def sized_inputs(
         )
     # ids below the special tokens, which stand at the end of the vocabulary
     vocabulary = min(*adapter.placeholders.values(), loaded.spec.text.vocab_size)
-    text = torch.randint(0, vocabulary, (batch, workload.text_tokens), generator=generator)
+    text = torch.randint(
+        0, vocabulary, (batch, workload.text_tokens), generator=generator, device="cpu"
+    )
     cuts = [i * workload.text_tokens // (len(runs) + 1) for i in range(1, len(runs) + 1)]
     first, *pieces = text.tensor_split(cuts, dim=1)
     parts = [first]
     for tokens, piece in zip(runs, pieces, strict=True):
-        parts += [torch.full((batch, tokens), adapter.placeholders[modality]), piece]
+        parts += [torch.full((batch, tokens), adapter.placeholders[modality], device="cpu"), piece]
     ids = torch.cat(parts, dim=1).to(loaded.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if adapter.has_axes:
@@ -107,7 +108,7 @@ def question_inputs(loaded: Loaded, video: np.ndarray, question: str) -> tuple[I
         tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
         for text in ("<|im_start|>user ", f"\n{question}<|im_end|><|im_start|>assistant\n")
     )
-    middle = torch.full((1, placeholders), loaded.config.video_token_id)
+    middle = torch.full((1, placeholders), loaded.config.video_token_id, device="cpu")
     ids = torch.cat([before, middle, after], dim=1).to(loaded.device)
     pixels = pixel_values(video, loaded.spec.square_side, mean, std)
     return {

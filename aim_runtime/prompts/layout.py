@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,11 +9,11 @@ from torch import Tensor
 from aim_cost.schedules.merge import Merge
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.visual import MODALITIES, VisualItem, visual_input
 from aim_runtime.prompts.encoded import Encoded, features_of_another_run
 from aim_runtime.prompts.prompt import Placed, Prompt, check_visual_mask, left_padding, text_prompt
 
-Inputs = dict[str, Any]
 Items = Sequence[VisualItem]
 
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")

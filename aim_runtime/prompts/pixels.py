@@ -1,7 +1,6 @@
 """Random pixels of a workload, in the form in which the processor of each family returns them."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -11,8 +10,7 @@ from aim_cost.models.model import ModelSpec
 from aim_cost.models.vision_spec import FrameSize
 from aim_cost.models.workload import Workload
 from aim_runtime.errors import InputError
-
-Inputs = dict[str, Any]
+from aim_runtime.models.inputs import Inputs
 
 
 def random_pixels(spec: ModelSpec, workload: Workload, generator: Generator) -> Inputs:
@@ -55,10 +53,12 @@ def _crops(spec: ModelSpec, workload: Workload, generator: Generator) -> Inputs:
     shape = (max(grid.crops for grid in grids), spec.vision.num_channels, height, width)
     found = {
         "pixel_values": _normal((len(grids), *shape), generator),
-        "image_sizes": torch.tensor([grid.size for grid in grids]),
+        "image_sizes": torch.tensor([grid.size for grid in grids], device="cpu"),
     }
     if isinstance(spec.image_rule, Anyres) and spec.image_rule.alone:
-        found["batch_num_images"] = torch.tensor([len(workload.images)] * workload.batch)
+        found["batch_num_images"] = torch.tensor(
+            [len(workload.images)] * workload.batch, device="cpu"
+        )
     return found
 
 
@@ -82,9 +82,9 @@ def _patches(spec: ModelSpec, workload: Workload, generator: Generator) -> Input
     rows = sum(map(math.prod, grids))
     return {
         f"pixel_values{suffix}": _normal((rows, vision.patch_elements), generator),
-        f"{kind}_grid_thw": torch.tensor(grids),
+        f"{kind}_grid_thw": torch.tensor(grids, device="cpu"),
     }
 
 
 def _normal(shape: tuple[int, ...], generator: Generator) -> Tensor:
-    return torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=generator, device="cpu")

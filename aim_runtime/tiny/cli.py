@@ -1,6 +1,5 @@
 """aim-runtime tiny: train the tiny model."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,8 @@ import typer
 
 from aim_cost.cli.options import FormatOption
 from aim_cost.render import Format, console, print_rows, table
+from aim_cost.text_files.json_text import json_tree
+from aim_cost.text_files.text import text_of
 
 app = typer.Typer(help="A tiny LLaVA-OneVision on videos of real digits.", no_args_is_help=True)
 
@@ -33,7 +34,7 @@ def train(
 
     torch.set_num_threads(threads)
     model = run_train(seed, out)
-    told = json.loads((out / CURVE_FILE).read_text(encoding="utf-8"))
+    told = json_tree(text_of(out / CURVE_FILE))
     accuracy = save_checkpoint(model, out, seed, told)
     if form is not Format.table:
         print_rows([{"seed": seed, **accuracy}], form)

@@ -1,78 +1,111 @@
-"""How well predicted and measured times agree, over the rows of a validation."""
+"""Agreement: how well predicted and measured times agree."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-Row = dict[str, Any]
+from aim_cost.render import Row
+from aim_runtime.validation.comparison import Comparison
 
-TIMES = {
-    "ttft": "ttft_s",
-    "vision": "vision.time_s",
-    "merge": "merge.time_s",
-    "llm": "llm.time_s",
-    "importance": "importance.time_s",
-}
+PHASES = ("ttft", "vision", "merge", "llm", "importance")
+"""What an agreement has errors of, one by one."""
 
 
-def summary(rows: Sequence[Row]) -> Row:
-    """Whether the run passes, and how far the times are off.
+@dataclass(frozen=True)
+class Errors:
+    """Relative errors of predicted times, negative where the prediction is too fast.
 
-    Of TTFT: ``mape``, mean absolute relative error; ``bias``, its signed mean, negative where the
-    prediction is too fast; ``p95`` of its size; ``worst_row``, the schedule with the largest;
-    ``kendall_tau``, does the model order the schedules as the clock does; ``in_band``, the share of
-    rows inside the predicted band (None without one). ``phases``: mape, bias and r2 of each.
-    A run passes when every trace and every FLOP is equal and no row failed; times are reported.
+    Args: mape, mean of their sizes; bias, their mean; p95, 95th percentile of their sizes.
     """
-    timed = [row for row in rows if row["ttft_error"] is not None]
-    worst = max(timed, key=lambda row: abs(row["ttft_error"]), default=None)
-    return {
-        "traces_equal": all(row["traces_equal"] for row in rows),
-        "flops_equal": all(row["flops_equal"] for row in rows),
-        "failed_rows": sum(bool(row.get("error")) for row in rows),
-        "passed": all(
-            row["traces_equal"] and row["flops_equal"] and not row.get("error") for row in rows
-        ),
-        **errors_of([row["ttft_error"] for row in timed]),
-        "worst_row": worst["schedule"] if worst else None,
-        "kendall_tau": kendall_tau([(row["predicted.ttft_s"], row["ttft_s"]) for row in timed]),
-        "in_band": in_band(
-            [
-                (row.get("predicted.ttft_low_s"), row["ttft_s"], row.get("predicted.ttft_high_s"))
-                for row in timed
-            ]
-        ),
-        "phases": {name: _phase(timed, key) for name, key in TIMES.items()},
-    }
+
+    mape: float
+    bias: float
+    p95: float
 
 
-def errors_of(errors: Sequence[float]) -> Row:
-    """``mape``, ``bias`` and ``p95`` of relative errors; None without any."""
+@dataclass(frozen=True)
+class PhaseErrors:
+    """Relative errors of one phase: mape and bias as of Errors; r2, None where nothing varies."""
+
+    mape: float
+    bias: float
+    r2: float | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Whether a run passes, and how far the times are off.
+
+    A run passes when every trace and every FLOP is equal and no row failed; times are reported.
+
+    Args:
+        errors: of TTFT; None where nothing was timed.
+        worst: the row with the largest of them.
+        kendall_tau: whether the model orders the schedules as the clock does, -1 to 1; None for
+            fewer than two rows.
+        in_band: the share of rows inside the predicted 90 % band; None without one.
+        phases: errors of each of PHASES; None for one that never ran.
+    """
+
+    traces_equal: bool
+    flops_equal: bool
+    failed_rows: int
+    errors: Errors | None
+    worst: Comparison | None
+    kendall_tau: float | None
+    in_band: float | None
+    phases: Mapping[str, PhaseErrors | None]
+
+    @classmethod
+    def of(cls, rows: Sequence[Comparison]) -> "Agreement":
+        timed = [(row, error) for row in rows if (error := row.ttft_error) is not None]
+        worst = max(timed, key=lambda one: abs(one[1]), default=None)
+        chosen = [row for row, _ in timed]
+        return cls(
+            traces_equal=all(row.counts.traces_equal for row in rows),
+            flops_equal=all(row.counts.flops_equal for row in rows),
+            failed_rows=sum(bool(row.measured.error) for row in rows),
+            errors=errors_of([error for _, error in timed]),
+            worst=worst[0] if worst else None,
+            kendall_tau=kendall_tau(_pairs(chosen, "ttft")),
+            in_band=in_band([_band(row) for row in chosen]),
+            phases={phase: _phase(chosen, phase) for phase in PHASES},
+        )
+
+    @property
+    def passed(self) -> bool:
+        return self.traces_equal and self.flops_equal and not self.failed_rows
+
+    def to_row(self) -> Row:
+        """Plain data, for JSON."""
+        nothing = {"mape": None, "bias": None}
+        return {
+            "traces_equal": self.traces_equal,
+            "flops_equal": self.flops_equal,
+            "failed_rows": self.failed_rows,
+            "passed": self.passed,
+            **(asdict(self.errors) if self.errors else nothing | {"p95": None}),
+            "worst_row": self.worst.label if self.worst else None,
+            "kendall_tau": self.kendall_tau,
+            "in_band": self.in_band,
+            "phases": {
+                phase: asdict(errors) if errors else nothing | {"r2": None}
+                for phase, errors in self.phases.items()
+            },
+        }
+
+
+def errors_of(errors: Sequence[float]) -> Errors | None:
+    """The figures of relative errors; None without any."""
     if not errors:
-        return {"mape": None, "bias": None, "p95": None}
+        return None
     sizes = np.abs(errors)
-    return {
-        "mape": float(sizes.mean()),
-        "bias": float(np.mean(errors)),
-        "p95": float(np.quantile(sizes, 0.95)),
-    }
-
-
-def _phase(rows: Sequence[Row], key: str) -> Row:
-    """Errors of one phase, over the rows in which it ran; r2 is None where nothing varies."""
-    pairs = [(row[f"predicted.{key}"], row[key]) for row in rows if row.get(key)]
-    if not pairs:
-        return {"mape": None, "bias": None, "r2": None}
-    predicted, measured = np.array(pairs).T
-    error = predicted / measured - 1
-    spread = float(((measured - measured.mean()) ** 2).sum())
-    residual = float(((measured - predicted) ** 2).sum())
-    return {
-        "mape": float(np.abs(error).mean()),
-        "bias": float(error.mean()),
-        "r2": 1 - residual / spread if spread > 0 else None,
-    }
+    return Errors(
+        mape=float(sizes.mean()),
+        bias=float(np.mean(errors)),
+        p95=float(np.quantile(sizes, 0.95)),
+    )
 
 
 def in_band(times: Sequence[tuple[float | None, float, float | None]]) -> float | None:
@@ -89,3 +122,29 @@ def kendall_tau(pairs: Sequence[tuple[float, float]]) -> float | None:
     if not signs:
         return None
     return sum((s > 0) - (s < 0) for s in signs) / len(signs)
+
+
+def _pairs(rows: Sequence[Comparison], phase: str) -> list[tuple[float, float]]:
+    """Predicted and measured seconds of the rows in which the phase ran."""
+    return [(row.predicted_s(phase), clock_s) for row in rows if (clock_s := row.measured_s(phase))]
+
+
+def _band(row: Comparison) -> tuple[float | None, float, float | None]:
+    ttft, clock_s = row.counts.predicted.ttft, row.measured.ttft_s
+    assert clock_s is not None
+    return ttft.low_s, clock_s, ttft.high_s
+
+
+def _phase(rows: Sequence[Comparison], phase: str) -> PhaseErrors | None:
+    pairs = _pairs(rows, phase)
+    if not pairs:
+        return None
+    predicted, measured = np.array(pairs).T
+    error = predicted / measured - 1
+    spread = float(((measured - measured.mean()) ** 2).sum())
+    residual = float(((measured - predicted) ** 2).sum())
+    return PhaseErrors(
+        mape=float(np.abs(error).mean()),
+        bias=float(error.mean()),
+        r2=1 - residual / spread if spread > 0 else None,
+    )

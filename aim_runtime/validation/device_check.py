@@ -26,10 +26,11 @@ from aim_runtime.measurement.attention_backend import (
     chosen_backend,
 )
 from aim_runtime.measurement.clock import recorder_for
+from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded, load
 from aim_runtime.patching.cuda_graph import GraphedPrefill, StaticPrefill
 from aim_runtime.patching.patch import patched
-from aim_runtime.prompts.inputs import Inputs, sized_inputs
+from aim_runtime.prompts.inputs import sized_inputs
 from aim_runtime.reduction.importance import pagerank_importance
 from aim_runtime.reduction.importance_kernel import importance_kernel
 
@@ -242,7 +243,7 @@ class _Bench:
 
     def _heads(self, tokens: int, heads: int) -> Tensor:
         """Random [1, heads, tokens, 64] with the strides that a model gives them."""
-        x = torch.randn(1, tokens, heads, 64, generator=self._generator)
+        x = torch.randn(1, tokens, heads, 64, generator=self._generator, device="cpu")
         return x.to(self._device, self._dtype).transpose(1, 2)
 
     def _attention_s(self, tokens: int) -> float:

@@ -1,6 +1,5 @@
 """Does the physical drop equal its reference with the versions installed here?"""
 
-import json
 import math
 import platform
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from aim_cost.errors import SpecError
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.text_files.json_text import json_tree
 from aim_runtime.patching.patch import patched
 from aim_runtime.reference import Reference
 from aim_runtime.trace import RunTrace
@@ -100,8 +100,8 @@ def _against_reference(device: str) -> Result:
         config = qwen2_config(_SMALL)
         config.initializer_range = 0.15
         model = Qwen2ForCausalLM(config).eval().to(device)
-        embeds = torch.randn(1, 48, config.hidden_size).to(device)
-    visual = torch.zeros(1, embeds.shape[1], dtype=torch.bool)
+        embeds = torch.randn(1, 48, config.hidden_size, device="cpu").to(device)
+    visual = torch.zeros(1, embeds.shape[1], dtype=torch.bool, device="cpu")
     visual[:, 6:38] = True
     run = _Run(model, embeds, visual, Schedule(prune=Prune(linear=(2, 6))), new_tokens=6)
     reference = Reference(model.model, model.lm_head)
@@ -122,8 +122,8 @@ def _against_vectors(path: Path, device: str) -> Result:
         with safe_open(path, "pt", device=device) as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config = qwen2_config(json.loads(metadata["config"]))
-        ((start, end, tokens),) = json.loads(metadata["boundaries"])
+        config = qwen2_config(json_tree(metadata["config"]))
+        ((start, end, tokens),) = json_tree(metadata["boundaries"])
         names = [f"patched.kept_into_layer.{i:02d}" for i in range(1, config.num_hidden_layers + 1)]
         kept = [torch.arange(tokens, device=device), *(tensors[name].long() for name in names)]
         embeds, logits = tensors["inputs_embeds"], tensors["patched.logits"][0]
@@ -132,7 +132,7 @@ def _against_vectors(path: Path, device: str) -> Result:
         prefix = "weights."
         weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         model.load_state_dict(weights)
-        visual = torch.zeros(embeds.shape[:2], dtype=torch.bool)
+        visual = torch.zeros(embeds.shape[:2], dtype=torch.bool, device="cpu")
         visual[:, start:end] = True
         if embeds.shape != (1, tokens, config.hidden_size):
             raise refuse(f"inputs_embeds of one prompt of {tokens} tokens", list(embeds.shape))

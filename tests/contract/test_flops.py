@@ -22,13 +22,13 @@ from aim_cost import (
     preset_config,
 )
 from aim_cost.errors import ScheduleError
-from aim_cost.models.workload import LAST_LAYERS
+from aim_cost.models.workload import LastLayer
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
-from aim_cost.schedules.prune import DROP_POINTS, Prune
+from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.vision_merge import ATTENTION_KINDS, VisionMerge
 from aim_runtime import load, patched
 from aim_runtime.measurement.flops import FlopRecorder
-from aim_runtime.reduction.scores import LAYER_IMPORTANCE
+from tests.runtime.slow_scores import RANKINGS
 
 H100 = load_hardware("h100-sxm")
 MODELS = ("llava-onevision-qwen2-0.5b", "llava-onevision-qwen2-7b")
@@ -53,12 +53,9 @@ amounts = st.one_of(
     falling(st.integers(0, 9000)).map(lambda tokens: {"tokens": tokens}),
 )
 prunes = st.none() | st.builds(
-    lambda amount, importance, drop_point: Prune(
-        **amount, importance=importance, drop_point=drop_point
-    ),
+    lambda amount, ranking: Prune(**amount, **ranking),
     amounts,
-    st.sampled_from(sorted(LAYER_IMPORTANCE)),
-    st.sampled_from(DROP_POINTS),
+    st.sampled_from(RANKINGS),
 )
 vision_merges = st.none() | st.builds(
     VisionMerge,
@@ -128,7 +125,7 @@ def counted(loaded, schedule, workload, last_layer="all"):
     frames=st.integers(1, 40),
     text_tokens=st.integers(4, 300),
     batch=st.integers(1, 2),
-    last_layer=st.sampled_from(LAST_LAYERS),
+    last_layer=st.sampled_from(LastLayer),
     vision_merge=vision_merges,
 )
 def test_flops_and_traces_are_exact(
@@ -150,6 +147,20 @@ def test_flops_and_traces_are_exact(
     # the prompt enters as embeddings, merged already
     merged = {"groups": 1, "merge_tokens": (predicted.trace.visual_tokens,), "newline_tokens": 0}
     assert tokens == dataclasses.replace(predicted.trace, **merged, merged_by="similarity")
+
+
+@pytest.mark.parametrize("ranking", RANKINGS, ids=lambda ranking: "-".join(ranking.values()))
+def test_flops_of_each_score_are_exact(ranking):
+    """Two drops, the second of them in or before the last layer."""
+    loaded, batch = on_meta(MODELS[0]), 2
+    schedule = Schedule(prune=Prune(ratios=(1, 0.5) + (0.5,) * 20 + (0.25, 0.1), **ranking))
+    workload = Workload(text_tokens=7, frames=3, batch=batch)
+    predicted = estimate(loaded.spec, workload, schedule, H100)
+    flops, tokens = counted(loaded, schedule, workload)
+    assert len(predicted.trace.scored_layers) >= 2
+    assert tokens.scored_layers == predicted.trace.scored_layers
+    for phase in ("importance", "llm.layers", "llm.head"):
+        assert flops.get(phase, 0) == predicted.phase(phase).flops, phase
 
 
 def test_aim_on_7b_counts_the_published_integers():

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from aim_cost import Schedule, Workload, load_hardware
+from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.schedules.prune import Prune
 from aim_runtime import PatchError, load, patched
 from aim_runtime.errors import InputError
 from aim_runtime.patching.cuda_graph import StaticPrefill
 from aim_runtime.patching.masked import masked
 from aim_runtime.prompts.inputs import question_inputs, sized_inputs
-from aim_runtime.validation.validate import check_counts
+from aim_runtime.validation.counts import check_counts
 from tests.contract.test_memory_models import small_config
 from tests.runtime.models import tiny_llava_15, tiny_next_video
 from tests.runtime.support import tiny_llava
@@ -24,6 +26,11 @@ SCHEDULES = [
     Schedule(),
     Schedule.parse("merge 0.4 positions=kept, prune linear:0:2"),
     Schedule.parse("merge frame:3, prune ratios:0.5 score=text-attention drop=after-attention"),
+    *(
+        Schedule(prune=Prune(ratios=(0.6, 0.3), importance=name))
+        for name, score in LAYER_SCORES.items()
+        if score.runs and name not in ("pagerank", "text-attention")
+    ),
 ]
 CONFIGS = {
     "llava-1.5": lambda: tiny_llava_15().config.to_dict(),
@@ -60,10 +67,10 @@ def loaded(family):
 def test_traces_and_flops_are_exact(family, pixels):
     model, workload = loaded(family), Workload(text_tokens=9, **pixels)
     for row in check_counts(model, workload, SCHEDULES, load_hardware("h100-sxm")):
-        assert row["traces_equal"], row["differences"]
-        assert row["flops_equal"], row["differences"]
-        assert row["counted.vision.tower.flops"] > 0
-        assert row["counted.vision.projector.flops"] > 0
+        assert row.traces_equal, row.differences
+        assert row.flops_equal, row.differences
+        assert row.counted["vision.tower"] > 0
+        assert row.counted["vision.projector"] > 0
 
 
 @pytest.mark.parametrize(("family", "pixels"), WORKLOADS)

@@ -20,8 +20,7 @@ names = [m.name for m in pkgutil.walk_packages(aim_cost.__path__, "aim_cost.")]
 for name in names:
     if not name.endswith("__main__"):
         importlib.import_module(name)
-print(len(names))
-assert "aim_cost.devices.hardware" in names
+print(*names)
 loaded = {{name.partition(".")[0] for name in sys.modules}}
 sys.exit(" ".join(sorted(loaded & {NEVER!r})) or 0)
 """
@@ -104,4 +103,6 @@ def test_the_console_scripts_are_declared(wheel: zipfile.ZipFile):
 def test_no_module_of_aim_cost_imports_torch_or_the_runtime():
     done = python(IMPORT_ALL)
     assert done.returncode == 0, f"imported: {done.stderr}"
-    assert int(done.stdout) > 5
+    files = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "aim_cost").rglob("*.py")]
+    modules = {".".join(file.parts).removesuffix(".__init__") for file in files} - {"aim_cost"}
+    assert set(done.stdout.split()) == modules  # none is out of reach, none was left out

@@ -61,12 +61,12 @@ def test_rows_are_estimates():
             assert row["average_visual_tokens_share"] == tokens / 6273
         else:
             assert "ttft_s" not in row
-    assert one(rows, "fastv")["parameters"] == {"k": 2, "r": 0.75}
+    assert one(rows, "fastv")["parameters"] == {"k": 2, "r": 0.75, "eager": 0}
     assert one(rows, "none")["flops_share"] == 1
 
 
 def test_what_scoring_costs_is_what_a_free_choice_saves():
-    rows = rows_of("aim,fastv,random,uniform,vtw,pdrop", [EXECUTED])
+    rows = rows_of("aim,fastv:eager=1,random,uniform,vtw,pdrop", [EXECUTED])
     aim = one(rows, "aim")
     result = CASE.price(Schedule.parse("merge 0.25, prune linear:14:22"))
     matches = sum(op.flops for op in result.graph.phase("merge"))
@@ -227,6 +227,8 @@ def test_tables_fit_80_columns_and_cut_nothing(capsys):
         compare(CASE, "all", "executed", equal="tokens"),
         methods_table(list(METHODS.values())),
     )
+    words = {word for line in printed(capsys, tables[2]) for word in line.replace(",", "").split()}
+    assert {name for method in METHODS.values() for name in method.scoring} <= words
     for shown in tables:
         lines = printed(capsys, shown)
         assert all(len(line) <= 80 for line in lines)

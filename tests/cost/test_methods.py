@@ -8,7 +8,8 @@ from aim_cost.errors import ScheduleError
 from aim_cost.methods import METHODS, Setting, get_method, parse_methods
 from aim_cost.methods.method import COUNTS, VERIFIED, WHERE, method
 from aim_cost.methods.parameter import Parameter, show_value
-from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES
+from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.papers.figures import find_figure, published_figures
 from aim_cost.schedules.merge import MERGE_KINDS
 from aim_cost.schedules.select import Select
@@ -19,7 +20,7 @@ LLAVA = load_model_spec("llava-1.5-7b")
 VIDEO = Workload(text_tokens=10, frames=32)
 IMAGE = Workload(text_tokens=10, image_tokens=576)
 ASKED_FOR = (
-    *("fastv", "pyramiddrop", "vtw", "prumerge", "prumerge-plus", "tome", "sparsevlm"),
+    *("fastv", "pyramiddrop", "vtw", "prumerge", "prumerge-plus", "tome", "sparsevlm", "v2drop"),
     *("visionzip", "fastervlm", "divprune", "cdpruner", "dart", "dycoke", "pact", "framefusion"),
     *("prunevid", "holitom", "fastvid", "vidcom2", "fitprune", "flashvid", "evs", "hidrop"),
     *("aim", "random", "uniform"),
@@ -96,6 +97,7 @@ ON_IMAGES = {
     ("sparsevlm", ("tokens", 64)): {576: 3, 66: 4, 30: 9, 17: 16},
     ("sparsevlm", ("tokens", 80)): {576: 3, 152: 4, 39: 9, 21: 16},
     ("dart", ("r", 0.5)): {576: 2, 288: 30},
+    ("v2drop",): {576: 3, 288: 14, 144: 5, 0: 10},
     ("pact", ("clustered", 0.5)): {576: 4, 158: 28},
     ("prumerge",): {40: 32},
     ("prumerge-plus",): {144: 32},

@@ -132,16 +132,17 @@ def test_a_config_is_read_from_a_file_or_its_folder(tmp_path, path):
     ("section", "key"),
     [
         (None, "model_type"),
-        (None, "vision_config"),
-        (None, "vision_feature_layer"),
-        ("text_config", "hidden_size"),
-        ("text_config", "num_key_value_heads"),
-        ("vision_config", "patch_size"),
+        ("text_config", "num_key_value_heads"),  # the class's 32 do not divide 28 heads
+        ("text_config", "intermediate_size"),
+        ("vision_config", "hidden_size"),
     ],
 )
-def test_a_missing_field_is_named(section, key):
+def test_a_null_is_named(section, key):
     broken = config()
-    del (broken[section] if section else broken)[key]
+    (broken[section] if section else broken)[key] = None
+    if key == "num_key_value_heads":
+        assert ModelSpec.from_hf_config(broken).text.num_key_value_heads == 28
+        del broken[section][key]
     with pytest.raises(SpecError) as error:
         ModelSpec.from_hf_config(broken)
     assert (f"{section}.{key}" if section else key) in str(error.value)
@@ -155,12 +156,14 @@ def test_a_missing_field_is_named(section, key):
         ("text_config", "hidden_size", "3584", "text_config.hidden_size"),
         ("text_config", "hidden_size", 3585, "text_config.hidden_size"),
         ("text_config", "num_key_value_heads", 5, "num_key_value_heads"),
-        ("text_config", "model_type", "llama", "model_type"),
+        ("text_config", "model_type", "gemma", "text_config.model_type"),
+        ("text_config", "model_type", ["llama"], "text_config.model_type"),
         ("vision_config", "hidden_size", 1153, "vision_config.hidden_size"),
         ("vision_config", "patch_size", 500, "patch_size"),
         (None, "vision_feature_layer", -40, "vision_feature_layer"),
         (None, "vision_feature_select_strategy", "default", "vision_feature_select_strategy"),
         (None, "vision_feature_select_strategy", "some", "vision_feature_select_strategy"),
+        (None, "vision_config", [], "vision_config"),
         (None, "model_type", "qwen2_vl", "model_type"),
         (None, "model_type", "llama", "model_type"),
     ],
@@ -202,5 +205,5 @@ def test_an_unknown_preset_lists_the_known_ones():
 def test_a_broken_file_is_one_clear_error(tmp_path):
     path = tmp_path / "config.json"
     path.write_text("{")
-    with pytest.raises(SpecError, match="valid JSON"):
+    with pytest.raises(SpecError, match="expected JSON, got"):
         load_model_spec(path)

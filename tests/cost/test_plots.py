@@ -1,5 +1,7 @@
 """Pictures: what is drawn is what was given, and files are written whole."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -13,10 +15,12 @@ from aim_cost import (
     estimate,
     load_hardware,
     load_model_spec,
+    plots,
 )
 from aim_cost.cli.main import app
 from aim_cost.papers.accuracy import published_accuracy
 from aim_cost.plots import (
+    PLOTS,
     break_even,
     pareto,
     pareto_front,
@@ -192,6 +196,24 @@ def test_save_writes_the_format_of_the_suffix(tmp_path, suffix):
     start = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[suffix]
     assert path.read_bytes().startswith(start)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_file_of_the_folder_that_draws_is_a_plot():
+    shared = {"__init__", "registry", "style"}
+    files = {path.stem for path in Path(plots.__file__).parent.glob("*.py")} - shared
+    assert {name.replace("-", "_") for name in PLOTS} == files
+
+
+def test_two_plots_cannot_have_one_name():
+    with pytest.raises(ValueError, match="two plots have the name ttft"):
+        plots.plot("ttft", "another")(PLOTS["tokens"].draw)
+    assert PLOTS["ttft"].shows.startswith("time")
+
+
+def test_the_help_says_what_each_plot_shows():
+    shown = " ".join(CliRunner().invoke(app, ["plot", "--help"]).output.split())
+    for name, plot in PLOTS.items():
+        assert f"{name}: {plot.shows}" in shown
 
 
 @pytest.mark.parametrize("kind", ["pareto", "roofline", "tokens", "ttft"])

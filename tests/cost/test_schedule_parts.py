@@ -7,7 +7,8 @@ from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.models.model import load_model_spec
 from aim_cost.models.workload import Execution, VisualInput, Workload
-from aim_cost.ops.scores import LAYER_SCORES, VISUAL_SCORES
+from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
@@ -88,7 +89,7 @@ def test_each_score_in_the_llm_is_priced(name):
     score = LAYER_SCORES[name]
     explicit = [op.layer for op in result.graph if op.name == "softmax"]
     assert explicit == ([] if score.flash else [1])
-    free = name in ("offline", "random", "uniform")
+    free = not [op for op in result.graph if op.phase == "importance"]
     assert (result.phase("importance").time_s == 0) == free
     assert result.ttft_s < price(Schedule()).ttft_s
 
@@ -110,16 +111,28 @@ def test_costs_of_scores_come_from_their_products():
         .flops
         for name in LAYER_SCORES
     }
-    square = 2 * text.num_attention_heads * n * n * text.head_dim
-    assert flops["rater-attention"] == square
     entries = text.num_attention_heads * block_causal_entries(n)
     assert flops["pagerank-causal"] == 2 * entries * (text.head_dim + 1)
     assert flops["pagerank"] == 2 * entries * (text.head_dim + 5)
     row = 2 * text.num_attention_heads * n * text.head_dim
     assert flops["text-attention"] == row
-    projections = 2 * n * text.hidden_size * (text.query_dim + text.key_value_dim)
+    # the query of the last token, keys of all
+    projections = 2 * text.hidden_size * (text.query_dim + n * text.key_value_dim)
     assert flops["next-layer-query"] == row + projections
+    # rows of the 100 text tokens, after a product of all embeddings with those of the text
+    assert flops["rater-attention"] == 100 * row + 2 * n * 100 * text.hidden_size
+    assert flops["layer-change"] == 0
     assert flops["pivot-similarity"] == 2 * n * text.hidden_size * 8
+
+
+@pytest.mark.parametrize("name", LAYER_SCORES)
+def test_what_ranks_by_a_whole_layer_drops_nothing_inside_it(name):
+    inside = {"ratios": (1, 0.5), "importance": name, "drop_point": "after_attention"}
+    if not LAYER_SCORES[name].whole_layer:
+        Prune(**inside)
+        return
+    with pytest.raises(ScheduleError, match=f"drop_point: expected layer with {name}"):
+        Prune(**inside)
 
 
 def test_fused_scoring_computes_more_and_starts_fewer_kernels():

@@ -34,6 +34,11 @@ def words_of(part):
         if not isinstance(word.value, OneOf):
             yield [f"`{word.form}`", word.meaning]
             continue
+        if word.value.listed_by:
+            default = f"(default `{word.written(getattr(part, word.field))}`)"
+            meaning = f"{word.meaning}: `{word.value.listed_by}` lists the names"
+            yield [f"`{word.written('')}` {default}", meaning]
+            continue
         yield [f"`{word.written('')}`", word.meaning]
         for name, value in word.value.names.items():
             default = " (default)" if getattr(part, word.field) == value else ""

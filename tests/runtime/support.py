@@ -1,10 +1,11 @@
-"""Tiny random models of the real classes, prompts for them, and the recorded vectors."""
+"""Tiny random models of the real classes, their prompts, and the recorded vectors."""
 
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import (
     LlavaOnevisionConfig,
@@ -13,6 +14,8 @@ from transformers import (
     Qwen2ForCausalLM,
     SiglipVisionConfig,
 )
+
+from aim_cost.models.model import preset_config
 
 VIDEO_TOKEN = 250
 IMAGE_TOKEN = 251
@@ -106,3 +109,44 @@ def left_padded(prompts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tenso
     batch = {name: padded(name) for name in ("input_ids", "attention_mask")}
     rest = [name for name in prompts[0] if name not in batch]
     return batch | {name: torch.cat([prompt[name] for prompt in prompts]) for name in rest}
+
+
+def tiny_config(layers=4):
+    """A LLaVA-OneVision of the real class with 5 x 5 patches, pooled to 3 x 3 tokens a frame."""
+    config = preset_config("llava-onevision-qwen2-0.5b")
+    config["vision_config"] |= {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 70,
+    }
+    config["text_config"] |= {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 256,
+    }
+    return config | {"image_token_index": 250, "video_token_index": 251}
+
+
+def mask_of(tokens: int = 20, start: int = 3, end: int = 15, batch: int = 1) -> torch.Tensor:
+    mask = torch.zeros(batch, tokens, dtype=torch.bool)
+    mask[:, start:end] = True
+    return mask
+
+
+def state(model: nn.Module) -> list[object]:
+    """Everything a patch could leave behind."""
+    return [
+        (
+            name,
+            len(module._forward_hooks),
+            len(module._forward_pre_hooks),
+            sorted(vars(module)),
+            getattr(getattr(module, "config", None), "_attn_implementation", None),
+        )
+        for name, module in model.named_modules()
+    ]

@@ -11,6 +11,8 @@ from aim_cost import Schedule
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_runtime import PatchError, models, patched
+from aim_runtime.models import smallest
+from aim_runtime.models.adapters import ADAPTERS
 from tests.runtime.agree import GREEDY, check
 from tests.runtime.models import batch_of, llama_config, prompt_of
 from tests.runtime.support import IMAGE_TOKEN
@@ -43,7 +45,8 @@ def shown(monkeypatch) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, object] = {}
     exec(code, names)
-    monkeypatch.setattr(models, "ADAPTERS", (*models.ADAPTERS, names["VipLlavaAdapter"]))
+    for module in (models, smallest):
+        monkeypatch.setattr(module, "ADAPTERS", (*ADAPTERS, names["VipLlavaAdapter"]))
 
 
 def test_without_an_adapter_a_model_is_refused(model):
@@ -52,6 +55,14 @@ def test_without_an_adapter_a_model_is_refused(model):
         patched(model, Schedule()),
     ):
         pass
+
+
+def test_the_smallest_model_of_the_adapter_shown_runs(shown):
+    model = smallest.smallest_model(VipLlavaForConditionalGeneration)
+    ids = torch.tensor([[1, 2, *[model.config.image_token_id] * 16, 3]])
+    with patched(model, Schedule(Merge(retention=0.5))) as trace:
+        model(input_ids=ids, pixel_values=torch.ones(1, 3, 16, 16))
+    assert trace.tokens.attention_tokens == (3 + 8,) * 4
 
 
 @pytest.mark.parametrize("positions", ["recounted", "kept"])

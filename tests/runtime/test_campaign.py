@@ -16,8 +16,8 @@ from aim_runtime.campaigns.step import DecodeStep, KernelStep, PrefillStep
 from aim_runtime.errors import MeasurementError
 from aim_runtime.measurement import measure as measure_module
 from aim_runtime.measurement.attention_backend import AttentionBackend
-from aim_runtime.measurement.row_key import RowKey
-from tests.runtime.test_validate import tiny_config
+from aim_runtime.measurement.run_kind import RunKind
+from tests.runtime.support import tiny_config
 
 PAIR = (Schedule(), Schedule.parse("merge frame:3, prune linear:1:3"))
 
@@ -30,7 +30,7 @@ def steps(tmp_path):
     return [
         PrefillStep(model, 2, 6, PAIR, 2),
         KernelStep(model, 2, 1.0),
-        PrefillStep(model, 2, 6, PAIR, 1, "masked"),
+        PrefillStep(model, 2, 6, PAIR, 1, RunKind.MASKED),
         DecodeStep(model, 2, 6, PAIR, 1, new_tokens=2),
     ]
 
@@ -62,19 +62,19 @@ def run(steps, folder, runner, **options):
 def test_every_step_leaves_rows_and_nothing_is_measured_twice(steps, kernels, runner, tmp_path):
     out = tmp_path / "out"
     file = run(steps, out, runner)
-    assert [record["status"] for record in file.steps] == ["done"] * 5
-    assert [row["execution"] for row in file.rows] == [
+    assert [record.status for record in file.steps] == ["done"] * 5
+    assert [row.key.run.execution for row in file.rows] == [
         *["eager"] * 2, *["masked"] * 2, *["decode"] * 2, "eager",
     ]  # fmt: skip
-    assert not any(row["error"] for row in file.rows)
-    assert [row["repeats"] for row in file.rows] == [2, 2, 1, 1, 1, 1, 2]
-    assert RowKey.of(file.rows[-1]).visit == 2
+    assert not any(row.error for row in file.rows)
+    assert [row.repeats for row in file.rows] == [2, 2, 1, 1, 1, 1, 2]
+    assert file.rows[-1].key.visit == 2
     assert kernels == [("tiny", 2)]
-    assert file.kernels[0]["files"] == {"hardware.yaml": "a profile", "table.csv": "a table"}
+    assert file.kernels[0].files == {"hardware.yaml": "a profile", "table.csv": "a table"}
     assert {path.name for path in out.iterdir()} == {CAMPAIGN, "predictions.json"}
     for row in file.rows:
-        assert (row["torch"], row["scoring"]) == (torch.__version__, "torch")
-        assert row["attention_backend"] in {backend.value for backend in AttentionBackend}
+        assert (row.origin.torch, row.key.run.scoring) == (torch.__version__, "torch")
+        assert row.key.attention_backend in {backend.value for backend in AttentionBackend}
     again = run(steps, out, runner)
     assert (again.rows, again.steps) == (file.rows, file.steps)
 
@@ -84,8 +84,8 @@ def test_an_attention_backend_that_is_asked_for_is_part_of_the_key(steps, runner
     asked = lambda: DeviceRunner("cpu", "float32", hardware="cpu-generic", attention=math)  # noqa: E731
     first = run(steps[:1], out, runner)
     both = run(steps[:1], out, asked)
-    backends = [row["attention_backend"] for row in both.rows if RowKey.of(row).visit == 1]
-    assert sorted(backends) == sorted(["math"] * 2 + [first.rows[0]["attention_backend"]] * 2)
+    backends = [row.key.attention_backend for row in both.rows if row.key.visit == 1]
+    assert sorted(backends) == sorted(["math"] * 2 + [first.rows[0].key.attention_backend] * 2)
     assert backends.count("math") == 2
 
 
@@ -104,12 +104,12 @@ def test_ctrl_c_in_a_prefill_ends_the_campaign(steps, kernels, runner, tmp_path,
         run(steps, out, runner)
     assert signal.getsignal(signal.SIGINT) is before
     file = CampaignFile(out)
-    assert [record["status"] for record in file.steps] == ["stopped"]
-    assert [row["repeats"] for row in file.rows] == [1, 1]
+    assert [record.status for record in file.steps] == ["stopped"]
+    assert [row.repeats for row in file.rows] == [1, 1]
     assert not kernels
     monkeypatch.setattr(measure_module._Prefill, "_sample", original)
     whole = run(steps, out, runner)
-    assert [row["repeats"] for row in whole.rows][:2] == [2, 2]
+    assert [row.repeats for row in whole.rows][:2] == [2, 2]
 
 
 def test_ctrl_c_in_a_microbenchmark_leaves_no_table(steps, kernels, runner, tmp_path, monkeypatch):
@@ -144,10 +144,10 @@ def test_ctrl_c_that_a_decoding_swallows_leaves_no_row(steps, runner, tmp_path, 
 def test_a_graph_that_cannot_be_captured_is_a_row(steps, runner, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    graph = replace(steps[0], execution="cuda-graph")
+    graph = replace(steps[0], execution=RunKind.CUDA_GRAPH)
     file = run([graph, steps[2]], tmp_path / "out", runner)
-    assert [row["execution"] for row in file.rows] == ["cuda-graph"] * 2 + ["masked"] * 2
-    assert ["PatchError" in (row["error"] or "") for row in file.rows] == [True] * 2 + [False] * 2
+    assert [row.key.run.execution for row in file.rows] == ["cuda-graph"] * 2 + ["masked"] * 2
+    assert ["PatchError" in (row.error or "") for row in file.rows] == [True] * 2 + [False] * 2
 
 
 @pytest.mark.parametrize(
@@ -161,11 +161,11 @@ def test_a_graph_that_cannot_be_captured_is_a_row(steps, runner, tmp_path):
 )
 def test_rows_of_another_machine(steps, runner, tmp_path, monkeypatch, name, other, refused):
     """The CPU does not matter where there is a GPU."""
-    facts = module.environment() | {"gpu": "NVIDIA H100"}
-    monkeypatch.setattr(module, "environment", lambda: dict(facts))
+    facts = replace(module.environment(), gpu="NVIDIA H100")
+    monkeypatch.setattr(module, "environment", lambda: facts)
     out = tmp_path / "out"
     run(steps[:1], out, runner)
-    facts[name] = other
+    facts = replace(facts, **{name: other})
     if not refused:
         assert len(run(steps[:1], out, runner).rows) == 3
         return
@@ -174,10 +174,10 @@ def test_rows_of_another_machine(steps, runner, tmp_path, monkeypatch, name, oth
 
 
 def test_the_cpu_matters_without_a_gpu(steps, runner, tmp_path, monkeypatch):
-    facts = module.environment() | {"gpu": None}
-    monkeypatch.setattr(module, "environment", lambda: dict(facts))
+    facts = replace(module.environment(), gpu=None)
+    monkeypatch.setattr(module, "environment", lambda: facts)
     run(steps[:1], tmp_path / "out", runner)
-    facts["cpu"] = "another CPU"
+    facts = replace(facts, cpu="another CPU")
     with pytest.raises(MeasurementError, match=r"environment\.cpu"):
         run(steps[:1], tmp_path / "out", runner)
 
@@ -193,6 +193,20 @@ def test_a_folder_holds_the_rows_of_one_gpu(steps, runner, tmp_path):
 
     with pytest.raises(MeasurementError, match="a folder holds the rows of one GPU"):
         run(steps[:1], out, other)
+
+
+def test_a_folder_of_rows_takes_no_rehearsal(steps, runner, tmp_path):
+    """Whatever its device is called."""
+    out = tmp_path / "out"
+    run(steps[:1], out, runner)
+
+    def rehearsed():
+        found = runner()
+        found.setting = replace(found.setting, rehearsal=True)
+        return found
+
+    with pytest.raises(MeasurementError, match="expected a rehearsal, as here, got rows of a"):
+        run(steps[:1], out, rehearsed)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"format": "aim-campaign-1", "rows": [1]}', "[]"])

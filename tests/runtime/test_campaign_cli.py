@@ -20,7 +20,7 @@ def invoke(*arguments):
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     facts = stand_in.environment()
-    monkeypatch.setattr(stand_in, "environment", lambda: dict(facts))
+    monkeypatch.setattr(stand_in, "environment", lambda: facts)
 
 
 def test_a_rehearsal_runs_the_plan_and_a_second_call_goes_on(tmp_path):
@@ -28,6 +28,7 @@ def test_a_rehearsal_runs_the_plan_and_a_second_call_goes_on(tmp_path):
     result = invoke(*command)
     assert result.exit_code == 0, result.output
     assert "steps are left" in result.stderr
+    assert max(map(len, result.stderr.splitlines())) <= 80
     assert f"{tmp_path / 'campaign.json'}: " in result.stdout
     first = json.loads((tmp_path / "campaign.json").read_text())["rows"]
     rows = json.loads(invoke(*command, "--format", "json").stdout)
@@ -71,6 +72,7 @@ def test_the_plan_as_a_table(tmp_path):
     assert "32 frames + 100 text tokens, eager" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "no predictions were written" in result.stderr
+    assert max(map(len, result.stderr.splitlines())) <= 80
     assert module.PREDICTIONS not in [path.name for path in tmp_path.iterdir()]
 
 

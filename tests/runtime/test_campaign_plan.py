@@ -25,6 +25,7 @@ from aim_runtime.campaigns.steps import (
 from aim_runtime.cli.main import app
 from aim_runtime.errors import MeasurementError
 from aim_runtime.measurement.attention_backend import AttentionBackend
+from aim_runtime.measurement.run_kind import RunKind
 
 LARGE, SMALL = MODELS
 MINUTES = (2, 5, 9, 15, 30)
@@ -125,7 +126,7 @@ def test_a_longer_video_waits_for_the_shorter_ones_before_it():
     budget = costs.seconds(longer, Warmth()) + 1
     assert costs.seconds(shorter, Warmth()) > budget
     assert plan(Agenda([shorter, longer], None, costs), budget) == []
-    graph = replace(longer, execution="cuda-graph")  # another way to run waits for none
+    graph = replace(longer, execution=RunKind.CUDA_GRAPH)  # another way to run waits for none
     budget = costs.seconds(graph, Warmth()) + 1
     steps = [replace(shorter, rounds=100), graph]
     assert [one.step for one in plan(Agenda(steps, None, costs), budget)] == [graph]
@@ -208,7 +209,7 @@ def test_a_dry_run_writes_what_the_model_says_of_each_row(tmp_path):
     (path,) = tmp_path.iterdir()
     content = path.read_text()
     tree = json.loads(content)
-    found = [Prediction.from_row(row) for row in tree["predictions"]]
+    found = [Prediction.of(row) for row in tree["predictions"]]
     assert [one.to_row() for one in found] == tree["predictions"]
     setting = setting_of()
     wanted = {key.run for step in default_steps() for key in setting.row_keys(step)}
@@ -221,12 +222,12 @@ def test_a_dry_run_writes_what_the_model_says_of_each_row(tmp_path):
         assert bool(one.figures) == priced
         if priced:
             figures = one.figures
-            assert figures["ttft_low_s"] < figures["ttft_s"] < figures["ttft_high_s"]
-            assert figures["total.flops"] > 0
-            assert figures["peak_memory_bytes"] > figures["weights_bytes"]
+            assert figures.ttft.low_s < figures.ttft.time_s < figures.ttft.high_s
+            assert figures.flops > 0
+            assert figures.peak_memory_bytes > figures.weights_bytes
             parts = ("vision", "merge", "llm", "importance")
-            spent = sum(figures[f"{part}.time_s"] for part in parts)
-            assert spent == pytest.approx(figures["ttft_s"])
+            spent = sum(figures.times[part].time_s for part in parts)
+            assert spent == pytest.approx(figures.ttft.time_s)
     dry_run("--hardware", "h100-sxm")
     assert path.read_text() == content  # a prediction keeps its date
     result = CliRunner().invoke(

@@ -14,7 +14,7 @@ from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime import PatchError, patch, patched, unpatch
-from aim_runtime.patching.hooks import Hooks
+from aim_runtime.patching.token_dropping import TokenDropping
 from aim_runtime.seams import cache_of
 from aim_runtime.trace import RunTrace
 from tests.runtime.support import tiny_llava, tiny_qwen2, video_inputs
@@ -139,7 +139,7 @@ def test_more_patches_than_dynamo_compiles_a_function():
             expected = result(model, embedded(), trace)
             assert result(compiled, embedded(), trace) == expected
     gc.collect()
-    assert not [x for x in gc.get_objects() if type(x) is Hooks]
+    assert not [x for x in gc.get_objects() if type(x) is TokenDropping]
 
 
 def test_llava_compiled_around_the_decoder():

@@ -9,10 +9,10 @@ from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import MeasurementError
 from aim_runtime.measurement import decode as module
 from aim_runtime.measurement.clock import ClockRecorder
-from aim_runtime.measurement.decode import measure_decode
+from aim_runtime.measurement.decode import Decoding, measure_decode
 from aim_runtime.models.load import load
 from aim_runtime.seams import cache_of
-from tests.runtime.test_validate import tiny_config
+from tests.runtime.support import tiny_config
 
 
 def random_tiny():
@@ -25,13 +25,14 @@ VIDEO = Workload(frames=3, text_tokens=6)
 
 def test_rows_hold_the_cache_that_the_prefill_left():
     rows = measure_decode(random_tiny(), VIDEO, SCHEDULES, new_tokens=3, repeats=2)
-    full, ragged = (row["cache_tokens"] for row in rows)
+    full, ragged = (row.cache_tokens for row in rows)
     assert set(full) == {3 * 9 + 1 + 6}
     assert ragged[0] == 3 * 3 + 1 + 6
     assert ragged[-1] < ragged[0]
-    assert [row["schedule"] for row in rows] == [s.label() for s in SCHEDULES]
-    assert all(row["tpot_low_s"] <= row["tpot_s"] <= row["tpot_high_s"] for row in rows)
-    json.dumps(rows)
+    assert [row.key.run.schedule for row in rows] == SCHEDULES
+    assert all(row.tpot_low_s <= row.tpot_s <= row.tpot_high_s for row in rows)
+    written = json.loads(json.dumps([row.to_row() for row in rows]))
+    assert [Decoding.of(row) for row in written] == rows
 
 
 def test_the_time_is_per_token_and_a_median_after_one_untimed_round(monkeypatch):
@@ -43,8 +44,8 @@ def test_the_time_is_per_token_and_a_median_after_one_untimed_round(monkeypatch)
 
     monkeypatch.setattr(module, "recorder_for", lambda device: Recorder())
     (row,) = measure_decode(random_tiny(), VIDEO, SCHEDULES[:1], new_tokens=2, repeats=3)
-    assert row["tpot_s"] == 4.0 / 2
-    assert row["repeats"] == 3
+    assert row.tpot_s == 4.0 / 2
+    assert row.repeats == 3
 
 
 def test_every_token_is_decoded_with_a_cache_that_grows(monkeypatch):

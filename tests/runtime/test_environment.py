@@ -8,25 +8,27 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 import transformers
 
 from aim_runtime.measurement import environment as module
-from aim_runtime.measurement.environment import GpuState, environment, gpu_state
+from aim_runtime.measurement.environment import Environment, GpuState, environment, gpu_state
 
 
 def test_it_names_versions_device_and_date():
     facts = environment()
-    assert facts["torch"] == torch.__version__
-    assert facts["transformers"] == transformers.__version__
-    assert facts["python"] == platform.python_version()
-    assert facts["cpu_count"] >= 1
-    assert facts["date"].endswith("UTC")
-    assert json.loads(json.dumps(facts)) == facts
+    assert facts.torch == torch.__version__
+    assert facts.transformers == transformers.__version__
+    assert facts.python == platform.python_version()
+    assert facts.cpu_count >= 1
+    assert facts.date.endswith("UTC")
+    row = json.loads(json.dumps(facts.to_row()))
+    assert Environment.of(row) == facts
 
 
 def test_nothing_identifies_the_host():
-    values = {str(value) for value in environment().values()}
+    values = {str(value) for value in environment().to_row().values()}
     assert not values & {socket.gethostname(), platform.node(), getpass.getuser()}
     text = " ".join(values)
     assert str(Path.cwd()) not in text
@@ -38,7 +40,7 @@ def _repository(path: Path) -> None:
         identity = ("-c", "user.name=n", "-c", "user.email=e@example.org")
         subprocess.run(["git", *identity, *arguments], cwd=path, check=True, capture_output=True)
 
-    package = path / "aim_runtime"
+    package = path / "aim_runtime" / "measurement"
     package.mkdir(parents=True)
     (package / "environment.py").touch()
     git("init")
@@ -48,24 +50,32 @@ def _repository(path: Path) -> None:
 
 def test_the_commit_is_that_of_our_own_checkout(tmp_path, monkeypatch):
     _repository(tmp_path / "ours")
-    ours = tmp_path / "ours" / "aim_runtime" / "environment.py"
+    ours = tmp_path / "ours" / "aim_runtime" / "measurement" / "environment.py"
     monkeypatch.setattr(module, "__file__", str(ours))
     facts = environment()
-    assert len(facts["commit"]) == 40
-    assert facts["uncommitted_changes"] is False
+    assert len(facts.commit) == 40
+    assert facts.uncommitted_changes is False
     ours.write_text("changed")
-    assert environment()["uncommitted_changes"] is True
+    assert environment().uncommitted_changes is True
+
+
+def test_the_commit_of_this_very_checkout_is_found():
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    asked = subprocess.run(command, capture_output=True, text=True)
+    if asked.returncode != 0:
+        pytest.skip("this is no checkout")
+    assert environment().commit == asked.stdout.strip()
 
 
 def test_a_repository_that_we_are_only_installed_in_is_not_ours(tmp_path, monkeypatch):
     _repository(tmp_path / "theirs")
-    installed = tmp_path / "theirs" / "venv" / "aim_runtime" / "environment.py"
+    installed = tmp_path / "theirs" / "venv" / "aim_runtime" / "measurement" / "environment.py"
     installed.parent.mkdir(parents=True)
     installed.touch()
     monkeypatch.setattr(module, "__file__", str(installed))
     facts = environment()
-    assert facts["commit"] is None
-    assert facts["uncommitted_changes"] is None
+    assert facts.commit is None
+    assert facts.uncommitted_changes is None
 
 
 def test_the_gpu_that_torch_uses_is_the_one_described(monkeypatch):
@@ -84,10 +94,10 @@ def test_the_gpu_that_torch_uses_is_the_one_described(monkeypatch):
     properties = SimpleNamespace(uuid="12ab")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: properties)
     facts = environment()
-    assert (facts["gpu"], facts["driver"]) == ("NVIDIA H100", "570.1")
-    assert [facts[key] for key in ("max_sm_clock_mhz", "temperature_c")] == [1980, 31]
+    assert (facts.gpu, facts.driver) == ("NVIDIA H100", "570.1")
+    assert (facts.max_sm_clock_mhz, facts.temperature_c) == (1980, 31)
     assert asked[0][-2:] == ("-i", "GPU-12ab")
-    assert "12ab" not in json.dumps(facts)
+    assert "12ab" not in json.dumps(facts.to_row())
 
 
 def test_without_the_tools_there_is_none(monkeypatch):
@@ -96,19 +106,19 @@ def test_without_the_tools_there_is_none(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", missing)
     facts = environment()
-    assert facts["commit"] is None
-    assert facts["uncommitted_changes"] is None
+    assert facts.commit is None
+    assert facts.uncommitted_changes is None
 
 
 def test_a_checkout_without_git_takes_its_commit_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_git", lambda *_: None)
     monkeypatch.delenv("AIM_COMMIT", raising=False)
-    assert environment()["commit"] is None
+    assert environment().commit is None
     monkeypatch.setenv("AIM_COMMIT", "abc123")
     facts = environment()
-    assert (facts["commit"], facts["uncommitted_changes"]) == ("abc123", None)
+    assert (facts.commit, facts.uncommitted_changes) == ("abc123", None)
     monkeypatch.setattr(module, "_git", lambda *_: "of git")
-    assert environment()["commit"] == "of git"
+    assert environment().commit == "of git"
 
 
 def _gpu(monkeypatch, answers):

@@ -8,10 +8,11 @@ from aim_cost import Schedule
 from aim_cost.errors import ScheduleError
 from aim_cost.models.workload import VisualInput
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
-from aim_cost.schedules.prune import DROP_POINTS, Prune
+from aim_cost.schedules.prune import Prune
 from aim_runtime import patched
-from aim_runtime.reference import REFERENCE_SCORES, Reference
+from aim_runtime.reference import Reference
 from tests.runtime.reference import Embedded, embedded_video
+from tests.runtime.slow_scores import RANKINGS, SLOW_SCORES
 from tests.runtime.support import FRAME_TOKENS, tiny_llava, tiny_qwen2, video_inputs
 
 LAYERS = 5
@@ -23,12 +24,9 @@ lists = st.one_of(
 ).map(lambda given: {name: tuple(sorted(v, reverse=True)) for name, v in given.items()})
 linear = st.tuples(st.integers(0, LAYERS - 1), st.integers(1, 9)).filter(lambda p: p[0] < p[1])
 prunes = st.builds(
-    lambda amount, importance, drop_point: Prune(
-        **amount, importance=importance, drop_point=drop_point
-    ),
+    lambda amount, ranking: Prune(**amount, **ranking),
     st.one_of(lists, linear.map(lambda pair: {"linear": pair})),
-    st.sampled_from(sorted(REFERENCE_SCORES)),
-    st.sampled_from(DROP_POINTS),
+    st.sampled_from(RANKINGS),
 )
 
 
@@ -86,7 +84,14 @@ def test_pruning_a_language_model(prune, seed, sizes, visual_tokens, attention, 
     assert trace.cache_tokens == trace.tokens.attention_tokens
     for row in range(batch):
         prompt = Embedded(embeds[row], mask[row], torch.arange(tokens))
-        compare(Reference(model.model, model.lm_head), prompt, trace, row, output.logits, new)
+        compare(
+            Reference(model.model, model.lm_head, SLOW_SCORES),
+            prompt,
+            trace,
+            row,
+            output.logits,
+            new,
+        )
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -119,5 +124,5 @@ def test_merging_and_pruning_a_video(
     for row in range(batch):
         embedded = Embedded(*(part[row] for part in rows))
         moved = embedded.positions if positions == "kept" else None
-        reference = Reference(llava.model.language_model, llava.lm_head)
+        reference = Reference(llava.model.language_model, llava.lm_head, SLOW_SCORES)
         compare(reference, embedded, trace, row, output.logits, new[:, prompt:], moved)

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from aim_cost import ModelSpec, Schedule, Workload
-from aim_cost.models.workload import LAST_LAYERS
+from aim_cost.models.workload import LastLayer
 from aim_runtime import PatchError, load, patched
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching import cuda_graph as graph
 from aim_runtime.patching.capturable import capturable
 from aim_runtime.patching.cuda_graph import GraphedPrefill, StaticPrefill
 from aim_runtime.prompts.inputs import sized_inputs
+from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.support import tiny_llava, video_inputs
 
@@ -23,8 +24,7 @@ SCHEDULES = [
     "prune linear:1:4",
     "merge passes:5,3, prune linear:1:4",
     "merge passes:5 by=uniform, prune ratios:1,0.5,0.5,0.2,0.2,0.1 drop=after-attention",
-    "prune linear:0:3 score=text-attention",
-    "merge passes:5, prune linear:2:5 score=uniform",
+    *(f"prune linear:0:3 score={name}" for name in LAYER_IMPORTANCE if name != "random"),
 ]
 BOTH = Schedule.parse("merge passes:5,3, prune linear:1:4")
 BOTH_META = Schedule.parse("merge 0.25, prune linear:1:4 drop=after-attention")
@@ -60,7 +60,7 @@ def assert_equal(output, trace, expected):
     assert all(torch.equal(mine, theirs) for mine, theirs in kept)
 
 
-@pytest.mark.parametrize("last_layer", LAST_LAYERS)
+@pytest.mark.parametrize("last_layer", list(LastLayer))
 @pytest.mark.parametrize("label", SCHEDULES)
 def test_equals_the_patched_model_bit_for_bit(loaded, label, last_layer):
     schedule, inputs = Schedule.parse(label), video_inputs(batch=2)
@@ -138,9 +138,7 @@ def run_watched(loaded, schedule, inputs, last_layer="all"):
         "none",
         "merge 0.25, prune linear:1:4",
         "merge 0.25 by=uniform, prune linear:1:4 drop=after-attention",
-        "prune linear:1:4 score=pagerank-causal",
-        "prune linear:1:4 score=text-attention",
-        "prune linear:1:4 score=uniform",
+        *(f"prune linear:1:4 score={name}" for name in LAYER_IMPORTANCE if name != "random"),
     ],
 )
 def test_nothing_depends_on_data_or_reads_the_host(meta, label):

@@ -16,8 +16,9 @@ from aim_runtime.reduction.importance import (
     pagerank_importance,
     text_attention_importance,
 )
-from aim_runtime.reduction.scores import LAYER_IMPORTANCE, Attended
+from aim_runtime.reduction.scores import LAYER_IMPORTANCE, Attended, Choice
 from aim_runtime.reduction.select import select_tokens, take_tokens
+from aim_runtime.reduction.text_rows import rater_importance, text_raters
 from tests.cost.blocks import block_causal_entries
 from tests.runtime.reference import full_importance
 from tests.runtime.support import shared_golden
@@ -119,9 +120,21 @@ def test_no_step_needs_memory_quadratic_in_tokens(name, padded, dtype):
     query, key = random_heads(1, heads, 2, tokens, 64, device="meta", dtype=dtype)
     padding = torch.zeros(1, dtype=torch.int64, device="meta") if padded else None
     visual = torch.ones(1, tokens, dtype=torch.bool, device="meta")
-    at = Attended(query, key, 0.1, visual, tokens, 100, padding)
+    at = Attended(Choice(visual, 0, padding, tokens, 100), query, key, 0.1)
     with Largest() as largest:
         LAYER_IMPORTANCE[name](at)
+    assert largest.elements <= heads * formulas.IMPORTANCE_ROWS * tokens < tokens**2 / 5
+
+
+@pytest.mark.parametrize("text", [100, 10_000])
+def test_rows_of_text_need_no_memory_quadratic_in_tokens(text):
+    heads, tokens = 14, 20_000
+    query, key = random_heads(1, heads, 2, tokens, 64, device="meta", dtype=torch.bfloat16)
+    visual = torch.ones(1, tokens, dtype=torch.bool, device="meta")
+    embeds = torch.empty(1, tokens, 896, dtype=torch.bfloat16, device="meta")
+    with Largest() as largest:
+        raters = text_raters(embeds, visual, text, None)
+        rater_importance(query, key, scaling=0.1, raters=raters, visual=visual, text=text)
     assert largest.elements <= heads * formulas.IMPORTANCE_ROWS * tokens < tokens**2 / 5
 
 
@@ -206,11 +219,11 @@ def test_padding_changes_no_score(name, rows, monkeypatch):
     query, key = random_heads(batch=4, tokens=12)
     padding, visual = torch.tensor([0, 4, 6, 11]), torch.ones(4, 12, dtype=torch.bool)
     score = LAYER_IMPORTANCE[name]
-    together = score(Attended(query, key, 0.3, visual, 12, 6, padding))
+    together = score(Attended(Choice(visual, 0, padding, 12, 6), query, key, 0.3))
     for row, left in enumerate(padding.tolist()):
-        alone = Attended(
-            query[row : row + 1, :, left:], key[row : row + 1, :, left:], 0.3, visual, 12, 6
-        )
+        choice = Choice(visual[:1, left:], 0, None, 12 - left, 6)
+        own = slice(row, row + 1)
+        alone = Attended(choice, query[own, :, left:], key[own, :, left:], 0.3)
         torch.testing.assert_close(together[row, left:], score(alone)[0], rtol=1e-5, atol=1e-7)
         if name == "pagerank":
             assert not together[row, :left].any()
@@ -219,7 +232,9 @@ def test_padding_changes_no_score(name, rows, monkeypatch):
 def ranked(name, visual, stay):
     query, key = random_heads(batch=len(visual), tokens=visual.shape[1])
     candidates = int(visual[0].sum())
-    return LAYER_IMPORTANCE[name](Attended(query, key, 0.3, visual, candidates, stay))
+    return LAYER_IMPORTANCE[name](
+        Attended(Choice(visual, 5, None, candidates, stay), query, key, 0.3)
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from aim_runtime import PatchError
 from aim_runtime.errors import InputError
 from aim_runtime.reduction import importance_kernel as choice
 from aim_runtime.reduction.importance import pagerank_importance
-from aim_runtime.reduction.scores import LAYER_IMPORTANCE, Attended
+from aim_runtime.reduction.scores import LAYER_IMPORTANCE, Attended, Choice
 from aim_runtime.reduction.select import select_tokens
 from tests.runtime.support import shared_golden
 
@@ -297,7 +297,8 @@ def test_a_prefill_scores_with_the_chosen_kernel(monkeypatch):
     query, key = (x.to("meta") for x in heads_of("bfloat16"))
     batch, heads, tokens, dim = query.shape
     visual = torch.ones(batch, tokens, dtype=torch.bool, device="meta")
-    at = Attended(query, key, 0.1, visual, candidates=tokens, stay=3)
+    made = Choice(visual, 0, None, candidates=tokens, stay=3)
+    at = Attended(made, query, key, 0.1)
     for name, products in (("torch", 1), ("triton", 6), ("auto", 1)):
         monkeypatch.setenv(choice.IMPORTANCE_VARIABLE, name)
         with FlopCounterMode(display=False) as counter:

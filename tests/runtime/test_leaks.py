@@ -17,8 +17,10 @@ from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime import patch, patched, unpatch
 from aim_runtime.patching.encoding import Encoding
-from aim_runtime.patching.hooks import Hooks
+from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.prefill import Prefill
+from aim_runtime.patching.prompt_shortening import PromptShortening
+from aim_runtime.patching.token_dropping import TokenDropping
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.encoded import Encoded
 from aim_runtime.prompts.prompt import Prompt
@@ -26,7 +28,8 @@ from aim_runtime.seams import cache_of, with_cache
 from aim_runtime.trace import RunTrace
 from tests.runtime.support import tiny_llava, tiny_qwen2, video_inputs
 
-OURS = (Hooks, Prefill, Prompt, Encoding, Encoded, RunTrace)
+PARTS = (PromptShortening, PositionKeeping, TokenDropping)
+OURS = (*PARTS, Prefill, Prompt, Encoding, Encoded, RunTrace)
 PRUNES = (
     Prune(linear=(0, 1)),
     Prune(ratios=(0.5,), drop_point="after_attention"),
@@ -187,7 +190,7 @@ def test_a_cache_and_a_trace_hold_neither_hooks_nor_model(make):
     with case.patched() as trace:
         cache = cache_of(case.model(**case.inputs))
     held = alive()
-    assert not held[Hooks.__name__]
+    assert not any(held[part.__name__] for part in PARTS)
     assert not held[Prefill.__name__]
     model = weakref.ref(case.model)
     del case

@@ -12,10 +12,10 @@ from aim_cost.models.workload import VisualInput
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
 from aim_cost.schedules.prune import DROP_POINTS, Prune
 from aim_runtime import patched
-from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 from aim_runtime.reference import Reference
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.reference import embedded_video
+from tests.runtime.slow_scores import ANYWHERE
 from tests.runtime.support import (
     FRAME_TOKENS,
     IMAGE_TOKEN,
@@ -39,15 +39,14 @@ GREEDY = {"max_new_tokens": 3, "do_sample": False}
         by=st.sampled_from(MERGE_KINDS),
         positions=st.sampled_from(POSITIONS),
     ),
-    importance=st.sampled_from(sorted(LAYER_IMPORTANCE)),
-    drop_point=st.sampled_from(DROP_POINTS),
+    ranking=st.sampled_from(ANYWHERE),
     befores=st.lists(st.integers(0, 9), min_size=2, max_size=3),
     attention=st.sampled_from(["sdpa", "eager"]),
 )
-def test_padded_prompts_run_as_they_would_alone(merge, importance, drop_point, befores, attention):
+def test_padded_prompts_run_as_they_would_alone(merge, ranking, befores, attention):
     llava = tiny_llava(layers=5)
     llava.set_attn_implementation(attention)
-    prune = Prune(ratios=(1, 0.5, 0.5, 0.25, 0.125), importance=importance, drop_point=drop_point)
+    prune = Prune(ratios=(1, 0.5, 0.5, 0.25, 0.125), **ranking)
     prompts = [video_inputs(3, before, 4, seed=i) for i, before in enumerate(befores)]
     batch = left_padded(prompts)
     with patched(llava, Schedule(merge, prune)) as trace:

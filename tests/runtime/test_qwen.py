@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from aim_cost import Schedule
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
-from aim_cost.schedules.prune import DROP_POINTS, Prune
+from aim_cost.schedules.prune import Prune
 from aim_runtime import patched
-from aim_runtime.reduction.scores import LAYER_IMPORTANCE
-from aim_runtime.reference import REFERENCE_SCORES, Reference
+from aim_runtime.reference import Reference
 from tests.runtime.qwen import (
     KINDS,
     LAYERS,
@@ -22,6 +21,7 @@ from tests.runtime.qwen import (
     tiny_qwen,
     visual_input,
 )
+from tests.runtime.slow_scores import RANKINGS, SLOW_SCORES
 
 GREEDY = {"max_new_tokens": 3, "do_sample": False}
 RATIOS = (1, 0.5, 0.5, 0.25)
@@ -58,25 +58,17 @@ def plan(schedule, row, padding=0):
 
 
 class Expected:
-    """One prompt of a batch by slow code, from the unpatched model.
+    """One prompt of a batch by slow code, from the unpatched model."""
 
-    ``chosen``: of each layer the tokens [count] that are left, of scores that the reference lacks.
-    """
-
-    def __init__(self, model, row, inputs, schedule, chosen=None):
-        self._reference = Reference(model.model.language_model, model.lm_head)
+    def __init__(self, model, row, inputs, schedule):
+        self._reference = Reference(model.model.language_model, model.lm_head, SLOW_SCORES)
         by = schedule.merge.by if schedule.merge else "similarity"
         self.prompt = Embedded(model, row, inputs, counts(schedule), by)
         self._embeds, self.positions = self.prompt.embeds, self.prompt.positions
-        if chosen is None:
-            trace = plan(schedule, row)
-            self.kept = self._reference.kept(
-                self._embeds, self.prompt.visual, trace, positions=self.positions
-            )
-            assert self._reference.smallest_margin > 1e-4
-        else:
-            places = torch.arange(len(self.prompt.places))
-            self.kept = [torch.isin(places, one) for one in chosen]
+        self.kept = self._reference.kept(
+            self._embeds, self.prompt.visual, plan(schedule, row), positions=self.positions
+        )
+        assert self._reference.smallest_margin > 1e-4
 
     def logits(self):
         """Of the tokens that are left: [count, V]."""
@@ -154,11 +146,9 @@ def check(kind, rows, schedule, seed=1, attention="sdpa"):
     even = len({visual_input(row) for row in rows}) == 1
     for number, row in enumerate(rows):
         own = alone(kind, rows, inputs, number)
-        scored = schedule.prune is None or schedule.prune.importance in REFERENCE_SCORES
         length = len(Embedded(model, row, own, counts(schedule)).places)
         padding = kept[0].shape[1] - length
-        chosen = [one[number][one[number] >= padding] - padding for one in kept]
-        expected = Expected(model, row, own, schedule, None if scored else chosen)
+        expected = Expected(model, row, own, schedule)
         assert traces[number] == plan(schedule, row, padding if even else 0)
         for mask, one in zip(expected.kept, kept, strict=True):
             left = mask.nonzero()[:, 0].tolist()
@@ -189,12 +179,7 @@ def test_every_prompt_equals_the_reference(kind, rows):
         positions=st.sampled_from(POSITIONS),
     ),
     prune=st.none()
-    | st.builds(
-        Prune,
-        ratios=st.just(RATIOS),
-        importance=st.sampled_from(sorted(LAYER_IMPORTANCE)),
-        drop_point=st.sampled_from(DROP_POINTS),
-    ),
+    | st.sampled_from(RANKINGS).map(lambda ranking: Prune(ratios=RATIOS, **ranking)),
     attention=st.sampled_from(["sdpa", "eager"]),
     seed=st.integers(0, 5),
 )

@@ -10,7 +10,7 @@ from aim_cost.schedules.prune import Prune
 from aim_runtime import PatchError, patched
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.qwen import KINDS, qwen_inputs, rope_table, short, tiny_qwen
-from tests.runtime.test_patch import state
+from tests.runtime.support import state
 from tests.runtime.test_qwen import (
     BOTH,
     LONG,

@@ -30,7 +30,7 @@ HARDWARE = load_hardware("h100-sxm")
 def environment(monkeypatch):
     """Asked once: a rehearsal of hundreds of steps would call git for each."""
     facts = module.environment()
-    monkeypatch.setattr(module, "environment", lambda: dict(facts))
+    monkeypatch.setattr(module, "environment", lambda: facts)
 
 
 def steps_of(count=16):
@@ -50,15 +50,15 @@ def rehearse(folder):
 
 def complete_rows(file):
     """Rows of steps that are whole, by key; every key is there once."""
-    keys = [RowKey.of(row) for row in file.rows]
+    keys = [row.key for row in file.rows]
     assert len(set(keys)) == len(keys), "a row is double"
-    assert all(row["repeats"] or row["error"] for row in file.rows)
+    assert all(row.repeats or row.error for row in file.rows)
     wanted = {key: step.rounds for step in steps_of() if hasattr(step, "rounds")
               for key in StandIn(HARDWARE).setting.row_keys(step)}  # fmt: skip
     return {
         key: row
         for key, row in zip(keys, file.rows, strict=True)
-        if row["repeats"] >= wanted.get(key, 5)
+        if row.repeats >= wanted.get(key, 5)
     }
 
 
@@ -73,15 +73,16 @@ def test_a_campaign_measures_everything_once(tmp_path):
     first = {key for key in complete_rows(file) if key.visit == 1}
     assert first == all_keys(steps_of())
     assert len(file.kernels) == sum(isinstance(step, KernelStep) for step in steps_of())
-    assert [record["status"] for record in file.steps] == ["done"] * (len(steps_of()) + 1)
+    assert [record.status for record in file.steps] == ["done"] * (len(steps_of()) + 1)
     for row in file.rows:
-        record = file.steps[row["step_number"]]
-        assert row["begun_at"] == record["begun_at"]
-        assert row["torch"] == torch.__version__
-        assert row["hardware"] == "stand-in for h100-sxm"
-        assert row["attention_backend"] in ("cudnn", "flash")
-        assert record["before"]["sm_clock_mhz"] and record["after"]["sm_clock_mhz"]
-    assert device.now() < sum(record["predicted_seconds"] for record in file.steps)
+        record = file.steps[row.origin.step_number]
+        assert row.origin.begun_at == record.begun_at
+        assert row.origin.torch == torch.__version__
+        assert row.key.hardware == "stand-in for h100-sxm"
+        assert row.origin.rehearsal and record.environment.rehearsal
+        assert row.key.attention_backend in ("cudnn", "flash")
+        assert record.before.sm_clock_mhz and record.after.sm_clock_mhz
+    assert device.now() < sum(record.predicted_seconds for record in file.steps)
     _, again = run(tmp_path)
     assert (again.rows, again.steps) == (file.rows, file.steps)
 
@@ -110,7 +111,7 @@ def test_twenty_kills_lose_no_row_and_double_none(tmp_path):
     assert {key for key in rows if key.visit == 1} == all_keys(steps_of())
     assert len(file.kernels) == 2
     assert len(killed) == 20
-    assert sum(record["status"] == "stopped" for record in file.steps) == 20
+    assert sum(record.status == "stopped" for record in file.steps) == 20
 
 
 def test_a_process_that_is_killed_goes_on(tmp_path):
@@ -147,15 +148,15 @@ def test_a_step_that_fails_is_noted_and_the_next_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(StandIn, "prefill", prefill)
     monkeypatch.setattr(StandIn, "free", lambda self: freed.append(self))
     _, file = run(tmp_path)
-    statuses = [record["status"] for record in file.steps]
+    statuses = [record.status for record in file.steps]
     assert statuses == ["failed", *["done"] * 3, "failed", *["done"] * (len(steps) - 5)]
-    failed = [record for record in file.steps if record["status"] == "failed"]
-    assert failed[0]["error"].startswith("RuntimeError: device-side assert\n")
-    assert "prefill" in failed[0]["error"]
+    failed = [record for record in file.steps if record.status == "failed"]
+    assert failed[0].error.startswith("RuntimeError: device-side assert\n")
+    assert "prefill" in failed[0].error
     assert len(freed) == 2
     monkeypatch.setattr(StandIn, "prefill", original)
     _, again = run(tmp_path)
-    assert not {RowKey.of(row) for row in again.rows} & all_keys([steps[0]])
+    assert not {row.key for row in again.rows} & all_keys([steps[0]])
     _, retried = run(tmp_path, retry=True)
     assert {key for key in complete_rows(retried) if key.visit == 1} == all_keys(steps)
 
@@ -174,7 +175,7 @@ def test_a_device_that_is_lost_ends_the_call(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(StandIn, "prefill", prefill)
     monkeypatch.setattr(StandIn, "free", free)
     _, file = run(tmp_path)
-    assert [record["status"] for record in file.steps] == ["done", "failed"]
+    assert [record.status for record in file.steps] == ["done", "failed"]
     assert "the device is lost" in capsys.readouterr().err
     monkeypatch.undo()
     _, whole = run(tmp_path)
@@ -183,24 +184,24 @@ def test_a_device_that_is_lost_ends_the_call(tmp_path, monkeypatch, capsys):
 
 
 def test_one_schedule_that_runs_out_of_memory_is_a_row(tmp_path, monkeypatch):
-    original, victim = module._Run._sample, steps_of()[4].schedules[0].label()
+    original, victim = module._Run._sample, steps_of()[4].schedules[0]
 
     def sample(self):
-        if (self.key.run.frames, self.key.run.schedule) == (128, victim):
+        if (self.key.run.workload.frames, self.key.run.schedule) == (128, victim):
             raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB")
         return original(self)
 
     monkeypatch.setattr(module._Run, "_sample", sample)
     _, file = run(tmp_path)
-    errors = [row["error"] for row in file.rows if row["error"]]
+    errors = [row.error for row in file.rows if row.error]
     assert errors == ["OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB"] * 2
-    assert all(record["status"] == "done" for record in file.steps)
-    keys = {RowKey.of(row) for row in file.rows}
+    assert all(record.status == "done" for record in file.steps)
+    keys = {row.key for row in file.rows}
     assert all_keys(steps_of()) <= keys
     assert run(tmp_path)[1].rows == file.rows  # not tried again
     monkeypatch.setattr(module._Run, "_sample", original)
     _, retried = run(tmp_path, retry=True)
-    assert not any(row["error"] for row in retried.rows)
+    assert not any(row.error for row in retried.rows)
     assert all_keys(steps_of()) <= complete_rows(retried).keys()
 
 
@@ -213,8 +214,8 @@ def test_the_minutes_may_end_in_the_middle_of_a_step(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module._Run, "_sample", slow)
     device, file = run(tmp_path, minutes=3)
-    assert [record["status"] for record in file.steps] == ["stopped"]
-    assert [row["repeats"] for row in file.rows] == [1] * 10
+    assert [record.status for record in file.steps] == ["stopped"]
+    assert [row.repeats for row in file.rows] == [1] * 10
     assert 180 <= device.now() < 290  # to the end of the round
     monkeypatch.undo()
     _, whole = run(tmp_path)
@@ -232,10 +233,10 @@ def test_a_call_with_too_few_minutes_measures_nothing_and_says_so(tmp_path, caps
 def test_each_call_ends_with_a_repeat_of_the_first_step(tmp_path):
     for visit, minutes in ((2, 3), (3, 3)):
         _, file = run(tmp_path, minutes=minutes, seed=visit)
-        last = file.steps[-1]["step"]
-        assert (last["visit"], last["frames"], last["execution"]) == (visit, 32, "eager")
-        assert file.steps[-1]["status"] == "done"
-    visits = [RowKey.of(row).visit for row in file.rows]
+        last = file.steps[-1].step
+        assert (last.visit, last.frames, last.execution) == (visit, 32, "eager")
+        assert file.steps[-1].status == "done"
+    visits = [row.key.visit for row in file.rows]
     assert visits.count(2) == visits.count(3) == 2
 
 

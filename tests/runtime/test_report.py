@@ -1,76 +1,30 @@
-"""The report of a campaign, on rows whose truth is known: a stand-in's clock is the model."""
+"""The report of a campaign, on rows whose truth is known."""
 
 import json
 import shutil
 
 import pytest
-from typer.testing import CliRunner
 
 from aim_cost.devices.hardware import load_hardware
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.campaigns import stand_in as module
 from aim_runtime.campaigns.campaign import run_campaign
 from aim_runtime.campaigns.errors import drifts, error_lines, gains
-from aim_runtime.campaigns.file import CAMPAIGN
 from aim_runtime.campaigns.prediction import Way
 from aim_runtime.campaigns.predictions_file import PREDICTIONS, PredictionsFile
-from aim_runtime.campaigns.report import read_report, write_tables
+from aim_runtime.campaigns.report import read_report
 from aim_runtime.campaigns.stand_in import StandIn
 from aim_runtime.campaigns.step import KernelStep
-from aim_runtime.campaigns.steps import default_steps, fit_schedules, held_out_schedules
-from aim_runtime.cli.main import app
-from aim_runtime.errors import MeasurementError
-from aim_runtime.measurement.environment import GpuState
+from aim_runtime.campaigns.steps import fit_schedules, held_out_schedules
 from aim_runtime.validation.agreement import errors_of
+from tests.runtime.rehearsed import SLOWER, invoke, steps
 
-SLOWER = 1.1
-
-
-class SlowDevice(StandIn):
-    """One tenth slower than the public calibration says, without noise."""
-
-    def tick(self, seconds):
-        return super().tick(SLOWER * seconds)
-
-
-def steps():
-    """7B at 32 frames eager and as graphs, its kernels, 8 frames, decoding, masked; and 0.5B."""
-    chosen = default_steps()
-    return [*chosen[:4], *chosen[6:9]]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("campaign")
-    device = SlowDevice(load_hardware("h100-sxm"), noise=0.0)
-    run_campaign(steps(), folder, device, minutes=60)
-    return folder
+REHEARSAL = "A rehearsal: no device ran, every time is the model's own with noise."
 
 
 @pytest.fixture(scope="module")
 def whole(folder):
     return read_report(folder)
-
-
-@pytest.fixture
-def changed(folder, tmp_path):
-    """A copy of the campaign, and a function that changes its tree."""
-    shutil.copytree(folder, tmp_path / "copy")
-
-    def change(edit):
-        path = tmp_path / "copy" / CAMPAIGN
-        tree = json.loads(path.read_text())
-        edit(tree)
-        path.write_text(json.dumps(tree))
-        return tmp_path / "copy"
-
-    return change
-
-
-def invoke(*arguments):
-    result = CliRunner().invoke(app, ["report", *map(str, arguments)])
-    assert result.exit_code == 0, result.output
-    return result
 
 
 def test_every_label_reads_back():
@@ -83,7 +37,7 @@ def test_rows_are_held_out_by_their_schedule(whole):
     assert len(rows) == 10 + 4 + 10 + 1 + 10 + 2
     for row in rows:
         schedules = held_out_schedules(row.key.run.layers)
-        assert row.held_out == (row.key.run.parsed_schedule() in schedules)
+        assert row.held_out == (row.key.run.schedule in schedules)
         priced = row.key.run.execution != "masked"
         assert row.beforehand is (True if priced else None)
         assert bool(row.compared) == priced
@@ -95,18 +49,18 @@ def test_errors_are_those_that_were_put_in(whole):
     public = [line for line in lines if line.way is Way.public]
     assert [(line.held_out, line.rows) for line in public] == [(False, 18), (True, 18)]
     for line in public:
-        assert line.mape == pytest.approx(1 - 1 / SLOWER)
-        assert line.bias == pytest.approx(1 / SLOWER - 1)
-        assert line.p95 == pytest.approx(1 - 1 / SLOWER)
+        assert line.errors.mape == pytest.approx(1 - 1 / SLOWER)
+        assert line.errors.bias == pytest.approx(1 / SLOWER - 1)
+        assert line.errors.p95 == pytest.approx(1 - 1 / SLOWER)
         assert line.kendall_tau == pytest.approx(1, abs=0.1)  # the launches of the 0.5B are equal
         assert line.attention_backend == "cudnn" and line.beforehand
     datasheet = [line for line in lines if line.way is Way.datasheet]
-    assert all(line.bias < 1 / SLOWER - 1 and line.in_band is None for line in datasheet)
+    assert all(line.errors.bias < 1 / SLOWER - 1 and line.in_band is None for line in datasheet)
     viewer = [line for line in lines if line.way is Way.llm_viewer]
     assert sum(line.rows for line in viewer) == 36 - 4  # a graph has no time of the LLM
     own = [line for line in lines if line.way is Way.own]
     assert sum(line.rows for line in own) == 26  # the 0.5B has no kernel table
-    assert all(abs(line.bias - (1 / SLOWER - 1)) < 0.03 for line in own)
+    assert all(abs(line.errors.bias - (1 / SLOWER - 1)) < 0.03 for line in own)
 
 
 def test_gains_are_over_the_eager_prefill_without_reduction(whole):
@@ -118,8 +72,8 @@ def test_gains_are_over_the_eager_prefill_without_reduction(whole):
         return next(
             gain
             for gain in found
-            if (gain.row.key.run.execution, gain.row.key.run.frames) == (execution, frames)
-            and gain.row.key.run.parsed_schedule() == schedule
+            if (gain.row.key.run.execution, gain.row.key.run.workload.frames) == (execution, frames)
+            and gain.row.key.run.schedule == schedule
         )
 
     plain = rows[0]
@@ -129,9 +83,8 @@ def test_gains_are_over_the_eager_prefill_without_reduction(whole):
     both = of("eager", held_out_schedules(28)[1])
     assert both.flop_ratio > 1 and both.ttft_speedup > 2
     assert both.memory_error == pytest.approx(0)
-    row = both.row.row
-    spent = row["merge.time_s"] + row["importance.time_s"]
-    assert both.reduction_share == pytest.approx(spent / row["ttft_s"])
+    spent = sum(both.row.measured.phase_s[name] for name in ("merge", "importance"))
+    assert both.reduction_share == pytest.approx(spent / both.row.ttft_s)
     masked = of("masked", held_out_schedules(28)[1])
     assert masked.flop_ratio is None and masked.ttft_speedup < both.ttft_speedup
 
@@ -155,7 +108,9 @@ def test_the_command(folder, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
     found = json.loads(invoke(folder, "--format", "json").stdout)
     assert len(found["rows"]) == 37 and len(found["decode"]) == 2
-    assert found["notes"] == []
+    assert found["notes"] == [
+        "A rehearsal: no device ran, every time is the model's own with noise."
+    ]
     (both,) = {
         line["rows"] for line in found["errors"]
         if line["way"] == "public tables" and line["held_out"]
@@ -181,7 +136,9 @@ def test_predictions_made_after_the_rows_are_refused(folder, whole, tmp_path):
     assert {line.beforehand for line in lines} == {False}
     same = [line for line in error_lines(whole.rows) if line.way is Way.public]
     again = [line for line in lines if line.way is Way.public]
-    assert [line.mape for line in again] == pytest.approx([line.mape for line in same])
+    assert [line.errors.mape for line in again] == pytest.approx(
+        [line.errors.mape for line in same]
+    )
     text = " ".join(invoke(copy, "--afterwards").stdout.split())
     assert "held out*" in text and "made AFTERWARDS" in text
 
@@ -198,75 +155,10 @@ def test_only_the_rows_that_are_older_than_their_prediction_are_refused(changed)
     assert all(not row.compared for row in found.rows if row.beforehand is False)
 
 
-def test_rows_that_were_never_timed_are_counted_and_left_out(whole, changed):
-    def edit(tree):
-        for row in tree["rows"][:3]:
-            row |= {"ttft_s": None, "ttft_low_s": None, "ttft_high_s": None, "repeats": 0}
-
-    copy = changed(edit)
-    found = read_report(copy)
-    assert found.untimed == 3
-    assert len(found.rows) == len(whole.rows) - 3
-    assert "3 rows were never timed" in invoke(copy).stdout
-
-
-def test_rows_to_doubt_are_counted(changed):
-    def edit(tree):
-        tree["rows"][0]["driver_allocations"] = 2
-        tree["rows"][1]["driver_allocations"] = 0
-        tree["steps"][0]["after"]["reasons"] = 0x4  # the power cap
-        tree["steps"][1]["after"]["reasons"] = 0x1  # idle
-        tree["steps"][2] |= {"status": "failed", "error": "RuntimeError: no\ntrace"}
-        tree["rows"][5] |= {"error": "OutOfMemoryError: all", "ttft_s": None}
-
-    notes = json.loads(invoke(changed(edit), "--format", "json").stdout)["notes"]
-    assert notes[0].startswith("1 rows hold runs that asked the driver for memory")
-    assert notes[1].startswith("9 rows belong to steps around which the GPU held its clock down")
-    assert [note.split(":")[0] for note in notes[2:]] == ["Failed"] * 2
-    assert "trace" not in " ".join(notes)
-
-
-def test_clocks_that_are_held_down():
-    assert [GpuState(reasons=bits).throttled for bits in (None, 0, 1, 2, 3, 4, 0x21)] == [
-        *[False] * 5,
-        *[True] * 2,
-    ]
-
-
-def test_tables_that_no_calibration_fits_are_named(changed):
-    def edit(tree):
-        for name in tree["kernels"][0]["files"]:
-            if name.endswith(".csv"):
-                tree["kernels"][0]["files"][name] = "m,n,k\n1,2,3\n"
-
-    found = read_report(changed(edit))
-    assert len(found.unfitted) == 1
-    assert not any(line.way is Way.own for line in error_lines(found.rows))
-
-
-def test_tables_are_those_that_aim_cost_calibrate_reads(folder, tmp_path):
-    from aim_cost.cli.main import app as cost
-
-    (tables,) = write_tables(folder, tmp_path)
-    assert tables.name == "llava-onevision-qwen2-7b-cudnn"
-    out = tmp_path / "own.yaml"
-    command = ["calibrate", "--kernels", str(tables), "--out", str(out)]
-    result = CliRunner().invoke(cost, [*command, "--hardware", str(tables / "hardware.yaml")])
-    assert result.exit_code == 0, result.output
-    assert out.exists()
-
-
-def test_refuses_what_it_cannot_compare(tmp_path, changed):
-    with pytest.raises(MeasurementError, match="rows that were timed"):
-        read_report(tmp_path)
-    with pytest.raises(MeasurementError, match="rows that were timed"):
-        read_report(changed(lambda tree: tree["rows"].clear()))
-
-
 def test_a_noisy_rehearsal_is_inside_its_band(tmp_path, monkeypatch):
     """Kills and repeats included: what CI sees of a campaign is what a GPU will give."""
     facts = module.environment()
-    monkeypatch.setattr(module, "environment", lambda: dict(facts))
+    monkeypatch.setattr(module, "environment", lambda: facts)
     chosen = [step for step in steps() if not isinstance(step, KernelStep)]
     for seed in range(4):
         ticks = 0
@@ -285,5 +177,5 @@ def test_a_noisy_rehearsal_is_inside_its_band(tmp_path, monkeypatch):
     found = read_report(tmp_path)
     assert found.refused == found.untimed == 0
     errors = [row.compared[Way.public].error for row in found.rows if row.compared]
-    assert errors_of(errors)["mape"] < 0.02
+    assert errors_of(errors).mape < 0.02
     assert all(line.in_band > 0.9 for line in error_lines(found.rows) if line.way is Way.public)

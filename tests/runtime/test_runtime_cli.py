@@ -9,8 +9,7 @@ import pytest
 from aim_cost import Schedule
 from aim_runtime.cli.main import main
 from tests.runtime.models import tiny_llava_15
-from tests.runtime.support import shared_golden
-from tests.runtime.test_validate import tiny_config
+from tests.runtime.support import shared_golden, tiny_config
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from aim_cost.schedules.prune import DROP_POINTS, Prune
 from aim_runtime import PatchError, patched
 from aim_runtime.reduction.uneven import padded_mask, select_rows
 from aim_runtime.seams import cache_of, with_cache
+from tests.runtime.slow_scores import ANYWHERE
 from tests.runtime.support import (
     FRAME_TOKENS,
     IMAGE_TOKEN,
@@ -65,16 +66,13 @@ def batch(prompts):
         Merge, passes=st.sampled_from([(5,), (5, 3)]), positions=st.sampled_from(POSITIONS)
     ),
     ratios=st.sampled_from([(1, 0.5, 0.5, 0.25), (0.3,), (0.5, 0), (1, 1, 1, 1, 0.1)]),
-    importance=st.sampled_from(["pagerank", "pagerank-causal", "text-attention", "uniform"]),
-    drop_point=st.sampled_from(DROP_POINTS),
+    ranking=st.sampled_from(ANYWHERE),
     attention=st.sampled_from(["sdpa", "eager"]),
 )
-def test_rows_run_as_they_would_alone(
-    videos, texts, merge, ratios, importance, drop_point, attention
-):
+def test_rows_run_as_they_would_alone(videos, texts, merge, ratios, ranking, attention):
     llava = tiny_llava(layers=5)
     llava.set_attn_implementation(attention)
-    schedule = Schedule(merge, Prune(ratios=ratios, importance=importance, drop_point=drop_point))
+    schedule = Schedule(merge, Prune(ratios=ratios, **ranking))
     prompts = [
         prompt(number, seed, after=after)
         for seed, (number, after) in enumerate(zip(videos, texts, strict=False))

@@ -1,6 +1,8 @@
 """Validation: equality is judged, and a difference is seen."""
 
 import dataclasses
+import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,35 +10,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aim_cost import Schedule, Workload, estimate, load_hardware, load_model_spec, preset_config
+from aim_cost import Case, Schedule, Workload, estimate, load_hardware, load_model_spec
+from aim_cost.ops.op import PHASES
 from aim_runtime import load, validate
-from aim_runtime.cli.validate import validation_plot, verdict
-from aim_runtime.validation import validate as module
-from aim_runtime.validation.agreement import summary
+from aim_runtime.measurement.measurement import PHASE_TIMES, Measurement
+from aim_runtime.measurement.row_key import RowKey, RunKey
+from aim_runtime.validation import counts as module
+from aim_runtime.validation.agreement import Agreement
+from aim_runtime.validation.comparison import Comparison, join
+from aim_runtime.validation.counts import Counts
+from aim_runtime.validation.plots import validation_plot
 from aim_runtime.validation.suite import default_schedules, validation_schedules
+from aim_runtime.validation.table import verdict
+from tests.runtime.support import tiny_config
 
 WORKLOAD = Workload(frames=6, text_tokens=50)
-
-
-def tiny_config(layers=4):
-    """A LLaVA-OneVision of the real class with 5 x 5 patches, pooled to 3 x 3 tokens a frame."""
-    config = preset_config("llava-onevision-qwen2-0.5b")
-    config["vision_config"] |= {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 70,
-    }
-    config["text_config"] |= {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 256,
-    }
-    return config | {"image_token_index": 250, "video_token_index": 251}
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +39,32 @@ def result():
 
 
 def test_a_real_run_agrees_with_the_prediction(result):
-    totals = result.summary
-    assert totals["passed"]
-    assert totals["traces_equal"]
-    assert totals["flops_equal"]
+    found = result.agreement
+    assert result.passed and found.passed and found.traces_equal and found.flops_equal
     assert len(result.rows) == 7
     row = result.rows[-1]
-    assert row["schedule"] == "merge passes:5,3,2, prune ratios:0.9,0.7,0.4"
-    assert row["tokens_per_layer"] == [20, 18, 16, 13]  # 5 * 2 + 1 newline + 9; int(11 r + 9)
-    assert row["counted.total.flops"] == row["predicted.total.flops"] > 0
-    assert row["counted.importance.flops"] > 0
-    assert row["ttft_error"] == row["predicted.ttft_s"] / row["ttft_s"] - 1
+    assert row.label == "merge passes:5,3,2, prune ratios:0.9,0.7,0.4"
+    # 5 * 2 + 1 newline + 9; int(11 r + 9)
+    assert row.measured.tokens_per_layer == (20, 18, 16, 13)
+    assert row.counts.counted_flops == row.counts.predicted.flops > 0
+    assert row.counts.counted["importance"] > 0
+    assert row.ttft_error == row.predicted_s("ttft") / row.measured.ttft_s - 1
+
+
+def test_a_row_is_flat_and_its_speedups_are_over_the_first(result):
+    tree = result.to_dict()
+    rows = tree["rows"]
+    assert json.loads(json.dumps(tree)) == tree
+    assert [row["schedule"] for row in rows] == [row.label for row in result.rows]
+    first, last = rows[0], rows[-1]
+    assert (first["speedup"], first["predicted.speedup"]) == (1, 1)
+    assert last["speedup"] == first["ttft_s"] / last["ttft_s"]
+    assert last["predicted.speedup"] == first["predicted.ttft_s"] / last["predicted.ttft_s"]
+    assert last["counted.total.flops"] == last["predicted.total.flops"]
+    parts = [last[f"counted.{phase}.flops"] for phase in PHASES]
+    assert sum(parts) == last["counted.total.flops"]
+    assert last["predicted.source"] == "datasheet"
+    assert tree["worst_row"] in [row["schedule"] for row in rows]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -74,11 +77,11 @@ def test_counts_agree_where_the_last_layer_computes_one_token(attention):
     schedules = [Schedule(), drops]
     whole = module.check_counts(loaded, workload, schedules, anywhere)
     rows = module.check_counts(loaded, workload, schedules, anywhere, last_layer="needed")
-    assert [row["differences"] for row in (*whole, *rows)] == [[]] * 4
+    assert [row.differences for row in (*whole, *rows)] == [()] * 4
     for before, after in zip(whole, rows, strict=True):
-        assert after["counted.llm.layers.flops"] < before["counted.llm.layers.flops"]
+        assert after.counted["llm.layers"] < before.counted["llm.layers"]
     # what leaves in the last layer need not be ranked
-    assert 0 < rows[1]["counted.importance.flops"] < whole[1]["counted.importance.flops"]
+    assert 0 < rows[1].counted["importance"] < whole[1].counted["importance"]
 
 
 def test_a_wrong_prediction_is_seen(monkeypatch):
@@ -94,61 +97,95 @@ def test_a_wrong_prediction_is_seen(monkeypatch):
     monkeypatch.setattr(module, "count_flops", off)
     workload = Workload(text_tokens=9, frames=2)
     result = validate(loaded, workload, [Schedule()], hardware="cpu-generic", repeats=1)
-    assert not result.summary["passed"]
-    assert not result.summary["traces_equal"]
-    assert not result.summary["flops_equal"]
-    text = "\n".join(verdict(result.rows, result.summary))
+    found = result.agreement
+    assert not (found.passed or found.traces_equal or found.flops_equal)
+    text = "\n".join(verdict(result.rows, found))
     assert "DIFFER" in text
     assert "llm.layers: predicted" in text
 
 
-def row(predicted, measured, **changes):
-    error = None if measured is None else predicted / measured - 1
-    return {
-        "schedule": "s",
-        "predicted.ttft_s": predicted,
-        "ttft_s": measured,
-        "ttft_error": error,
-        "predicted.source": "measured",
-        "traces_equal": True,
-        "flops_equal": True,
-        "differences": [],
-        "error": None,
-    } | changes
+CASE = Case("llava-onevision-qwen2-7b", Workload(frames=32, text_tokens=50), "h100-sxm")
+NONE, REDUCED = Schedule(), Schedule.parse("merge 0.5")
+
+
+def row(factor, schedule=NONE, *, case=CASE, error=None, **changes):
+    """A comparison whose clock says ``factor`` times what is predicted; None: it says nothing."""
+    predicted = case.price(schedule)
+    run = RunKey.to_run(case.model, case.workload, schedule, dtype="bfloat16")
+    counted = {name: predicted.phase(name).flops for name in PHASES}
+    clock_s = None if factor is None else factor * predicted.ttft_s
+    measured = Measurement(
+        key=RowKey(run, "a GPU", "flash"),
+        phase_s=dict.fromkeys(PHASE_TIMES) | changes,
+        ttft_s=clock_s,
+        ttft_low_s=clock_s,
+        ttft_high_s=clock_s,
+        peak_memory_bytes=None,
+        driver_allocations=None,
+        tokens_per_layer=predicted.trace.attention_tokens,
+        repeats=0 if factor is None else 1,
+        error=error,
+    )
+    return Comparison(Counts(run, predicted, counted, predicted.trace), measured)
 
 
 def test_errors_and_order():
-    totals = summary([row(1.0, 2.0), row(3.0, 2.5), row(4.0, 5.0)])
-    assert totals["mape"] == pytest.approx((0.5 + 0.2 + 0.2) / 3)
-    assert totals["bias"] == pytest.approx((-0.5 + 0.2 - 0.2) / 3)
-    assert totals["kendall_tau"] == 1.0
-    assert totals["worst_row"] == "s"
-    assert totals["p95"] == pytest.approx(0.47)  # between the second largest, 0.2, and 0.5
-    # of TTFT: residuals 1, 0.5 and 1 around clocks 2, 2.5 and 5
-    assert totals["phases"]["ttft"]["r2"] == pytest.approx(1 - 2.25 / 5.1667, abs=1e-4)
-    assert totals["phases"]["merge"]["mape"] is None
-    assert summary([row(1.0, 2.0), row(2.0, 1.0)])["kendall_tau"] == -1.0
-    assert summary([row(1.0, 2.0)])["kendall_tau"] is None
+    rows = [row(2.0), row(1.25, REDUCED), row(1 / 1.2, Schedule.parse("merge 0.25"))]
+    found = Agreement.of(rows)
+    assert found.errors.mape == pytest.approx((0.5 + 0.2 + 0.2) / 3)
+    assert found.errors.bias == pytest.approx((-0.5 + 0.2 - 0.2) / 3)
+    assert found.errors.p95 == pytest.approx(0.47)  # between the second largest, 0.2, and 0.5
+    assert found.worst is rows[0]
+    assert found.kendall_tau == 1.0
+    assert found.phases["merge"] is None  # no clock told it apart
+    clock = [one.measured.ttft_s for one in rows]
+    residual = sum((one.predicted_s("ttft") - t) ** 2 for one, t in zip(rows, clock, strict=True))
+    spread = sum((t - sum(clock) / 3) ** 2 for t in clock)
+    assert found.phases["ttft"].r2 == pytest.approx(1 - residual / spread)
+    assert Agreement.of([row(2.0)]).kendall_tau is None
+    assert Agreement.of([row(1.0), row(10.0, REDUCED)]).kendall_tau == -1.0
+
+
+def test_phases_are_judged_where_they_ran():
+    merge_s = row(1.0, REDUCED).predicted_s("merge")
+    found = Agreement.of([row(1.0, merge=0.0), row(1.0, REDUCED, merge=2 * merge_s)])
+    assert found.phases["merge"].bias == pytest.approx(-0.5)
+    assert found.phases["merge"].r2 is None  # a single row does not vary
+    assert found.to_row()["phases"]["importance"] == {"mape": None, "bias": None, "r2": None}
 
 
 def test_the_band_is_judged():
-    inside = {"predicted.ttft_low_s": 0.5, "predicted.ttft_high_s": 2.5}
-    rows = [row(1.0, 2.0, **inside), row(1.0, 3.0, **inside)]
-    assert summary(rows)["in_band"] == 0.5
-    assert summary([row(1.0, 2.0)])["in_band"] is None
+    ttft = CASE.price().ttft
+    outside = 1.01 * ttft.high_s / ttft.time_s
+    assert Agreement.of([row(1.0), row(outside)]).in_band == 0.5
+    anywhere = replace(CASE, device=load_hardware("cpu-generic"))
+    assert Agreement.of([row(1.0, case=anywhere)]).in_band is None  # a roofline has none
 
 
 def test_a_failed_row_fails_the_run_and_is_named():
-    rows = [row(1.0, 2.0), row(1.0, None, error="OutOfMemoryError: too big")]
-    totals = summary(rows)
-    assert not totals["passed"]
-    assert totals["failed_rows"] == 1
-    assert any("OutOfMemoryError" in line for line in verdict(rows, totals))
+    rows = [row(2.0), row(None, REDUCED, error="OutOfMemoryError: too big")]
+    found = Agreement.of(rows)
+    assert not found.passed
+    assert found.failed_rows == 1
+    assert "Failed: merge 0.5: OutOfMemoryError: too big" in verdict(rows, found)
+    alone = Agreement.of(rows[1:])
+    assert alone.errors is alone.worst is None
+    assert alone.to_row()["mape"] is alone.to_row()["worst_row"] is None
 
 
 def test_a_schedule_that_does_not_pay_is_said_not_to_pay():
-    rows = [row(1.0, 1.0, schedule="none"), row(0.5, 1.5, schedule="slow")]
-    assert any("Does not pay here: slow" in line for line in verdict(rows, summary(rows)))
+    rows = [row(1.0), row(5.0, REDUCED)]
+    assert any("Does not pay here: merge 0.5" in line for line in verdict(rows, Agreement.of(rows)))
+
+
+def test_each_schedule_meets_its_own_measurement():
+    rows = [row(1.0), row(2.0, REDUCED)]
+    counts, measured = [one.counts for one in rows], [one.measured for one in rows]
+    assert join(counts, measured[::-1]) == rows
+    key = measured[0].key
+    other = replace(key, run=replace(key.run, workload=Workload(50, frames=7)))
+    with pytest.raises(KeyError):  # the schedule is the same, the case is not
+        join(counts, [replace(measured[0], key=other), measured[1]])
 
 
 def test_the_picture_is_written(result, tmp_path):
@@ -162,9 +199,7 @@ def test_the_picture_is_written(result, tmp_path):
 def test_a_run_on_cuda_agrees_too():
     loaded = load("llava-onevision-qwen2-0.5b", "cuda", random_weights=True, layers=4)
     workload = Workload(text_tokens=20, frames=2)
-    assert validate(loaded, workload, default_schedules(loaded.spec, workload), repeats=2).summary[
-        "passed"
-    ]
+    assert validate(loaded, workload, default_schedules(loaded.spec, workload), repeats=2).passed
 
 
 @pytest.mark.parametrize("layers", [6, 12, 24, 28])

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
-import yaml
 
 from aim_cost.devices.hardware import load_hardware
 from aim_cost.models.decoder import embedding_ops, layer_ops
-from aim_cost.models.model import TextSpec
+from aim_cost.models.text_spec import TextSpec
 from aim_cost.ops.kernels import Kernels
 from aim_cost.ops.kind import Elementwise
 from aim_cost.ops.op import Op
+from aim_cost.text_files.text import text_of
+from aim_cost.text_files.yaml_text import yaml_tree
 from aim_cost.timing.calibration import Calibration
 from aim_cost.timing.op_time import OpTimeModel
 
@@ -43,8 +44,7 @@ class PrefillRow:
 
 def published_prefills(calibration: Calibration) -> list[PrefillRow]:
     """Price each published prefill. Time of a layer: the longer of device and host (eager)."""
-    text = (files("aim_cost.timing.fit") / "prefills.yaml").read_text(encoding="utf-8")
-    tree = yaml.safe_load(text)
+    tree = yaml_tree(text_of(files("aim_cost.timing.fit") / "prefills.yaml"))
     rows = []
     for run in tree["runs"]:
         eager = run["execution"] == "eager"
@@ -87,7 +87,10 @@ def _spec(dims: dict[str, int]) -> TextSpec:
     heads = dims["num_attention_heads"]
     return TextSpec(
         model_type="llama",
-        **dims,
+        hidden_size=dims["hidden_size"],
+        intermediate_size=dims["intermediate_size"],
+        num_hidden_layers=dims["num_hidden_layers"],
+        num_attention_heads=heads,
         num_key_value_heads=heads,
         head_dim=dims["hidden_size"] // heads,
         vocab_size=_VOCABULARY,

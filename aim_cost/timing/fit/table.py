@@ -13,6 +13,7 @@ from aim_cost.checks import one_of
 from aim_cost.errors import ProfileError
 from aim_cost.imports import import_optional
 from aim_cost.ops.kind import Elementwise
+from aim_cost.text_files.csv_text import read_csv
 from aim_cost.timing.elementwise import Dispatch
 from aim_cost.timing.form import Array, Form, Index, Mask
 from aim_cost.timing.forms import FORMS
@@ -170,7 +171,10 @@ def _frame(path: Path, where: str) -> pd.DataFrame:
     if path.suffix != ".csv":
         import_optional("pyarrow", otherwise="convert the table to CSV with the same columns")
     try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        if path.suffix != ".csv":
+            return pd.read_parquet(path)
+        table = read_csv(path)
+        return pd.DataFrame(table.rows, columns=table.names)
     except (OSError, ValueError) as error:
         raise ProfileError(
             where,

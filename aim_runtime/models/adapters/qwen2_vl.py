@@ -5,8 +5,27 @@ from typing import ClassVar
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
 from aim_runtime.errors import PatchError
-from aim_runtime.models.adapter import Adapter, Inputs, Items
+from aim_runtime.models.adapter import Adapter, Items
+from aim_runtime.models.inputs import Inputs
+from aim_runtime.models.small_parts import HIDDEN, IMAGE, PATCH, TEXT, VIDEO
 from aim_runtime.models.visual import equal_groups
+
+_SMALL_TOWER = {"depth": 2, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": 2}
+_SMALL = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": 252,
+    "vision_end_token_id": 253,
+    "text_config": TEXT
+    | {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [2, 3, 3],
+        }
+    },
+    "tie_word_embeddings": False,
+}
 
 
 class Qwen2VLAdapter(Adapter):
@@ -17,6 +36,24 @@ class Qwen2VLAdapter(Adapter):
     pixel_inputs: ClassVar = {
         "image": ("pixel_values", "image_grid_thw"),
         "video": ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts"),
+    }
+    smallest: ClassVar = {
+        "qwen2_vl": _SMALL
+        | {
+            "vision_config": _SMALL_TOWER | {"embed_dim": 32, "hidden_size": HIDDEN, "mlp_ratio": 2}
+        },
+        "qwen2_5_vl": _SMALL
+        | {
+            "vision_config": _SMALL_TOWER
+            | {
+                "hidden_size": 32,
+                "out_hidden_size": HIDDEN,
+                "intermediate_size": 48,
+                "window_size": 4 * PATCH,
+                "fullatt_block_indexes": [1],
+                "tokens_per_second": 2,
+            }
+        },
     }
 
     def items(self, inputs: Inputs, modality: str) -> Items | None:

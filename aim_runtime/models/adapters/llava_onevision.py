@@ -4,8 +4,10 @@ from typing import ClassVar
 
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from aim_runtime.models.adapter import Adapter, Inputs, Items
+from aim_runtime.models.adapter import Adapter, Items
 from aim_runtime.models.images import image_items
+from aim_runtime.models.inputs import Inputs
+from aim_runtime.models.small_parts import IMAGE, TEXT, TOWER, VIDEO
 from aim_runtime.models.visual import equal_groups
 
 
@@ -16,6 +18,18 @@ class LlavaOnevisionAdapter(Adapter):
     pixel_inputs: ClassVar = {
         "image": ("pixel_values", "image_sizes", "batch_num_images"),
         "video": ("pixel_values_videos", "image_sizes_videos"),
+    }
+    smallest: ClassVar = {
+        "llava_onevision": {
+            "image_token_index": IMAGE,
+            "video_token_index": VIDEO,
+            "vision_config": TOWER
+            | {"model_type": "siglip_vision_model", "vision_use_head": False},
+            "text_config": TEXT | {"model_type": "qwen2"},
+            "image_grid_pinpoints": [[16, 32], [32, 16]],
+            "vision_feature_layer": -1,
+            "vision_feature_select_strategy": "full",
+        }
     }
 
     def items(self, inputs: Inputs, modality: str) -> Items | None:
@@ -30,5 +44,12 @@ class LlavaOnevisionAdapter(Adapter):
             return (equal_groups(frames, side**2, newline_tokens=1),) * videos
         numbers = inputs.get("batch_num_images")
         if numbers is None:
-            return image_items(self.spec, inputs)
-        return image_items(self.spec, inputs, [n == 1 for n in numbers.tolist() for _ in range(n)])
+            return image_items(self.geometry, inputs)
+        return image_items(
+            self.geometry, inputs, [n == 1 for n in numbers.tolist() for _ in range(n)]
+        )
+
+    def check(self) -> None:
+        """The tower's tokens must fill a grid."""
+        super().check()
+        _ = self.geometry

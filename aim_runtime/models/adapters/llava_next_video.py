@@ -4,8 +4,10 @@ from typing import ClassVar
 
 from transformers import LlavaNextVideoForConditionalGeneration
 
-from aim_runtime.models.adapter import Adapter, Inputs, Items
+from aim_runtime.models.adapter import Adapter, Items
 from aim_runtime.models.images import image_items
+from aim_runtime.models.inputs import Inputs
+from aim_runtime.models.small_parts import LLAVA, VIDEO
 from aim_runtime.models.visual import equal_groups
 
 
@@ -17,6 +19,14 @@ class LlavaNextVideoAdapter(Adapter):
         "image": ("pixel_values", "image_sizes"),
         "video": ("pixel_values_videos",),
     }
+    smallest: ClassVar = {
+        "llava_next_video": LLAVA
+        | {
+            "video_token_index": VIDEO,
+            "image_grid_pinpoints": [[16, 32], [32, 16]],
+            "spatial_pool_stride": 2,
+        }
+    }
 
     def items(self, inputs: Inputs, modality: str) -> Items | None:
         pixels = inputs.get(self.pixel_inputs[modality][0])
@@ -27,4 +37,9 @@ class LlavaNextVideoAdapter(Adapter):
             vision = self.config.vision_config
             side = vision.image_size // vision.patch_size // self.config.spatial_pool_stride
             return (equal_groups(frames, side**2),) * videos
-        return image_items(self.spec, inputs)
+        return image_items(self.geometry, inputs)
+
+    def check(self) -> None:
+        """The tower's tokens must fill a grid."""
+        super().check()
+        _ = self.geometry

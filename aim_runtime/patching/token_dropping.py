@@ -1,0 +1,189 @@
+"""TokenDropping: lets tokens leave between and inside the decoder's layers."""
+
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+from torch import Tensor, nn
+
+from aim_cost.schedules.schedule import Schedule
+from aim_cost.schedules.trace import TokenTrace
+from aim_runtime.errors import PatchError
+from aim_runtime.models.compiled import require_uncompiled, uncompiled
+from aim_runtime.models.inputs import Inputs
+from aim_runtime.models.part import Part
+from aim_runtime.patching.attention import observed_name
+from aim_runtime.patching.current import Current
+from aim_runtime.patching.last_layer import LastTokenAlone
+from aim_runtime.patching.layer import leaving_after_attention
+from aim_runtime.patching.position_keeping import PositionKeeping
+from aim_runtime.patching.prefill import Prefill
+from aim_runtime.patching.prompt_shortening import Entering, PromptShortening
+from aim_runtime.patching.undo import Changes
+from aim_runtime.prompts.cached import cached_tokens
+from aim_runtime.prompts.prompt import Prompt
+from aim_runtime.recorder import Recorder
+from aim_runtime.seams import cache_in, cache_of, named
+from aim_runtime.trace import RunTrace
+
+Args = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class FollowUp:
+    """A run of the decoder after a cached prompt; ``padding`` [B] of each layer, () without any."""
+
+    padding: list[Tensor]
+
+
+Run = Prefill | FollowUp
+
+
+class TokenDropping:
+    """Runs the decoder under ``schedule``, and writes ``trace`` after each prefill.
+
+    Args:
+        prompts: where the prompts of ids come from; None for a bare language model.
+        embedded: the prompt that ``inputs_embeds`` hold, if the caller described one.
+        last: what calls want of the last layer; None where it computes every token.
+    """
+
+    def __init__(
+        self,
+        decoder: Part,
+        schedule: Schedule,
+        *,
+        prompts: PromptShortening | None,
+        embedded: Prompt | None,
+        positions: PositionKeeping,
+        last: LastTokenAlone | None,
+        recorder: Recorder,
+        trace: RunTrace,
+    ) -> None:
+        self._decoder, self._schedule = decoder, schedule
+        self._prompts, self._embedded, self._positions = prompts, embedded, positions
+        self._last, self._recorder, self._trace = last, recorder, trace
+        self._run: Current[Run] = Current()
+
+    def attach(self, changes: Changes) -> None:
+        """Change the decoder and its layers."""
+        decoder, stock = self._decoder, self._decoder.config._attn_implementation
+        changes.callback(decoder.set_attn_implementation, stock)
+        decoder.set_attn_implementation(observed_name(stock))
+        changes.replace(decoder, "forward", self._scoped(decoder.forward))
+        changes.hook(decoder.register_forward_pre_hook, uncompiled(self._begin))
+        changes.hook(decoder.register_forward_hook, uncompiled(self._finish))
+        for layer in decoder.layers:
+            changes.hook(layer.register_forward_pre_hook, self._enter_layer)
+            changes.hook(layer.mlp.register_forward_pre_hook, self._enter_mlp)
+            if self._schedule.prune and self._schedule.prune.drop_point == "after_attention":
+                project = layer.self_attn.o_proj
+                changes.hook(project.register_forward_pre_hook, self._leave_attention)
+                changes.replace(layer, "forward", leaving_after_attention(layer))
+
+    def _begin(self, module: nn.Module, args: Args, kwargs: Inputs) -> tuple[Args, Inputs]:
+        """Before the decoder: decide whether a prefill starts or new text follows one."""
+        inputs = named(module, args, kwargs)
+        x = inputs.get("inputs_embeds")
+        x = inputs["input_ids"] if x is None else x
+        entering = None if self._prompts is None else self._prompts.take()
+        run: Run
+        if cached_tokens(inputs):
+            embedded = self._embedded is not None
+            cached = self._positions.cached(inputs)
+            inputs = self._positions.of_new_tokens(inputs, x.shape[1], embedded=embedded)
+            run = FollowUp([] if cached is None else cached.padding)
+        else:
+            run, inputs = self._prefill(entering, inputs, x)
+        return (), inputs | {"aim_run": run}
+
+    def _prefill(
+        self, entering: Entering | None, inputs: Inputs, x: Tensor
+    ) -> tuple[Prefill, Inputs]:
+        """A prefill of x[B, n, ...], and the decoder's inputs for it. Raises: PatchError."""
+        require_uncompiled(self._decoder)
+        prompt = self._embedded if entering is None else entering.prompt
+        if prompt is None:
+            raise PatchError(
+                "inputs_embeds",
+                expected="a visual_mask beside them",
+                got="none",
+                fix="Patch with visual_mask=mask, True at visual tokens.",
+            )
+        if prompt.visual_mask.shape[1] != x.shape[1] or x.shape[0] % len(prompt.visual_mask):
+            raise PatchError(
+                "prompt",
+                expected=f"the shape of its visual mask, {list(prompt.visual_mask.shape)}",
+                got=list(x.shape[:2]),
+                fix="Give whole prompts in one prefill (no prefill_chunk_size), or another mask.",
+            )
+        prompt = prompt.expand(x.shape[0]).padded(inputs.get("attention_mask"))
+        encoded = {}
+        if self._prompts is not None and entering is not None:
+            encoded = self._prompts.encoded(entering, prompt)
+        inputs = self._positions.of_prefill(inputs, prompt, encoded)
+        counts = {n: c for one in encoded.values() for n, c in one.counts.items()}
+        plans = self._plans(prompt)
+        prefill = Prefill(
+            plans,
+            prompt,
+            counts,
+            decoder=self._decoder,
+            device=x.device,
+            recorder=self._recorder,
+        )
+        return prefill, inputs
+
+    def _plans(self, prompt: Prompt) -> list[TokenTrace]:
+        """What the schedule makes of each row; text alone is not reduced."""
+        rows = list(zip(prompt.visual, prompt.text_tokens, strict=True))
+        plans = {
+            (visual, text): (self._schedule if visual.groups else Schedule()).resolve_visual(
+                visual, text_tokens=text, layers=len(self._decoder.layers)
+            )
+            for visual, text in set(rows)
+        }
+        if self._last is not None and self._last.is_wanted:
+            plans = {row: plan.last_needed() for row, plan in plans.items()}
+        return [plans[row] for row in rows]
+
+    def _scoped(self, own: Any) -> Any:
+        """The decoder's forward, whose layers find the run that ``_begin`` has prepared."""
+
+        @wraps(own, updated=())
+        def forward(*args: Any, aim_run: Run | None = None, **kwargs: Any) -> Any:
+            with self._run.during(aim_run):
+                return own(*args, **kwargs)
+
+        return uncompiled(forward)
+
+    def _enter_layer(self, module: Part, args: Args, kwargs: Inputs) -> tuple[Args, Inputs] | None:
+        run = self._run.value
+        if isinstance(run, Prefill):
+            hidden_states, kwargs = run.enter_layer(args[0], kwargs)
+            return (hidden_states, *args[1:]), kwargs
+        if run is not None and run.padding:
+            return args, kwargs | {"aim_padding": run.padding[module.self_attn.layer_idx]}
+        return None
+
+    def _leave_attention(self, module: nn.Module, args: Args, kwargs: Inputs) -> Any:
+        """Before the output projection, where tokens leave inside a layer."""
+        run = self._run.value
+        return ((run.stay(args[0]), *args[1:]), kwargs) if isinstance(run, Prefill) else None
+
+    def _enter_mlp(self, module: nn.Module, args: Args, kwargs: Inputs) -> None:
+        run = self._run.value
+        if isinstance(run, Prefill):
+            run.observe_mlp(args[0])
+
+    def _finish(self, module: nn.Module, args: Args, kwargs: Inputs, output: Any) -> None:
+        """After the decoder: write the trace, and know the prompt in its cache."""
+        prefill = kwargs.get("aim_run")
+        if not isinstance(prefill, Prefill):
+            return
+        cache = cache_in(kwargs)
+        cache = cache_of(output) if cache is None else cache
+        layers = range(len(self._decoder.layers)) if cache is not None else ()
+        prefill.finish(self._trace, tuple(cache.get_seq_length(layer) for layer in layers))
+        if cache is not None:
+            self._positions.remember(cache, prefill.prompt, prefill.layer_padding)
