@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from aim_runtime.errors import InputError
-from aim_runtime.videos.album import Album
+from aim_runtime.videos.album import Album, Progress
 from aim_runtime.videos.file import require_whole
 from aim_runtime.videos.limits import Limits
 from aim_runtime.videos.picture import picture_of_image, pillow_errors, resized
@@ -26,9 +26,16 @@ class ImageFile:
     Args: as those of ``VideoStream``.
     """
 
-    def __init__(self, path: Path, where: str, limits: Limits, takes_damaged: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        where: str,
+        limits: Limits,
+        takes_damaged: bool,
+        progress: Progress | None,
+    ) -> None:
         self._path, self._where, self._limits = path, where, limits
-        self._takes_damaged = takes_damaged
+        self._takes_damaged, self._progress = takes_damaged, progress
         if not takes_damaged:
             require_whole(path, where)
         stamps, now = [], 0
@@ -50,6 +57,8 @@ class ImageFile:
                 picture = picture_of_image(image, self._where)
                 size = album.size(picture.shape[1], picture.shape[0])
                 album.keep(number, resized(picture, size))
+            if self._progress is not None:
+                self._progress(number + 1, len(self._timeline))
         return album.frames, self._timeline
 
     def _images(self) -> Iterator[Image.Image]:
