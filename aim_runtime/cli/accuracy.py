@@ -9,10 +9,10 @@ import typer
 from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import FormatOption, PartOptions, SchedulesOption
 from aim_cost.files import write_atomically
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.render import Format, console, print_rows, table, to_csv
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 from aim_cost.units import mega
 from aim_runtime.cli.options import with_baseline
 from aim_runtime.errors import MeasurementError
