@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 from statistics import median, quantiles
-from typing import Any
 
 import torch
 from transformers import Qwen2Config
@@ -13,6 +12,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from aim_cost.models import decoder
 from aim_cost.models.model import ModelSpec
 from aim_cost.ops.kind import Elementwise
+from aim_cost.render import Row
 from aim_cost.timing.elementwise import Dispatch, default_eager, figures_of
 
 _CALLS = 15  # layers started in a row: fewer kernels than a CUDA queue holds
@@ -20,8 +20,6 @@ _KERNELS = 200
 _REPEATS = 20
 _WAIT_CYCLES = 1_000_000  # about half a millisecond, many times what launching a graph takes
 _SYNCHRONOUS_S = 1e-9  # a CPU computes in step: what starting costs is part of each kernel's time
-
-Row = dict[str, Any]
 
 
 def dispatch_rows(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[Row]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import pandas as pd
 import torch
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from aim_cost.files import write_atomically
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Workload
-from aim_cost.render import console
+from aim_cost.render import Row, console
 from aim_cost.timing.fit.table import table_name
 from aim_cost.timing.form import Ceilings
 from aim_cost.units import dtype_bytes
@@ -47,8 +46,6 @@ _LAUNCHES = 10  # of a kernel in one CUDA graph
 _COLD_BYTES = 2**28  # several times any last-level cache
 
 _ATTENTION_TABLES = "causal_attention", "encoder_attention"
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -236,8 +233,8 @@ def _tables(cases: Sequence[Case], samples: dict[int, list[Sample]]) -> dict[str
         quiet = [sample.time_s for sample in taken if not sample.disturbed]
         times = quiet or [sample.time_s for sample in taken]
         if times:
-            row = {**cases[place].row, "latency_ms": median(times) * 1e3, "repeats": len(times)}
-            tables.setdefault(cases[place].table, []).append(row)
+            case = cases[place]
+            tables.setdefault(case.table, []).append(case.to_row(median(times), len(times)))
     return tables
 
 

@@ -44,18 +44,19 @@ def test_the_name_does_not_tell_what_a_file_is(tmp_path):
     assert np.array_equal(sample_frames(path, 1)[0], corners())
 
 
+LEVELS = [40, 100, 160, 220]
 MODES = {
-    "1": ([0, 0, 255, 255], lambda grey: grey.point(lambda level: 255 * (level > 130)).convert("1")),
-    "L": ([40, 100, 160, 220], lambda grey: grey),
-    "P": ([40, 100, 160, 220], lambda grey: grey.convert("P")),
-    "I;16": ([40, 100, 160, 220], lambda grey: Image.fromarray(np.uint16(257) * np.asarray(grey))),
-    "RGB": ([40, 100, 160, 220], lambda grey: grey.convert("RGB")),
-    "CMYK": ([40, 100, 160, 220], lambda grey: grey.convert("RGB").convert("CMYK")),
-    "YCbCr": ([40, 100, 160, 220], lambda grey: grey.convert("YCbCr")),
-    "HSV": ([40, 100, 160, 220], lambda grey: grey.convert("RGB").convert("HSV")),
-    "RGBA": ([40, 100, 160, 220], lambda grey: grey.convert("RGBA")),
-    "LA": ([40, 100, 160, 220], lambda grey: grey.convert("LA")),
-}  # fmt: skip
+    "1": ([0, 0, 255, 255], lambda grey: grey.point(lambda v: 255 * (v > 130)).convert("1")),
+    "L": (LEVELS, lambda grey: grey),
+    "P": (LEVELS, lambda grey: grey.convert("P")),
+    "I;16": (LEVELS, lambda grey: Image.fromarray(np.uint16(257) * np.asarray(grey))),
+    "RGB": (LEVELS, lambda grey: grey.convert("RGB")),
+    "CMYK": (LEVELS, lambda grey: grey.convert("RGB").convert("CMYK")),
+    "YCbCr": (LEVELS, lambda grey: grey.convert("YCbCr")),
+    "HSV": (LEVELS, lambda grey: grey.convert("RGB").convert("HSV")),
+    "RGBA": (LEVELS, lambda grey: grey.convert("RGBA")),
+    "LA": (LEVELS, lambda grey: grey.convert("LA")),
+}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -76,14 +77,9 @@ def test_sixteen_bits_of_grey(tmp_path):
         path = save(tmp_path / name, Image.fromarray(ramp))
         (frame,) = sample_frames(path, 1)
         assert np.abs(frame.astype(float) - ramp[..., None] / 257).max() <= 0.51
-    for image in (Image.fromarray(ramp.astype(np.int32)), Image.fromarray(np.int32(ramp) * 2)):
-        if np.asarray(image).max() == 65535:
-            assert np.array_equal(picture_of_image(image, "a picture"), frame)
-        else:
-            with pytest.raises(InputError, match="8 or 16 bits a channel, got mode I"):
-                picture_of_image(image, "a picture")
-    with pytest.raises(InputError, match="8 or 16 bits a channel, got mode F"):
-        sample_frames(save(tmp_path / "f.tif", Image.fromarray(np.float32(ramp))), 1)
+    for kind, mode in ((np.int32, "I"), (np.float32, "F")):
+        with pytest.raises(InputError, match=f"8 or 16 bits a channel, got mode {mode}"):
+            sample_frames(save(tmp_path / "a.tif", Image.fromarray(ramp.astype(kind))), 1)
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "palette", "colour key"])
