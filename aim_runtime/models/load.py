@@ -11,9 +11,9 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from aim_cost.checks import whole
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.models.model import ModelSpec, preset_config, preset_names
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 from aim_cost.units import dtype_bytes
 from aim_runtime.errors import LoadError
 from aim_runtime.models import MODEL_TYPES
