@@ -68,8 +68,10 @@ class Adapter(ABC):
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """The dimensions of the model. Raises: SpecError."""
-        return ModelSpec.from_hf_config(self.config.to_dict(), name=type(self.config).__name__)
+        """The dimensions of the model, however its weights are held. Raises: SpecError."""
+        fields = self.config.to_dict()
+        fields.pop("quantization_config", None)
+        return ModelSpec.from_hf_config(fields, name=type(self.config).__name__)
 
     @property
     def placeholders(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""LLaVA-1.5: images of one size, each the patches of CLIP."""
+"""LLaVA-1.5: images of one size, each the patches of CLIP or of SigLIP."""
 
 from typing import ClassVar
 
@@ -11,7 +11,10 @@ from aim_runtime.models.visual import equal_groups
 
 
 class LlavaAdapter(Adapter):
-    """Each image is a group, 576 tokens at 336 x 336 pixels; "full" adds the class token to it."""
+    """Each image is a group, 576 tokens at 336 x 336 pixels; "full" keeps CLIP's class token.
+
+    SigLIP has none: "default" drops its first patch, "full" keeps all.
+    """
 
     kinds: ClassVar = (LlavaForConditionalGeneration,)
     pixel_inputs: ClassVar = {"image": ("pixel_values", "image_sizes")}
@@ -25,4 +28,5 @@ class LlavaAdapter(Adapter):
         patches = (vision.image_size // vision.patch_size) ** 2
         select = inputs.get("vision_feature_select_strategy")
         select = select or self.config.vision_feature_select_strategy
-        return (equal_groups(1, patches + (select == "full")),) * len(pixels)
+        tokens = patches + (vision.model_type == "clip_vision_model") - (select == "default")
+        return (equal_groups(1, tokens),) * len(pixels)
