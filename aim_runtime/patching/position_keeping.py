@@ -89,7 +89,7 @@ class PositionKeeping:
             raise unknown_cache(cached_tokens(inputs))
         ids = inputs.get("inputs")
         ids = inputs.get("input_ids") if ids is None else ids
-        if self._axes is None or cached.deltas is None or ids is None:
+        if self._axes is None or ids is None:
             return inputs
         if inputs.get("position_ids") is not None:
             return inputs
@@ -115,9 +115,7 @@ class PositionKeeping:
         Args: padding, [B] of each layer, where rows differ; positions, those of the prompt as the
             decoder got them, [..., B, n].
         """
-        last = highest = None
-        if positions is None and self._axes is not None:
-            last = highest = torch.full((1, 1), prompt.tokens - 1)
+        last = highest = torch.full((1, 1), prompt.tokens - 1)  # as a decoder counts
         if positions is not None:
             axes = positions[-3:] if positions.dim() == 3 else positions[None]
             last, highest = axes[0, :, -1:], axes.amax(dim=(0, 2))[:, None]

@@ -18,25 +18,22 @@ class Cached:
 
     Args:
         padding: [B] of each layer, where rows differ.
-        last_position: [B or 1, 1], of the prompt's last token; None where the decoder counts its
-            cache.
+        last_position: [B or 1, 1], of the prompt's last token.
         highest_position: [B or 1, 1], of any token; on three axes a video may go beyond the text
             after it.
     """
 
     prompt: Prompt
     padding: list[Tensor]
-    last_position: Tensor | None
-    highest_position: Tensor | None
+    last_position: Tensor
+    highest_position: Tensor
 
     @property
-    def deltas(self) -> Tensor | None:
-        """How far positions after the prompt are ahead of its tokens, [B, 1]; None if unknown.
+    def deltas(self) -> Tensor:
+        """How far positions after the prompt are ahead of its tokens, [B, 1].
 
         So Qwen2-VL counts them: ``rope_deltas``.
         """
-        if self.highest_position is None:
-            return None
         prompt = self.prompt
         before = prompt.padding if prompt.cut is None else prompt.cut.padding
         padding = torch.zeros(1, 1) if before is None else before[:, None]
