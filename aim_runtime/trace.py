@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from aim_cost.errors import AimError
 from aim_cost.schedules.trace import TokenTrace
 from aim_runtime.errors import PatchError
 
@@ -37,6 +38,7 @@ class RunTrace:
     cache_tokens: tuple[int, ...] = ()
     rows: Sequence[TokenTrace] = field(default=(), repr=False)
     tower: TowerRecord | None = None
+    _missed: AimError | None = field(default=None, repr=False)
 
     @property
     def tokens(self) -> TokenTrace:
@@ -45,8 +47,9 @@ class RunTrace:
         Raises: PatchError before the first prefill, and where prompts differ.
         """
         if not self.rows:
+            got = "none" if self._missed is None else f"one that could not be seen: {self._missed}"
             raise PatchError(
-                "trace", expected="a finished prefill", got="none", fix="Run the model first."
+                "trace", expected="a finished prefill", got=got, fix="Run the model first."
             )
         if len(set(self.rows)) > 1:
             raise PatchError(
@@ -68,3 +71,8 @@ class RunTrace:
                 for row in rows
             ]
         self.rows, self.kept, self.cache_tokens = rows, kept, cache_tokens
+        self._missed = None
+
+    def miss(self, reason: AimError) -> None:
+        """Forget what is recorded: a prefill has run whose prompt nobody could describe."""
+        self.rows, self.kept, self.cache_tokens, self._missed = (), (), (), reason
