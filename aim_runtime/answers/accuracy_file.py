@@ -8,9 +8,9 @@ from typing import Any
 
 from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.render import Row, to_csv
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 from aim_runtime.answers.accuracy import Accuracy
 from aim_runtime.errors import MeasurementError
 

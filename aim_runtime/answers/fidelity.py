@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from aim_cost.checks import whole
+from aim_cost.files.csv_text import read_csv
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.render import Row, console
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.text_files.csv_text import read_csv
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 from aim_runtime.errors import InputError
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded

@@ -8,9 +8,9 @@ from typing import Any
 
 from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.render import Row
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 from aim_runtime.campaigns.predictions_file import utc_now
 from aim_runtime.campaigns.record import KernelTables, Status, StepRecord
 from aim_runtime.campaigns.setting import Setting

@@ -3,7 +3,7 @@
 from typing import Any
 
 from aim_cost.devices.hardware import HardwareProfile, Quantity
-from aim_cost.text_files.yaml_text import yaml_text
+from aim_cost.files.yaml_text import yaml_text
 
 
 def profile_yaml(profile: HardwareProfile) -> str:

@@ -7,9 +7,9 @@ from typing import Protocol, TypeVar
 
 from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.render import to_csv
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 from aim_runtime.errors import MeasurementError
 from aim_runtime.measurement.environment import Environment, environment
 from aim_runtime.measurement.measurement import Measurement

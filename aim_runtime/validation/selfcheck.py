@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from aim_cost.errors import SpecError
+from aim_cost.files.json_text import json_tree
 from aim_cost.render import Row
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.text_files.json_text import json_tree
 from aim_runtime.patching.patch import patched
 from aim_runtime.reference import Reference
 from aim_runtime.trace import RunTrace

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from aim_cost.checks import one_of
 from aim_cost.errors import ProfileError
+from aim_cost.files.csv_text import read_csv
 from aim_cost.imports import import_optional
 from aim_cost.ops.kind import (
     CausalAttention,
@@ -18,7 +19,6 @@ from aim_cost.ops.kind import (
     FusedImportance,
     Product,
 )
-from aim_cost.text_files.csv_text import read_csv
 from aim_cost.timing.elementwise import Dispatch
 from aim_cost.timing.form import Array, Form, Index, Mask
 from aim_cost.timing.forms import FORMS
