@@ -26,6 +26,7 @@ from aim_cost.studies.candidates import (
     uses,
     within,
 )
+from aim_cost.studies.cited import Cited
 from aim_cost.studies.evidence import expect, is_of, known_rows
 from aim_cost.studies.own_accuracy import read_scores
 from aim_cost.studies.plan_result import Plan
@@ -122,7 +123,9 @@ def _plan(
         benchmark=benchmark,
         difference=None if pd.isna(chosen["difference"]) else float(chosen["difference"]),
         basis=str(chosen["basis"]),
-        rows=tuple(known.iloc[i].to_dict() for i in chosen[["first", "second"]] if i >= 0),
+        rows=tuple(
+            Cited.of(known.iloc[i].to_dict()) for i in chosen[["first", "second"]] if i >= 0
+        ),
         other_models=_other_models(accuracy, case.model),
         binding=broken(case, ranked.iloc[rank - 1], limits) if rank else (),
         least_reduction=priced(case, least),
