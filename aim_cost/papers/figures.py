@@ -47,6 +47,11 @@ class Figure:
     note: str = ""
     stated: str = ""
 
+    @property
+    def remark(self) -> str:
+        """Why ``gives`` is another number, or else what had to be derived; empty without either."""
+        return self.reason or self.note
+
     def computed(self, result: Estimate) -> str:
         """The count of ``result`` to the digits of ``printed``."""
         return f"{tera(count_of(result)):.{len(self.printed.partition('.')[2])}f}"

@@ -12,6 +12,7 @@ from aim_cost.methods.parameter import Value, show_value
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.studies.entry import (
     Entry,
+    Met,
     average_tokens,
     reduced_flops,
     resolve,
@@ -149,9 +150,7 @@ class _Search:
         return None if schedule is None else self.measure(schedule)
 
     def met(self, found: Entry, cost: float) -> Entry:
-        amount = self.budget.amount
-        columns = {"budget": amount, "budget.reached": cost, "budget.share": cost / amount}
-        return replace(found, budget=columns)
+        return replace(found, met=Met(self.budget.amount, cost))
 
     def unmet(self, value: Value, bound: str, cost: float | None) -> Entry:
         """The entry that says how near the budget the method comes, and where."""

@@ -50,6 +50,9 @@ def test_what_is_kept_is_what_the_reference_keeps(
     prune = Prune(ratios=tuple(n / 32 for n in sorted(ratios, reverse=True)), importance=name)
     model = tiny_qwen2(LAYERS, seed % 3)
     model.set_attn_implementation(attention)
+    with torch.no_grad():  # weights of 1 would not show which norm a score is under
+        for norm in [model.model.norm, *(layer.input_layernorm for layer in model.model.layers)]:
+            norm.weight.copy_(torch.rand(64, generator=torch.Generator().manual_seed(seed)) + 0.2)
     embeds, mask = drawn(seed, batch, before + visual + after, visual, before)
     padded = torch.nn.functional.pad(embeds, (0, 0, padding, 0), value=3.0)
     real = torch.ones(batch, padded.shape[1], dtype=torch.long)
