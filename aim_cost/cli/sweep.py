@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # sympy and pandas are slow to import, and other commands nee
 
 
 _MOST_VALUES = 1_000_000
-"""Of an axis: no sweep prices longer prompts."""
+"""The largest value of an axis; no sweep prices longer prompts."""
 
 
 class FormulaFormat(StrEnum):

@@ -35,7 +35,7 @@ class QwenVisionSpec(QwenGrid):
 
     @property
     def last_linears(self) -> tuple[Linear, ...]:
-        """Those of the merger."""
+        """Matrices of the merger."""
         square = self.hidden_size * self.spatial_merge_size**2
         return (
             Linear(("merger.mlp.0",), square, square, bias=True),

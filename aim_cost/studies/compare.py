@@ -1,4 +1,4 @@
-"""compare(): methods beside each other, counted as each paper counts and as they run."""
+"""compare(): a comparison of methods, as each paper counts and as they run."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -17,7 +17,7 @@ from aim_cost.timing.prefill_time import PhaseTime
 from aim_cost.units import mega, milli, tera
 
 _FLASH = "†"
-"""Beside what scoring costs, where it needs the attention matrix of a layer."""
+"""The mark of scores that need the attention matrix of a layer."""
 
 
 def compare_table(case: Case, rows: Sequence[Compared], budget: Budget | None) -> RenderableType:

@@ -1,4 +1,4 @@
-"""Entry: one method of a comparison, resolved for a case; and what it leaves of the work."""
+"""Entry: one method of a comparison, resolved for a case, and its cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -59,7 +59,7 @@ def token_trace(case: Case, schedule: Schedule) -> TokenTrace:
 
 
 def resolve(case: Case, request: Request) -> Entry:
-    """The method on ``case``; one that does not fit it says so in the entry.
+    """The entry of the method on ``case``; a method that does not fit has the reason in its entry.
 
     Raises: ScheduleError when a parameter that was given is wrong.
     """

@@ -140,7 +140,7 @@ def _check_range(value: float, scale: Scale | None, where: str) -> None:
 
 
 def _ranked(schedule: Schedule, importance: object, where: str) -> Schedule:
-    """The schedule with a ranking that stands beside it."""
+    """The schedule, with the ranking that its row says in another column."""
     if not importance or schedule.prune is None or schedule.prune.importance == importance:
         return schedule
     if schedule.prune.importance != Prune.importance:

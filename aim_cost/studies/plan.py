@@ -157,7 +157,7 @@ def _ranked(case: Case, known: pd.DataFrame, frames: int, choose_frames: bool) -
 
 
 def _infeasible(case: Case, limits: Limits, ranked: pd.DataFrame) -> InfeasibleError:
-    """Which limit binds, what comes nearest to it, and whether fewer frames would do."""
+    """The error that names the binding limit, the nearest schedule, and frames that would fit."""
     given = limits.given()
     quick = ranked[["ttft_s", "total.flops"]] / [limits.ttft_s or inf, limits.flops or inf]
     most: tuple[tuple[float, str], dict[str, float], int] | None = None

@@ -85,7 +85,7 @@ class Plan(Report):
 
 
 def _table(plan: Plan) -> RenderableType:
-    """The schedule, what it costs beside its limits, and what its accuracy rests on."""
+    """The table of the schedule, its cost against the limits, and the evidence for its accuracy."""
     result, workload = plan.result, plan.result.workload
     title = (
         f"{result.schedule.label()}, {workload.frames} frames\n"
@@ -159,7 +159,7 @@ def _accuracy(plan: Plan) -> str:
 
 
 def _sampling(benchmark: str, row: Cited) -> str:
-    """How sure a score is: own ones by their own number of questions, in percent alone."""
+    """A sentence on the sampling error of a score; own scores have it only in percent."""
     if row.evidence == "published":
         return sampling_note(benchmark)
     of_questions = row.scale == "percent" and not row.lower_is_better

@@ -142,7 +142,7 @@ def measure_accuracy(
     known: dict[Schedule, tuple[Tensor, float]] = {}
 
     def shares(schedule: Schedule) -> tuple[Tensor, float]:
-        """Of each question the share of draws that got it right, and seconds a prompt."""
+        """The share of draws that got each question right, and seconds a prompt."""
         if schedule not in known:
             known[schedule] = _run(answers, schedule, draws)
         return known[schedule]
@@ -191,7 +191,7 @@ def _run(answers: Answers, schedule: Schedule, draws: int) -> tuple[Tensor, floa
 
 
 def is_random(schedule: Schedule) -> bool:
-    """Whether chance decides anything under ``schedule``."""
+    """Whether ``schedule`` draws random numbers."""
     parts = (schedule.merge and schedule.merge.by, schedule.prune and schedule.prune.importance)
     return "random" in parts
 

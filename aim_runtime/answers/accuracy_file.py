@@ -1,4 +1,4 @@
-"""AccuracyFile: lines of accuracy on disk, each with the exam that it is of."""
+"""AccuracyFile: lines of accuracy on disk, each with its exam."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from aim_runtime.errors import MeasurementError
 
 @dataclass(frozen=True)
 class ExamKey:
-    """What tells one exam from another: the model, and how the questions were drawn."""
+    """An exam's identity: the model, and how the questions were drawn."""
 
     model: str
     split: str

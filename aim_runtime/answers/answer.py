@@ -17,7 +17,7 @@ from aim_runtime.prompts.video import sample_frames
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of a checkpoint, and what it took.
+    """An answer of a checkpoint, with its time and tokens.
 
     Args:
         generate_s: one run of the host's clock without warm-up; ``measure`` gives times to compare.

@@ -32,7 +32,7 @@ Timed = Measurement | Decoding
 
 
 class BudgetSpent(Exception):
-    """The minutes of a call are over in the middle of a step."""
+    """Raised when the minutes of a call are over in the middle of a step."""
 
 
 class CampaignFile:
@@ -48,7 +48,9 @@ class CampaignFile:
         self.kernels: list[KernelTables] = []
         if self.path.exists():
             self._read()
-        for half in folder.glob(f".{CAMPAIGN}.*"):  # what a kill in the middle of a write left
+        for half in folder.glob(
+            f".{CAMPAIGN}.*"
+        ):  # a temporary file that a kill in the middle of a write left
             half.unlink()
 
     @property

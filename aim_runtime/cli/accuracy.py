@@ -1,4 +1,4 @@
-"""aim-runtime accuracy: what a schedule costs in right answers."""
+"""aim-runtime accuracy: the share of right answers under schedules."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""aim-runtime selfcheck: is what runs here right, and how fast is the device at best?"""
+"""aim-runtime selfcheck: checks that this device computes right, and measures its peak rates."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ def selfcheck(
     ] = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Is what runs here right, and how fast is the device at best? Exit status 1 if not right.
+    """Check that this device computes right (else exit status 1), and measure its peak rates.
 
     Dropping against masking, with these versions; attention by each backend, the score's kernel,
     patched, captured and repeated prefills on this device; its GEMM and copy rates.

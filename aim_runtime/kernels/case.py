@@ -50,14 +50,14 @@ class Pool:
         return view
 
     def activations(self, *shape: int) -> Tensor:
-        """A stretch of the warm part, written just now, beside the others of this kernel."""
+        """A stretch of the warm part that was just written, next to the others of this kernel."""
         size = math.prod(shape)
         view = self._warm[self._warm_at : self._warm_at + size].view(shape)
         self._warm_at += _aligned(size)
         return view.neg_()
 
     def free_scratch(self, elements: int) -> None:
-        """Leave the allocator as a layer leaves it: so much memory was written and freed just now.
+        """Leave the allocator as a layer leaves it: so much memory was just written and freed.
 
         A CPU's allocator hands large free blocks back to the system, and whoever writes next pays
         for the pages; a GPU's keeps them.

@@ -1,4 +1,4 @@
-"""What it costs to start kernels: the host's time for each, and the device's least time."""
+"""The cost of starting kernels: the host's time for each, and the device's least time."""
 
 import time
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def dispatch_rows(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> 
     """Seconds a kernel by ``kind``: host_s_per_kernel, launch_s, graph_launch_s.
 
     Host: a decoder layer of one token is started again and again without waiting; its time is
-    divided by the kernels that the cost model counts. Launch: empty kernels queued one behind
+    divided by the kernels that the cost model counts. Launch: empty kernels queued one after
     another, by the stream and inside a CUDA graph. Medians and quartiles of 20.
     """
     if device.type == "cpu":

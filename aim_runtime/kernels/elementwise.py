@@ -1,4 +1,4 @@
-"""What is not a product, one case for each op of the graph, run by the code that the model runs."""
+"""Cases of elementwise ops, one for each op of the graph, run by the model's own code."""
 
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace

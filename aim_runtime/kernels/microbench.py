@@ -73,8 +73,8 @@ def microbench(
     Sizes: geometric steps up to the unreduced prompt of ``workload``, at the model's dims and at
     others around them. Clock: the monotonic one on a CPU; CUDA events around the replay of a graph
     of ten launches on a GPU. Every round runs all cases once or, where they are short, three times,
-    in an order shuffled anew; rounds go on for ``seconds`` (80 on a CPU, 60 on a GPU). The first
-    warms up. Statistic: the median of the runs during which no other process took a core from us,
+    in a new random order; rounds go on for ``seconds`` (80 on a CPU, 60 on a GPU). The first warms
+    up. Statistic: the median of the runs during which no other process took a core from this one,
     or of all runs where there is none. Cases that would not fit into the time five times are left
     out, the longest first. Ctrl-C writes what there is. Rows of attention name its backend:
     ``attention``, or the one that torch takes for the model's decoder.

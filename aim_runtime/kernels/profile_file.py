@@ -1,4 +1,4 @@
-"""Writing a measured hardware profile, so that aim_cost can read it back."""
+"""Writes a measured hardware profile, which aim_cost reads back."""
 
 from typing import Any
 

@@ -19,7 +19,7 @@ _SOFTWARE = ("torch", "transformers", "cuda", "gpu")
 
 
 class RowStore(Protocol):
-    """Where a measurement finds the rows of before and leaves its own."""
+    """A store of rows: it has the earlier rows of a measurement and keeps the new ones."""
 
     def earlier(self) -> Sequence[Measurement]:
         """Rows that need not be measured again where they are complete."""

@@ -1,4 +1,4 @@
-"""device_checks(): is what runs on this device right, and how fast is the device at best?"""
+"""device_checks(): checks that this device computes right, and measures its peak rates."""
 
 import math
 import time
@@ -109,7 +109,7 @@ def device_checks(
 
 
 class _Bench:
-    """What the checks share: a device, its ceilings and a loaded model, each made when needed."""
+    """A device, its ceilings and a loaded model for all checks, each made when needed."""
 
     def __init__(self, device: torch.device, dtype: str) -> None:
         self._device, self._name, self._dtype = device, dtype, getattr(torch, dtype)

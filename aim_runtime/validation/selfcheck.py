@@ -1,4 +1,4 @@
-"""Does the physical drop equal its reference with the versions installed here?"""
+"""Checks that dropping tokens equals its mask-based reference with the installed versions."""
 
 import math
 import platform
