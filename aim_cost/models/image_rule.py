@@ -1,18 +1,20 @@
-"""How a model's processor cuts or resizes an image: read from the config, else class defaults."""
+"""Image rules: how the processor of a model cuts or resizes an image."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from aim_cost.checks import sequence, whole
+from aim_cost.checks import sequence
 from aim_cost.errors import SpecError
-from aim_cost.models.config import Section
+from aim_cost.models.config import Section, bounded
 from aim_cost.models.vision_spec import FrameSize
 
 _ONEVISION_SIDES = range(384, 2304 + 1, 384)
 _ONEVISION_PINPOINTS = tuple((h, w) for h in _ONEVISION_SIDES for w in _ONEVISION_SIDES)
 _NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
+_MOST_SIDE = 2**15  # pixels of a grid
+_MOST_PIXELS = 2**26
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,18 @@ class PixelLimits:
 
 
 ImageRule: TypeAlias = Anyres | PixelLimits
-"""Without any, an image is one square view (LLaVA-1.5)."""
+"""An image rule; None where an image is one square view (LLaVA-1.5)."""
 
 
 def onevision_images(root: Section, own: Mapping[str, Any]) -> ImageRule:
     """Of LLaVA-OneVision; ``own``, the config's aim_cost section, as below. Raises: SpecError."""
     del own
-    ratio = root.values.get("vision_aspect_ratio", "anyres_max_9")
-    found = re.fullmatch(r"anyres_max_([1-9]\d*)", str(ratio))
+    ratio = root.get("vision_aspect_ratio")
+    found = re.fullmatch(r"anyres_max_([1-9]\d{0,3})", str(ratio))
     if found is None:
         raise SpecError(
             "vision_aspect_ratio",
-            expected="anyres_max_N, N crops",
+            expected="anyres_max_N, N crops of at most 9999",
             got=ratio,
             fix="Correct the config, e.g. anyres_max_9.",
         )
@@ -82,7 +84,9 @@ def qwen_images(root: Section, own: Mapping[str, Any]) -> ImageRule:
     """Of Qwen2-VL and Qwen2.5-VL, whose limits are no field of their config. Raises: SpecError."""
     del root
     limits = own.get("image_pixels")
-    return PixelLimits(*_pair(limits, "aim_cost.image_pixels")) if limits else PixelLimits()
+    if limits is None:
+        return PixelLimits()
+    return PixelLimits(*_pair(limits, "aim_cost.image_pixels", _MOST_PIXELS))
 
 
 def _pinpoints(root: Section, default: tuple[FrameSize, ...]) -> tuple[FrameSize, ...]:
@@ -90,11 +94,11 @@ def _pinpoints(root: Section, default: tuple[FrameSize, ...]) -> tuple[FrameSize
     given = root.values.get(name)
     if given is None:
         return default
-    return tuple(_pair(pair, name) for pair in sequence(given, name, SpecError))
+    return tuple(_pair(pair, name, _MOST_SIDE) for pair in sequence(given, name, SpecError))
 
 
-def _pair(given: object, where: str) -> tuple[int, int]:
+def _pair(given: object, where: str, most: int) -> tuple[int, int]:
     pair = sequence(given, where, SpecError)
     if len(pair) != 2:
         raise SpecError(where, expected="two whole numbers", got=given, fix=f"Correct {where}.")
-    return whole(pair[0], where, SpecError), whole(pair[1], where, SpecError)
+    return bounded(pair[0], where, most), bounded(pair[1], where, most)

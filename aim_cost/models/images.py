@@ -1,4 +1,4 @@
-"""The geometry of an image of any size: crops, packed grid, newlines, and what merges with what.
+"""The geometry of an image of any size: crops, packed grid, newlines, and groups that merge.
 
 Followed, and equal to: transformers 5.17 to 5.23, ``pack_image_features`` of LLaVA-OneVision and
 LLaVA-NeXT-Video, ``smart_resize`` of Qwen2-VL.
@@ -15,7 +15,8 @@ from aim_cost.models.image_rule import Anyres, PixelLimits
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.vision_spec import FrameSize
 
-_SHRINKS_ABOVE = 1.1  # how much longer a side than the limit's, transformers' constant
+_SHRINKS_ABOVE = 1.1  # transformers' constant: how much longer a side may be than the limit's
+_MOST_CROPS = 1000
 _MOST_OBLONG = 200  # long side over short side that Qwen's processor accepts
 
 
@@ -196,10 +197,11 @@ def _best_grid(size: FrameSize, rule: Anyres, crop: int) -> FrameSize:
         pixels = min(int(width * scale) * int(height * scale), width * height)
         return pixels, -grid[0] * grid[1]
 
-    if not rule.pinpoints or any(side % crop for grid in rule.pinpoints for side in grid):
+    fits = (h % crop == w % crop == 0 and h * w <= _MOST_CROPS * crop**2 for h, w in rule.pinpoints)
+    if not rule.pinpoints or not all(fits):
         raise SpecError(
             "image_grid_pinpoints",
-            expected=f"sizes whose sides are multiples of image_size = {crop}",
+            expected=f"multiples of image_size = {crop} as sides, at most {_MOST_CROPS} crops",
             got=rule.pinpoints[:3],
             fix="Give them in the config.",
         )

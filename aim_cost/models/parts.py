@@ -74,4 +74,11 @@ def _section(values: object, name: str, known: tuple[str, ...], outer: str) -> S
             got=repr(found),
             fix=f"Known: {', '.join(known)}. Others have ops that are not counted here.",
         )
+    if fields.get("per_layer_config") is not None:
+        raise SpecError(
+            f"{name}.per_layer_config" if name else "per_layer_config",
+            expected="layers of one size",
+            got="sizes of single layers",
+            fix="Such models are not counted here.",
+        )
     return Section({**fields, "model_type": found}, name, CLASS_DEFAULTS[found])

@@ -60,6 +60,14 @@ def _qwen2_5_vl(config: Section) -> QwenVisionSpec:
 
 
 def _qwen(config: Section) -> dict[str, Any]:
+    for alias, own in (("num_attention_heads", "num_heads"), ("num_hidden_layers", "depth")):
+        if alias in config.values and config.values[alias] != config.get(own):
+            raise SpecError(
+                config.where(alias),
+                expected=f"none: releases of transformers differ in whether it means {own}",
+                got=config.values[alias],
+                fix=f"Name it {own}.",
+            )
     patch = config.whole("patch_size", most=_MOST_SIDE)
     merged = config.whole("spatial_merge_size", most=_MOST_MERGED)
     unit = patch * merged

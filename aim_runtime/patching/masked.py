@@ -150,7 +150,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     del attention_mask, kwargs  # one prompt without padding: the mask is made here
     output = aim_masks.attend(module.layer_idx, query, key, value, scaling)
-    aim_prefill.observe_attention(query, key, scaling)
+    aim_prefill.observe_attention(module.layer_idx, query, key, scaling)
     return output, None
 
 
