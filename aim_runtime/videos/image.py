@@ -16,6 +16,8 @@ from aim_runtime.videos.timeline import Timeline
 
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 _FORMATS = (*_ANIMATED, "JPEG", "BMP", "TIFF")
+_KIND_OF_PICTURE = 254
+"""The TIFF tag whose lowest bit marks a smaller copy of another picture."""
 _NO_DELAY_MS = 100
 """What browsers wait where a GIF says 0."""
 
@@ -85,12 +87,13 @@ class ImageFile:
         self._limits.require_size(*image.size, self._where)
         with pillow_errors(self._where):
             count = getattr(image, "n_frames", 1)
-        if image.format == "TIFF" and count > 1:
+        is_copy = getattr(image, "tag_v2", {}).get(_KIND_OF_PICTURE, 0) & 1
+        if image.format == "TIFF" and (count > 1 or is_copy):
             raise InputError(
                 self._where,
                 expected="a video or one picture",
-                got=f"a TIFF of {count} pages",
-                fix="Save the page that you mean, or make a GIF of them.",
+                got=f"a TIFF of {count} pages" if count > 1 else "a raw photo with a preview",
+                fix="Save the picture that you mean as PNG, or make a GIF of several.",
             )
         if image.format not in _ANIMATED or count == 1:
             return range(1)

@@ -58,7 +58,7 @@ class VideoStream:
         if not takes_damaged:
             require_whole(path, where)
         with self._container() as container:
-            self._index = video_index(container, where)
+            self._index = video_index(container, path, where)
         with self._open() as opened:
             self._unit = opened.stream.time_base
             self._packets = Packets.of_stream(self._bounded(self._whole_packets(opened)))

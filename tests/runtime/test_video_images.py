@@ -9,7 +9,7 @@ from PIL import Image, features
 from aim_runtime.errors import InputError
 from aim_runtime.prompts.video import sample_frames, sample_video
 from aim_runtime.videos.picture import picture_of_image
-from tests.runtime.clips import SIZE, corners, grey, levels, save_gif
+from tests.runtime.clips import SIZE, corners, grey, levels, save_gif, textured
 
 WIDTH, HEIGHT = SIZE
 
@@ -124,6 +124,19 @@ def test_pages_are_no_frames(tmp_path):
     path = save(tmp_path / "a.tif", pages[0], save_all=True, append_images=pages[1:])
     with pytest.raises(InputError, match="got a TIFF of 3 pages"):
         sample_frames(path, 1)
+
+
+def test_the_preview_of_a_raw_photo_is_not_the_photo(tmp_path):
+    path = save(tmp_path / "a.nef", Image.fromarray(corners()), format="TIFF", tiffinfo={254: 1})
+    with pytest.raises(InputError, match="got a raw photo with a preview"):
+        sample_frames(path, 1)
+
+
+def test_a_picture_in_a_document_is_no_video(tmp_path):
+    for name in ("a.pdf", "a.doc"):
+        path = save(tmp_path / name, Image.fromarray(textured(1, (256, 256))), format="PDF")
+        with pytest.raises(InputError, match=name):
+            sample_frames(path, 1)
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp", "a.avif"])
