@@ -261,5 +261,5 @@ def test_refuses_new_visual_tokens_behind_a_cache(llava):
         with pytest.raises(PatchError, match="whole conversation"):
             llava.generate(**inputs, **with_cache(cache), max_new_tokens=2)
         words = torch.tensor([[1, 2, 3]])
-        with pytest.raises(PatchError, match="49 tokens that are cached.*whole conversation"):
+        with pytest.raises(PatchError, match=r"49 tokens that are cached.*whole conversation"):
             llava.generate(words, **with_cache(cache), max_new_tokens=2)
