@@ -1,4 +1,4 @@
-"""RunTrace: what the last prefill of a patched model really did."""
+"""RunTrace: the tokens of the last prefill of a patched model, as it ran."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ class RunTrace:
             more entry for what is left after the last layer. Positions count in the prompt as the
             LLM sees it, after merging. Rows that keep fewer than others begin with repeated zeros.
         cache_tokens: tokens each layer of the KV cache held after the prefill; () without a cache.
-        rows: of each prompt, its counts, from the shapes that ran; without what evens rows out.
+        rows: the counts of each prompt, from the shapes that ran, without padding between rows.
         tower: the last run of a vision tower that merges; None before, and where none does.
     """
 
@@ -42,7 +42,7 @@ class RunTrace:
 
     @property
     def tokens(self) -> TokenTrace:
-        """The counts of a batch whose prompts are alike.
+        """The counts of a batch whose prompts have equal counts.
 
         Raises: PatchError before the first prefill, and where prompts differ.
         """

@@ -1,4 +1,4 @@
-"""What the two command lines share: options, groups of them, and how an error is shown."""
+"""Options of the two command lines, groups of options, and the printing of errors."""
 
 import os
 import sys
@@ -124,7 +124,7 @@ def run(app: typer.Typer) -> None:
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """What a prompt shows and says."""
+    """The contents of a prompt."""
 
     frames: FramesOption = None
     image_tokens: ImageTokensOption = None
@@ -173,14 +173,15 @@ class PartOptions:
         Raises: ScheduleError when options exclude each other.
         """
         found = [Schedule.from_options({"schedule": schedule}) for schedule in schedules or []]
-        return [*found, self.one(None)] if any(self._given().values()) else found
+        is_given = any(part is not None for part in self._given().values())
+        return [*found, self.one(None)] if is_given else found
 
     def _given(self) -> dict[str, str | None]:
         """The parts by name."""
         given = {name: getattr(self, name) for name in PARTS if hasattr(self, name)}
         if self.tokens_per_frame is None:
             return given
-        if self.merge:
+        if self.merge is not None:
             raise ScheduleError(
                 "--tokens-per-frame",
                 expected="no --merge beside it",

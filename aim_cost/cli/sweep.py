@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aim_cost.case import Case
-from aim_cost.checks import integral, numbers
+from aim_cost.checks import LARGEST, integral, numbers
 from aim_cost.cli.options import BatchOption, DtypeOption, FormatOption, LastLayerOption
 from aim_cost.devices.hardware import HardwareProfile, load_hardware
 from aim_cost.errors import SpecError
@@ -20,6 +20,10 @@ from aim_cost.units import show
 
 if TYPE_CHECKING:  # sympy and pandas are slow to import, and other commands need neither
     from aim_cost.sweeps import Grid
+
+
+_MOST_VALUES = 1_000_000
+"""The largest value of an axis; no sweep prices longer prompts."""
 
 
 class FormulaFormat(StrEnum):
@@ -96,10 +100,19 @@ def sweep(
         raise SpecError(
             "--ray", expected="--out beside it", got=ray, fix="Add --out sweep.parquet or .csv."
         )
+    _say_notes(grid, devices[0])
     if out is not None:
         _write(grid, out, ray)
     else:
         _print_best(grid, top, form)
+
+
+def _say_notes(grid: "Grid", device: HardwareProfile) -> None:
+    """What the figures do not show of the longest prompts of ``grid``, on stderr."""
+    longest = Workload(max(grid.text_tokens), frames=max(grid.frames), batch=grid.batch)
+    for model in grid.models:
+        for note in Case(model, longest, device, grid.executions[0]).price().notes:
+            say(f"{model.name}, unreduced: {note}")
 
 
 def _write(grid: "Grid", out: Path, address: str | None) -> None:
@@ -163,7 +176,15 @@ def whole_numbers(text: str, where: str) -> tuple[int, ...]:
         bounds = [integral(number, where, SpecError) for number in given]
         if len(bounds) > 3 or (len(bounds) == 3 and bounds[2] < 1):
             raise SpecError(where, expected=form, got=part, fix="A range is start:end:step.")
-        found += bounds if len(bounds) == 1 else range(*bounds)
+        values = bounds if len(bounds) == 1 else range(*bounds)
+        if max(map(abs, bounds)) > LARGEST or len(found) + len(values) > _MOST_VALUES:
+            raise SpecError(
+                where,
+                expected=f"at most {_MOST_VALUES} values, each at most {LARGEST}",
+                got=part,
+                fix="Give fewer, or a range with a step: start:end:step.",
+            )
+        found += values
     if not found:
         raise SpecError(where, expected=form, got=f"{text}, which is empty", fix="Move the end.")
     return tuple(dict.fromkeys(found))

@@ -53,7 +53,7 @@ _PATCH = "_aim_patch"
 @contextmanager
 def patched(
     model: PreTrainedModel,
-    schedule: Schedule,
+    schedule: Schedule | str,
     *,
     visual_mask: Tensor | None = None,
     recorder: Recorder = NULL_RECORDER,
@@ -71,7 +71,7 @@ def patched(
 
 def patch(
     model: PreTrainedModel,
-    schedule: Schedule,
+    schedule: Schedule | str,
     *,
     visual_mask: Tensor | None = None,
     recorder: Recorder = NULL_RECORDER,
@@ -87,6 +87,7 @@ def patch(
     (Qwen2-VL) survivors keep theirs, whatever ``merge.positions`` says.
 
     Args:
+        schedule: itself, or its text.
         model: one of SUPPORTED_MODELS; a bare language model is pruned only.
         visual_mask: bool [B, n], True at visual tokens. Required by a bare language model and by
             others called with ``inputs_embeds``; every prompt must then fit it.
@@ -100,6 +101,7 @@ def patch(
     Raises: PatchError, ScheduleError. Everything is checked before the model is changed.
     """
     last_layer = LastLayer.read(last_layer, PatchError)
+    schedule = Schedule.of(schedule)
     model = model_inside(model)
     adapter = find_adapter(model)
     decoder = _checked_decoder(model, adapter)

@@ -92,7 +92,7 @@ class PositionKeeping:
         ids = inputs.get("input_ids") if ids is None else ids
         if ids is not None:
             require_beginning(cache_in(inputs), ids)
-        if self._axes is None or cached.deltas is None or ids is None:
+        if self._axes is None or ids is None:
             return inputs
         if inputs.get("position_ids") is not None:
             return inputs

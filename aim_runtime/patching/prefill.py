@@ -231,14 +231,16 @@ class Prefill:
         """Of each row that has ``tokens``, those that do not only even it out."""
         return tuple(tokens - padded for padded in self._padded)
 
-    def stay(self, layer: int, x: Tensor) -> Tensor:
-        """Of x[B, n, ...], the tokens that ``layer`` has decided to keep."""
-        return take_tokens(x, self._chosen[layer]) if layer in self._chosen else x
+    def stay(self, layer: int, mixed: Tensor) -> Tensor:
+        """Of what attention gives, [B, n, ...], the tokens that ``layer`` has decided to keep."""
+        if self._last_queries is not None and mixed.shape[1] == self._last_queries:
+            return mixed  # it has answered no others
+        return take_tokens(mixed, self._chosen[layer]) if layer in self._chosen else mixed
 
     def leave(self, layer: int, x: Tensor) -> Tensor:
-        """``stay``, and from now on the others are gone."""
+        """Of x[B, n, ...], the tokens that ``layer`` keeps; from now on the others are gone."""
         self._leave()
-        return self.stay(layer, x)
+        return take_tokens(x, self._chosen[layer]) if layer in self._chosen else x
 
     def _leave(self) -> Tensor | None:
         """Let go the tokens that were not chosen last; returns those that stay."""

@@ -22,8 +22,7 @@ class Cached:
         padding: [B] of each layer, where rows differ.
         keeps_positions: whether merging left tokens the positions that they had.
         needs_patch: whether only a patched model goes on from it as it should.
-        last_position: [B or 1, 1], of the prompt's last token; None where the decoder counts its
-            cache.
+        last_position: [B or 1, 1], of the prompt's last token.
         highest_position: [B or 1, 1], of any token; on three axes a video may go beyond the text
             after it.
     """
@@ -33,8 +32,8 @@ class Cached:
     padding: list[Tensor]
     keeps_positions: bool
     needs_patch: bool
-    last_position: Tensor | None
-    highest_position: Tensor | None
+    last_position: Tensor
+    highest_position: Tensor
 
     def take(self, rows: Sequence[int]) -> "Cached":
         """Some of its rows, in this order; a row may come several times."""
@@ -42,23 +41,20 @@ class Cached:
         def taken(x: Tensor) -> Tensor:
             return x if len(x) == 1 else x[torch.tensor(rows, device=x.device)]
 
-        last, highest = self.last_position, self.highest_position
         return replace(
             self,
             prompt=self.prompt.take(rows),
             padding=[taken(one) for one in self.padding],
-            last_position=None if last is None else taken(last),
-            highest_position=None if highest is None else taken(highest),
+            last_position=taken(self.last_position),
+            highest_position=taken(self.highest_position),
         )
 
     @property
-    def deltas(self) -> Tensor | None:
-        """How far positions after the prompt are ahead of its tokens, [B, 1]; None if unknown.
+    def deltas(self) -> Tensor:
+        """How far positions after the prompt are ahead of its tokens, [B, 1].
 
         So Qwen2-VL counts them: ``rope_deltas``.
         """
-        if self.highest_position is None:
-            return None
         prompt = self.prompt
         before = prompt.caller_padding
         padding = torch.zeros(1, 1, device="cpu") if before is None else before[:, None]

@@ -51,10 +51,10 @@ class Positions(ABC):
 
         Raises: PatchError for ``position_ids`` that do not go on from the prompt.
         """
-        last, highest = cached.last_position, cached.highest_position
-        if last is None or highest is None:
-            return inputs
-        new = torch.arange(1, tokens + 1, device=last.device)
+        ids = inputs.get("input_ids")
+        device = (inputs["inputs_embeds"] if ids is None else ids).device
+        last, highest = cached.last_position.to(device), cached.highest_position.to(device)
+        new = torch.arange(1, tokens + 1, device=device)
         new += cached_tokens(inputs) - cached.prompt.tokens
         given = inputs.get("position_ids")
         if given is None:

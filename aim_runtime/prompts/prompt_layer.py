@@ -176,7 +176,10 @@ def require_beginning(cache: DynamicCache, ids: Tensor) -> None:
             return
         expected = f"a conversation that begins with the {cached.shape[1]} tokens that are cached"
         got = f"other tokens from place {int(wrong.int().argmax())} on"
-        fix = "Copy the cache of a prompt before each question (copy.deepcopy), or crop it."
+        fix = (
+            "Give the whole conversation. For another question about the same prompt, "
+            "copy its cache first (copy.deepcopy), or crop it."
+        )
     raise PatchError("input_ids", expected=expected, got=got, fix=fix)
 
 
