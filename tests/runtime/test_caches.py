@@ -4,6 +4,8 @@ import contextlib
 import copy
 import io
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -408,3 +410,14 @@ def test_an_error_inside_a_step_leaves_the_cache_closed():
         handle.remove()
     with pytest.raises(PatchError, match="Go on inside a block"):
         step(model, cache)
+
+
+def test_what_the_page_shows_runs():
+    page = Path(__file__).parents[2] / "docs" / "patching.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    model, inputs, question = tiny_llava(), video_inputs(), torch.tensor([QUESTIONS[0]])
+    names = {"model": model, "inputs": inputs, "questions": [question, question]}
+    exec(code, names | {"patched": patched, "torch": torch, "schedule": KEPT}, found := {})
+    with patched(model, KEPT):
+        first = ask(model, inputs, cached(model, inputs), QUESTIONS[0])
+    assert found["answer"][0, -64:-61].tolist() == first[0].argmax(-1).tolist()
