@@ -91,6 +91,7 @@ def price(config: dict[str, Any], schedules: list[Schedule]) -> None:
             try:
                 result = Case(model, workload, "h100-sxm").price(schedule)
                 figures = (result.flops, result.ttft_s, result.memory.peak_bytes)
+                figures += (result.trace.visual_tokens,)
             except AimError:
                 continue
             assert all(0 < figure < math.inf for figure in figures)
