@@ -6,7 +6,7 @@
 # The tests that reach into transformers.
 SEAMS := $(patsubst %,tests/runtime/test_%.py,compiled conversation drop_point equivalence \
 	generate golden graph images last_layer leaks llava_generate llava_prompts masked measure memory \
-	meta patch prompts qwen qwen_errors qwen_turns seams selfcheck tiny uneven validate \
+	meta patch prompts qwen qwen_errors qwen_turns refusals seams selfcheck tiny uneven validate \
 	video_prompts vision_merge)
 
 SHELL := /bin/bash

@@ -1,23 +1,50 @@
 """Field checks of the specs: each returns the value when it is right, else raises an AimError."""
 
+import math
+import re
 from collections.abc import Iterable, Mapping
+from types import UnionType
 from typing import Any
 
 from aim_cost.errors import AimError
 
+LARGEST = 10**9
+"""The largest whole number that is taken where nothing smaller is said."""
+
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
+_MOST_DIGITS = 40
+
 
 def whole(
-    value: object, where: str, error: type[AimError], *, at_least: int = 1, fix: str = ""
+    value: object,
+    where: str,
+    error: type[AimError],
+    *,
+    at_least: int = 1,
+    at_most: int = LARGEST,
+    fix: str = "",
 ) -> int:
-    """Return ``value`` if it is an int of at least ``at_least``, no bool; else raise ``error``."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= at_least:
-        return value
+    """Return ``value`` if it is an int in these bounds, no bool; raise ``error`` otherwise."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if is_whole and at_least <= value <= at_most:  # type: ignore[operator]
+        return value  # type: ignore[return-value]
+    above = is_whole and value > at_most  # type: ignore[operator]
     raise error(
         where,
-        expected=f"a whole number of at least {at_least}",
+        expected=f"a whole number of at {f'most {at_most}' if above else f'least {at_least}'}",
         got=value,
         fix=fix or f"Correct {where}.",
     )
+
+
+def instance(
+    value: object, kinds: type | UnionType, where: str, error: type[AimError], *, fix: str
+) -> None:
+    """Raise ``error`` unless ``value`` is of one of ``kinds``."""
+    if not isinstance(value, kinds):
+        parts = kinds.__args__ if isinstance(kinds, UnionType) else (kinds,)
+        names = [part.__name__ for part in parts]
+        raise error(where, expected=f"a {' or '.join(names)}", got=value, fix=fix)
 
 
 def one_of(value: object, names: Iterable[str], where: str, error: type[AimError]) -> str:
@@ -65,12 +92,21 @@ def sequence(value: object, where: str, error: type[AimError]) -> tuple[Any, ...
     raise error(where, expected="a list", got=value, fix="Write it as [a, b, ...].")
 
 
+def number(text: str) -> float | None:
+    """The number that ``text`` writes in plain digits; None for any other text."""
+    text = text.strip()
+    if len(text) > _MOST_DIGITS or not _NUMBER.fullmatch(text):
+        return None
+    found = float(text)
+    return found if math.isfinite(found) else None
+
+
 def numbers(text: str, where: str, form: str, error: type[AimError]) -> tuple[float, ...]:
     """Read numbers with commas between them; raise ``error`` that shows the ``form`` otherwise."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as cause:
-        raise error(where, expected=form, got=text or "nothing", fix="Use one form.") from cause
+    found = [number(part) for part in text.split(",")]
+    if None in found:
+        raise error(where, expected=form, got=text or "nothing", fix="Use one form.")
+    return tuple(one for one in found if one is not None)
 
 
 def integral(value: float, where: str, error: type[AimError]) -> int:

@@ -3,6 +3,8 @@
 from functools import partial
 from typing import Any
 
+_MOST_CHARACTERS = 500
+
 
 class AimError(Exception):
     """Base of all errors caused by input. The command lines print it on one line and exit with 2.
@@ -16,13 +18,24 @@ class AimError(Exception):
 
     def __init__(self, where: str, *, expected: str, got: object, fix: str) -> None:
         self.where, self.expected, self.got, self.fix = where, expected, got, fix
-        shown = got if isinstance(got, str) else repr(got)
-        super().__init__(f"{where}: expected {expected}, got {shown}. {fix}")
+        super().__init__(f"{where}: expected {expected}, got {_shown(got)}. {fix}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its four parts: it may be raised in another process."""
         parts = partial(type(self), expected=self.expected, got=self.got, fix=self.fix)
         return parts, (self.where,)
+
+
+def _shown(got: object) -> str:
+    """What came, on one line of at most _MOST_CHARACTERS."""
+    try:
+        text = got if isinstance(got, str) else repr(got)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a tree too deep
+        text = f"a {type(got).__name__} too long to show"
+    text = " ".join(text.split("\n"))
+    if len(text) > _MOST_CHARACTERS:
+        text = f"{text[:_MOST_CHARACTERS]}... ({len(text)} characters)"
+    return text
 
 
 class SpecError(AimError):

@@ -32,6 +32,17 @@ def si(value: float, prefix: str) -> float:
     return value * _FACTORS[prefix]
 
 
+def round_up(value: float, prefix: str, digits: int = 2) -> str:
+    """The fewest units of ``prefix`` that hold ``value``: ``round_up(0.0665412, "m") == "66.55"``.
+
+    What is typed from it is never below ``value``.
+    """
+    text = f"{value / _FACTORS[prefix]:.{digits}f}"
+    if si(float(text), prefix) < value:
+        text = f"{float(text) + 10**-digits:.{digits}f}"
+    return text
+
+
 def tera(value: float) -> float:
     """Return ``value`` in units of 10**12 (TFLOPs in the published tables)."""
     return value / 1e12

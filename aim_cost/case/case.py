@@ -1,4 +1,4 @@
-"""Case: one prefill on one device. Estimate: its FLOPs, traffic, time and memory, one schedule."""
+"""Case: one prefill on one device. Estimate: its FLOPs, traffic, time and memory."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,8 +18,10 @@ from aim_cost.case.table import (
     token_lines,
     verdict,
 )
+from aim_cost.checks import instance
 from aim_cost.conventions.convention import EXECUTED, Convention, get_convention
 from aim_cost.devices.hardware import HardwareProfile, load_hardware
+from aim_cost.errors import SpecError
 from aim_cost.models.model import ModelSpec, load_model_spec
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.ops.op import GROUPS, PHASES, OpGraph, in_phase
@@ -61,6 +63,17 @@ class Case:
         execution: Execution | None = None,
         calibration: Calibration | str | Path | None = None,
     ) -> None:
+        instance(model, ModelSpec | str | Path, "model", SpecError, fix="Give a preset's name.")
+        instance(workload, Workload, "workload", SpecError, fix="E.g. Workload(100, frames=32).")
+        instance(device, HardwareProfile | str | Path, "device", SpecError, fix="E.g. h100-sxm.")
+        instance(execution, Execution | None, "execution", SpecError, fix="E.g. Execution().")
+        instance(
+            calibration,
+            Calibration | str | Path | None,
+            "calibration",
+            SpecError,
+            fix="Give the name of a device that has one, or a path.",
+        )
         if not isinstance(model, ModelSpec):
             model = load_model_spec(model)
         if not isinstance(device, HardwareProfile):
@@ -72,17 +85,18 @@ class Case:
             object.__setattr__(self, name, value)
 
     def price(
-        self, schedule: Schedule = _NO_REDUCTION, convention: Convention | str = EXECUTED
+        self, schedule: Schedule | str = _NO_REDUCTION, convention: Convention | str = EXECUTED
     ) -> "Estimate":
         """Resolve the schedule, build the graph of ops, and sum it up.
 
         Args:
-            schedule: no reduction by default.
+            schedule: itself, or its text; no reduction by default.
             convention: how FLOPs are counted, by its name or itself.
         Raises: SpecError, ScheduleError or ProfileError where the inputs do not fit together.
         """
         if isinstance(convention, str):
             convention = get_convention(convention)
+        schedule = Schedule.of(schedule)
         trace = convention.trace(schedule, self.model, self.workload, self.execution)
         graph = convention.build(self.model, self.workload, trace, self.execution)
         ideal = convention.ideal_time
@@ -147,8 +161,8 @@ class Estimate(Report):
         return verdict(
             self.convention,
             fewer_flops=self.baseline.phase("llm").flops / self.phase("llm").flops,
-            baseline_ttft_s=self.baseline.ttft_s,
-            ttft_s=self.ttft_s,
+            baseline=self.baseline.ttft,
+            ttft=self.ttft,
         )
 
     @cached_property
@@ -166,7 +180,7 @@ class Estimate(Report):
 
     @property
     def mode(self) -> str:
-        """The execution that the times are for: conventions may know the ideal alone."""
+        """The execution that the times are for; some conventions know only the ideal one."""
         return "ideal" if self.convention.ideal_time else self.execution.mode
 
     @property
@@ -255,7 +269,7 @@ class Estimate(Report):
 def estimate(
     model: ModelSpec | str | Path,
     workload: Workload,
-    schedule: Schedule,
+    schedule: Schedule | str,
     device: HardwareProfile | str | Path,
     execution: Execution | None = None,
     convention: Convention | str = EXECUTED,

@@ -15,6 +15,7 @@ from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Execution, LastLayer, Workload
 from aim_cost.render import table
 from aim_cost.schedules.trace import TokenTrace
+from aim_cost.timing.prefill_time import PhaseTime, is_faster
 from aim_cost.units import giga, milli, show, show_time, tera
 
 
@@ -32,7 +33,7 @@ def phase_table(
     total: PhaseEstimate,
     convention: Convention,
 ) -> Table:
-    """One row for each of ``phases`` that does anything, and one for the whole prefill."""
+    """One row for each of ``phases`` that runs any op, and one for the whole prefill."""
     rows = [
         (name, *_figures(phase, convention, share=f"{100 * phase.time_s / total.time_s:.0f} %"))
         for name, phase in phases.items()
@@ -73,18 +74,25 @@ def memory_line(memory: Memory, device: HardwareProfile) -> str:
     return text
 
 
+_PAYS = {
+    True: "the schedule pays",
+    False: "the schedule does not pay",
+    None: "whether the schedule pays is open, for the band is wider",
+}
+
+
 def verdict(
-    convention: Convention, *, fewer_flops: float, baseline_ttft_s: float, ttft_s: float
+    convention: Convention, *, fewer_flops: float, baseline: PhaseTime, ttft: PhaseTime
 ) -> str:
     """Whether a schedule pays; ``fewer_flops``: LLM FLOPs of no reduction over its own."""
     fewer = f"{fewer_flops:.2f}x"
     if convention.counts_macs:
         return f"Against no reduction: LLM MACs {fewer} fewer. What it costs: not counted here."
-    speedup = baseline_ttft_s / ttft_s
-    pays = "the schedule pays" if speedup > 1 else "the schedule does not pay"
+    speedup = baseline.time_s / ttft.time_s
+    pays = _PAYS[is_faster(ttft, baseline)]
     return (
         f"Against no reduction: LLM FLOPs {fewer} fewer, TTFT "
-        f"{show_time(baseline_ttft_s)} -> {show_time(ttft_s)}, {speedup:.2f}x: {pays}"
+        f"{show_time(baseline.time_s)} -> {show_time(ttft.time_s)}, {speedup:.2f}x: {pays}"
     )
 
 
@@ -105,7 +113,7 @@ def _last_layer(execution: Execution) -> str:
 
 
 def _time_note(total: PhaseEstimate, convention: Convention) -> str:
-    """The source of the times, and what they leave out."""
+    """A sentence on the source of the times and on what they leave out."""
     if convention.counts_macs:
         return (
             "1 MAC = 2 FLOPs. The convention has no times: these are its FLOPs at the device's "
@@ -115,7 +123,7 @@ def _time_note(total: PhaseEstimate, convention: Convention) -> str:
 
 
 def _unseen(total: PhaseEstimate) -> str:
-    """How much of the time is of sizes outside the calibration's tables."""
+    """A sentence on the share of the time that is of sizes outside the calibration's tables."""
     if total.extrapolated < 0.005:
         return ""
     return f" Extrapolated: {100 * total.extrapolated:.0f} % of it is of sizes never timed."

@@ -4,27 +4,13 @@ from typing import Annotated
 
 import typer
 
-from aim_cost.case import Case
+from aim_cost.cli.groups import grouped
 from aim_cost.cli.methods_table import method_rows, method_table, methods_table
-from aim_cost.cli.options import (
-    BatchOption,
-    CalibrationOption,
-    DtypeOption,
-    ExecutionOption,
-    FormatOption,
-    FrameSizeOption,
-    FramesOption,
-    HardwareOption,
-    ImageTokensOption,
-    ModelOption,
-    TextTokensOption,
-)
+from aim_cost.cli.options import BatchOption, CaseOptions, FormatOption, PromptOptions
 from aim_cost.cli.scores_table import score_rows, scores_table
 from aim_cost.conventions.convention import CONVENTIONS
 from aim_cost.methods import get_method
 from aim_cost.methods.library import METHODS
-from aim_cost.models.vision_spec import parse_frame_size
-from aim_cost.models.workload import Execution, Workload
 from aim_cost.render import Format, console, print_object, print_rows
 from aim_cost.studies.budget import KINDS
 from aim_cost.studies.compare import compare
@@ -52,7 +38,9 @@ def methods(
     console().print(method_table(chosen[0]) if name else methods_table(chosen))
 
 
+@grouped
 def compare_methods(
+    *,
     methods: Annotated[
         str,
         typer.Option(help="Names with commas, fastv:k=3:r=0.75, a schedule file; or all."),
@@ -67,37 +55,16 @@ def compare_methods(
         float | None,
         typer.Option(help="Tokens, 10**12 FLOPs or ms; by default AIM's default schedule's."),
     ] = None,
-    model: ModelOption = "llava-onevision-qwen2-7b",
-    hardware: HardwareOption = "h100-sxm",
-    frames: FramesOption = None,
-    image_tokens: ImageTokensOption = None,
-    frame_size: FrameSizeOption = None,
-    text_tokens: TextTokensOption = 100,
+    options: CaseOptions,
+    prompt: PromptOptions,
     batch: BatchOption = 1,
-    dtype: DtypeOption = "bfloat16",
-    execution: ExecutionOption = "eager",
-    calibration: CalibrationOption = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Set methods beside each other: FLOPs by convention, tokens, memory, time, scoring.
+    """Compare methods: FLOPs by convention, tokens, memory, time, scoring.
 
-    Without --frames and --image-tokens it is a video of 32 frames.
+    Without --frames, --image-tokens and --image it is a video of 32 frames.
     """
-    if frames is None and image_tokens is None:
-        frames = 32
-    case = Case(
-        model,
-        Workload(
-            text_tokens=text_tokens,
-            frames=frames,
-            image_tokens=image_tokens,
-            batch=batch,
-            frame_size=parse_frame_size(frame_size) if frame_size else None,
-        ),
-        hardware,
-        Execution(dtype, mode=execution),
-        calibration,
-    )
+    case = options.case(prompt.workload(32, batch))
     found = compare(case, methods, conventions, equal=equal, budget=budget)
     if form is not Format.table:
         print_rows(found.to_rows(), form)

@@ -6,42 +6,29 @@ from typing import Annotated, Any
 
 import typer
 
-from aim_cost.case import Case
 from aim_cost.cli import compare as compare_cli
 from aim_cost.cli import plan as plan_cli
 from aim_cost.cli import plot as plot_cli
 from aim_cost.cli import sweep as sweep_cli
+from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import (
+    AllPartOptions,
     BatchOption,
-    CalibrationOption,
+    CaseOptions,
     DtypeOption,
-    ExecutionOption,
     FormatOption,
-    FrameSizeOption,
-    FramesOption,
-    HardwareOption,
-    ImageOption,
-    ImageTokensOption,
     LastLayerOption,
-    MergeOption,
-    ModelOption,
-    PerFrameOption,
-    PruneOption,
+    PromptOptions,
     ScheduleOption,
-    SelectOption,
-    TextTokensOption,
-    VisionMergeOption,
     new_app,
     run,
-    schedule_from,
-    workload_from,
 )
 from aim_cost.conventions.convention import CONVENTIONS
 from aim_cost.devices.hardware import hardware_names, load_hardware, to_row
 from aim_cost.models.model import load_model_spec, preset_names
 from aim_cost.models.parameters import model_parameters
 from aim_cost.models.vision_spec import DEFAULT_FRAME_SIZE
-from aim_cost.models.workload import Execution, LastLayer
+from aim_cost.models.workload import LastLayer
 from aim_cost.papers.efficiency import published_rows
 from aim_cost.render import Format, console, print_object, print_rows, table
 from aim_cost.timing import load_calibration
@@ -57,54 +44,30 @@ app.command("compare")(compare_cli.compare_methods)
 
 
 @app.command()
+@grouped
 def predict(
-    model: ModelOption = "llava-onevision-qwen2-7b",
-    hardware: HardwareOption = "h100-sxm",
-    frames: FramesOption = None,
-    image_tokens: ImageTokensOption = None,
-    image: ImageOption = None,
-    frame_size: FrameSizeOption = None,
-    text_tokens: TextTokensOption = 100,
+    *,
+    options: CaseOptions,
+    prompt: PromptOptions,
     batch: BatchOption = 1,
-    merge: MergeOption = None,
-    tokens_per_frame: PerFrameOption = None,
-    prune: PruneOption = None,
-    select: SelectOption = None,
-    vision_merge: VisionMergeOption = None,
+    parts: AllPartOptions,
     schedule: ScheduleOption = None,
     convention: Annotated[
         str, typer.Option(help=f"How FLOPs are counted: {', '.join(CONVENTIONS)}.")
     ] = "executed",
-    dtype: DtypeOption = "bfloat16",
     attention: Annotated[str, typer.Option(help="Attention of the LLM: sdpa or eager.")] = "sdpa",
     scoring: Annotated[
         str, typer.Option(help="Of AIM's importance: torch, or fused as a GPU with Triton runs it.")
     ] = "torch",
-    execution: ExecutionOption = "eager",
     last_layer: LastLayerOption = LastLayer.ALL,
-    calibration: CalibrationOption = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Price one prefill: FLOPs, traffic, time with its band, and memory, phase by phase.
 
     Without --frames, --image-tokens and --image it is a video of 32 frames.
     """
-    case = Case(
-        model,
-        workload_from(text_tokens, batch, frames, image_tokens, image, frame_size, 32),
-        hardware,
-        Execution(dtype, attention, execution, scoring, last_layer),
-        calibration,
-    )
-    chosen = schedule_from(
-        schedule,
-        tokens_per_frame,
-        merge=merge,
-        prune=prune,
-        select=select,
-        vision_merge=vision_merge,
-    )
-    result = case.price(chosen, convention)
+    case = options.case(prompt.workload(32, batch), attention, scoring, last_layer)
+    result = case.price(parts.one(schedule), convention)
     if form is not Format.table:
         print_object(result.to_row(), form)
         return
@@ -211,7 +174,7 @@ def evaluate(
     kernels: Annotated[Path, typer.Option(help="A folder of kernel tables of several GPUs.")],
     form: FormatOption = Format.table,
 ) -> None:
-    """Errors of the time models on shapes they never saw, beside the roofline; five folds.
+    """Print errors of the time models on unseen shapes, and of the roofline; five folds.
 
     Then whole prefills measured by others, priced with the shipped A100 calibration.
     """
@@ -240,7 +203,7 @@ def evaluate(
 
 @app.command("table")
 def published_table(form: FormatOption = Format.table) -> None:
-    """Set AIM's published efficiency table beside what the formulas give."""
+    """Compare AIM's published efficiency table with what the formulas give."""
     rows = [published.to_row() for published in published_rows()]
     if form is not Format.table:
         print_rows(rows, form)

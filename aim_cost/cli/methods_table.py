@@ -1,4 +1,4 @@
-"""What ``aim-cost methods`` prints: all methods, or one in full."""
+"""The tables of ``aim-cost methods``: all methods, or one in full."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,9 +42,8 @@ def methods_table(methods: Sequence[Method]) -> RenderableType:
     """A line or two a method."""
     lines = [
         (
-            f"{method.name}{COUNT_MARKS[method.counts]}",
+            f"{method.name}{COUNT_MARKS[method.counts]}{' ‡' if method.runs else ''}",
             method.arxiv or "-",
-            "yes" if method.runs else "-",
             method.where,
             ", ".join(f"{p.name} {p.shown()}" for p in method.parameters if p.default is not None),
             ", ".join(method.scoring) + ("" if _flash(method) else " †"),
@@ -52,18 +51,19 @@ def methods_table(methods: Sequence[Method]) -> RenderableType:
         for method in methods
     ]
     note = (
-        "runs: by aim_runtime; the others are priced. "
+        "‡: aim_runtime runs it; the others are priced. "
         "acts: before the LLM, inside it, both, or in the vision tower. Parameters with their "
         "defaults; 16 of 32: layer 16 of an LLM of 32 layers, scaled to others. "
         f"†: flash attention is off where it scores. * {COUNTS['mean']}. ** {COUNTS['assumed']}. "
         "More: aim-cost methods NAME."
     )
-    columns = ("method", "arXiv", "runs", "acts", "parameters", "ranks tokens by")
+    columns = ("method", "arXiv", "acts", "parameters", "ranks tokens by")
     result = table("Methods of visual-token reduction", columns, lines, note)
     for column in result.columns:
         column.justify = "left"
-    result.columns[-2].width = 11  # leaves room for the names of scores at 80 columns
-    result.columns[-1].overflow = "fold"
+    words = [word for line in lines for word in line[-1].split()]
+    result.columns[-1].width = max(map(len, words))  # a word stays whole
+    result.columns[-2].width = 11  # so that the table has 80 columns
     return result
 
 

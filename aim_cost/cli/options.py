@@ -1,16 +1,18 @@
-"""What the two command lines share: options, and how an error is shown."""
+"""Options of the two command lines, groups of options, and the printing of errors."""
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from aim_cost.case import Case
 from aim_cost.errors import AimError, ScheduleError
 from aim_cost.imports import missing_library
 from aim_cost.models.vision_spec import parse_frame_size
-from aim_cost.models.workload import LastLayer, Workload
+from aim_cost.models.workload import Execution, LastLayer, Workload
 from aim_cost.render import Format
 from aim_cost.schedules.schedule import PARTS, Schedule
 
@@ -18,6 +20,7 @@ ModelOption = Annotated[
     str, typer.Option("--model", help="A preset (aim-cost models) or the path of a config.json.")
 ]
 FramesOption = Annotated[int | None, typer.Option("--frames", help="Video frames.")]
+VideoFramesOption = Annotated[int, typer.Option("--frames", help="Video frames.")]
 TextTokensOption = Annotated[
     int, typer.Option("--text-tokens", help="Tokens that are not visual, all of them kept.")
 ]
@@ -119,59 +122,105 @@ def run(app: typer.Typer) -> None:
         sys.exit(1)
 
 
-def workload_from(
-    text_tokens: int,
-    batch: int,
-    frames: int | None,
-    image_tokens: int | None,
-    image: list[str] | None,
-    frame_size: str | None,
-    default_frames: int,
-) -> Workload:
-    """The workload that the options describe; without any, a video of ``default_frames``.
+@dataclass(frozen=True)
+class PromptOptions:
+    """The contents of a prompt."""
 
-    Raises: SpecError when options exclude each other.
-    """
-    if frames is None and image_tokens is None and not image:
-        frames = default_frames
-    return Workload(
-        text_tokens=text_tokens,
-        frames=frames,
-        image_tokens=image_tokens,
-        batch=batch,
-        frame_size=parse_frame_size(frame_size) if frame_size else None,
-        images=tuple(parse_frame_size(size, "--image") for size in image) if image else None,
-    )
+    frames: FramesOption = None
+    image_tokens: ImageTokensOption = None
+    image: ImageOption = None
+    frame_size: FrameSizeOption = None
+    text_tokens: TextTokensOption = 100
+
+    def workload(self, default_frames: int, batch: int = 1) -> Workload:
+        """The workload that they describe; without any pixels, a video of ``default_frames``.
+
+        Raises: SpecError when options exclude each other.
+        """
+        frames = self.frames
+        if frames is None and self.image_tokens is None and not self.image:
+            frames = default_frames
+        sizes = [parse_frame_size(size, "--image") for size in self.image or []]
+        return Workload(
+            text_tokens=self.text_tokens,
+            frames=frames,
+            image_tokens=self.image_tokens,
+            batch=batch,
+            frame_size=parse_frame_size(self.frame_size) if self.frame_size else None,
+            images=tuple(sizes) or None,
+        )
 
 
-def schedule_from(
-    schedule: str | None, tokens_per_frame: int | None = None, **parts: str | None
-) -> Schedule:
-    """The schedule that the options describe; without any, nothing is reduced.
+@dataclass(frozen=True)
+class PartOptions:
+    """The parts of a schedule that the runtime runs, an option each."""
 
-    Args: parts, the options of parts by their names.
-    Raises: ScheduleError when options exclude each other.
-    """
-    if tokens_per_frame is not None:
-        if parts.get("merge"):
+    merge: MergeOption = None
+    tokens_per_frame: PerFrameOption = None
+    prune: PruneOption = None
+    vision_merge: VisionMergeOption = None
+
+    def one(self, schedule: str | None) -> Schedule:
+        """The schedule that they and --schedule describe; without any, nothing is reduced.
+
+        Raises: ScheduleError when options exclude each other.
+        """
+        return Schedule.from_options({"schedule": schedule, **self._given()})
+
+    def all(self, schedules: list[str] | None) -> list[Schedule]:
+        """Each --schedule, and the one that the other options describe, if any.
+
+        Raises: ScheduleError when options exclude each other.
+        """
+        found = [Schedule.from_options({"schedule": schedule}) for schedule in schedules or []]
+        is_given = any(part is not None for part in self._given().values())
+        return [*found, self.one(None)] if is_given else found
+
+    def _given(self) -> dict[str, str | None]:
+        """The parts by name."""
+        given = {name: getattr(self, name) for name in PARTS if hasattr(self, name)}
+        if self.tokens_per_frame is None:
+            return given
+        if self.merge is not None:
             raise ScheduleError(
                 "--tokens-per-frame",
                 expected="no --merge beside it",
-                got=f"--merge {parts['merge']}",
+                got=f"--merge {self.merge}",
                 fix="Keep one of the two.",
             )
-        parts["merge"] = f"frame:{tokens_per_frame}"
-    return Schedule.from_options({"schedule": schedule, **parts})
+        return given | {"merge": f"frame:{self.tokens_per_frame}"}
 
 
-def schedules_from(
-    schedules: list[str] | None, tokens_per_frame: int | None = None, **parts: str | None
-) -> list[Schedule]:
-    """All schedules that the options describe: each --schedule, and the one of the other options.
+@dataclass(frozen=True)
+class AllPartOptions(PartOptions):
+    """All parts of a schedule."""
 
-    Raises: ScheduleError.
-    """
-    asked = [schedule_from(schedule) for schedule in schedules or []]
-    if any(parts.values()) or tokens_per_frame is not None:
-        asked.append(schedule_from(None, tokens_per_frame, **parts))
-    return asked
+    select: SelectOption = None
+
+
+@dataclass(frozen=True)
+class CaseOptions:
+    """A model on a device."""
+
+    model: ModelOption = "llava-onevision-qwen2-7b"
+    hardware: HardwareOption = "h100-sxm"
+    dtype: DtypeOption = "bfloat16"
+    execution: ExecutionOption = "eager"
+    calibration: CalibrationOption = None
+
+    def case(
+        self,
+        workload: Workload,
+        attention: str = "sdpa",
+        scoring: str = "torch",
+        last_layer: LastLayer = LastLayer.ALL,
+    ) -> Case:
+        """The case of a workload; the rest as of ``Execution``. Raises: SpecError, ProfileError."""
+        execution = Execution(
+            dtype=self.dtype,
+            attention=attention,
+            mode=self.execution,
+            scoring=scoring,
+            last_layer=last_layer,
+        )
+        return Case(self.model, workload, self.hardware, execution, self.calibration)

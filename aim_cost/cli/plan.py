@@ -5,31 +5,24 @@ from typing import Annotated
 
 import typer
 
-from aim_cost.case import Case
 from aim_cost.checks import integral, numbers
-from aim_cost.cli.options import (
-    BatchOption,
-    DtypeOption,
-    ExecutionOption,
-    FormatOption,
-    HardwareOption,
-    ModelOption,
-    TextTokensOption,
-)
+from aim_cost.cli.groups import grouped
+from aim_cost.cli.options import BatchOption, CaseOptions, FormatOption, TextTokensOption
 from aim_cost.errors import SpecError
-from aim_cost.models.workload import Execution, Workload
+from aim_cost.models.workload import Workload
 from aim_cost.render import Format, console, print_object
 from aim_cost.units import si
 
 _Limit = float | None
 
 _REFERENCE_FRAMES = 32
-"""Frames of AIM's tables, and of a plan that is free to choose them but knows no other data."""
+"""Frames of AIM's tables, and of a plan without other data that may choose the frames."""
 
 
+@grouped
 def plan(
-    model: ModelOption = "llava-onevision-qwen2-7b",
-    hardware: HardwareOption = "h100-sxm",
+    *,
+    options: CaseOptions,
     ttft_ms: Annotated[_Limit, typer.Option(help="Longest time to first token.")] = None,
     flops_tera: Annotated[_Limit, typer.Option(help="Most FLOPs of a prefill, in 10**12.")] = None,
     memory_gb: Annotated[
@@ -45,11 +38,9 @@ def plan(
     benchmark: Annotated[
         str | None, typer.Option(help="Whose accuracy; videomme, or the only one of your files.")
     ] = None,
-    dtype: DtypeOption = "bfloat16",
-    execution: ExecutionOption = "eager",
     form: FormatOption = Format.table,
 ) -> None:
-    """Find the schedule with the best expected accuracy within limits, and say what that rests on.
+    """Find the schedule with the best expected accuracy within limits, and print its evidence.
 
     Accuracy comes from data: a score of the schedule, or one between two that differ in one stage.
     """
@@ -57,9 +48,8 @@ def plan(
 
     choose_frames = frames == "auto"
     count = _REFERENCE_FRAMES if choose_frames else _whole(frames)
-    workload = Workload(text_tokens, frames=count, batch=batch)
     answer = plan(
-        Case(model, workload, hardware, Execution(dtype, mode=execution)),
+        options.case(Workload(text_tokens, frames=count, batch=batch)),
         ttft_s=_si(ttft_ms, "m"),
         flops=_si(flops_tera, "T"),
         memory_bytes=_si(memory_gb, "G"),

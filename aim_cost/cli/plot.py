@@ -8,19 +8,16 @@ from typer.core import TyperArgument, TyperCommand
 
 from aim_cost.case import Case
 from aim_cost.checks import one_of
+from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import (
+    AllPartOptions,
     BatchOption,
     DtypeOption,
     ExecutionOption,
-    MergeOption,
     ModelOption,
-    PerFrameOption,
-    PruneOption,
     SchedulesOption,
-    SelectOption,
     TextTokensOption,
-    VisionMergeOption,
-    schedules_from,
+    VideoFramesOption,
 )
 from aim_cost.errors import SpecError
 from aim_cost.models.workload import Execution, Workload
@@ -42,21 +39,19 @@ class PlotCommand(TyperCommand):
         super().format_help(ctx, formatter)
 
 
+@grouped
 def plot(
+    *,
     kind: Annotated[str, typer.Argument()],
     out: Annotated[Path, typer.Option(help="The picture to write: .png, .pdf or .svg.")],
     model: ModelOption = "llava-onevision-qwen2-7b",
     hardware: Annotated[
         str, typer.Option(help="A profile or a YAML file; for ttft several, commas between.")
     ] = "h100-sxm",
-    frames: Annotated[int, typer.Option(help="Video frames.")] = 32,
+    frames: VideoFramesOption = 32,
     text_tokens: TextTokensOption = 100,
     batch: BatchOption = 1,
-    merge: MergeOption = None,
-    tokens_per_frame: PerFrameOption = None,
-    prune: PruneOption = None,
-    select: SelectOption = None,
-    vision_merge: VisionMergeOption = None,
+    parts: AllPartOptions,
     schedule: SchedulesOption = None,
     accuracy: Annotated[
         list[Path] | None,
@@ -71,14 +66,6 @@ def plot(
 
     drawn = plots.PLOTS[one_of(kind, plots.PLOTS, "kind of plot", SpecError)]
     one_of(out.suffix, plots.SUFFIXES, f"suffix of {out}", SpecError)
-    chosen = schedules_from(
-        schedule,
-        tokens_per_frame,
-        merge=merge,
-        prune=prune,
-        select=select,
-        vision_merge=vision_merge,
-    ) or [_AIM]
     workload = Workload(text_tokens, frames=frames, batch=batch)
     request = plots.Request(
         plot=kind,
@@ -86,7 +73,7 @@ def plot(
             Case(model, workload, name, Execution(dtype, mode=execution))
             for name in hardware.split(",")
         ),
-        schedules=tuple(chosen),
+        schedules=tuple(parts.all(schedule) or [_AIM]),
         accuracy=tuple(accuracy or ()),
         benchmark=benchmark,
     )

@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aim_cost.case import Case
-from aim_cost.checks import integral, numbers
+from aim_cost.checks import LARGEST, integral, numbers
 from aim_cost.cli.options import BatchOption, DtypeOption, FormatOption, LastLayerOption
 from aim_cost.devices.hardware import HardwareProfile, load_hardware
 from aim_cost.errors import SpecError
@@ -20,6 +20,10 @@ from aim_cost.units import show
 
 if TYPE_CHECKING:  # sympy and pandas are slow to import, and other commands need neither
     from aim_cost.sweeps import Grid
+
+
+_MOST_VALUES = 1_000_000
+"""The largest value of an axis; no sweep prices longer prompts."""
 
 
 class FormulaFormat(StrEnum):
@@ -172,7 +176,15 @@ def whole_numbers(text: str, where: str) -> tuple[int, ...]:
         bounds = [integral(number, where, SpecError) for number in given]
         if len(bounds) > 3 or (len(bounds) == 3 and bounds[2] < 1):
             raise SpecError(where, expected=form, got=part, fix="A range is start:end:step.")
-        found += bounds if len(bounds) == 1 else range(*bounds)
+        values = bounds if len(bounds) == 1 else range(*bounds)
+        if max(map(abs, bounds)) > LARGEST or len(found) + len(values) > _MOST_VALUES:
+            raise SpecError(
+                where,
+                expected=f"at most {_MOST_VALUES} values, each at most {LARGEST}",
+                got=part,
+                fix="Give fewer, or a range with a step: start:end:step.",
+            )
+        found += values
     if not found:
         raise SpecError(where, expected=form, got=f"{text}, which is empty", fix="Move the end.")
     return tuple(dict.fromkeys(found))

@@ -9,10 +9,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aim_cost.checks import mapping
 from aim_cost.errors import ProfileError
+from aim_cost.files.tree import read_yaml
 
 DTYPES = ("float32", "tfloat32", "float16", "bfloat16", "float8", "int8")
 
@@ -184,39 +183,9 @@ def to_row(profile: HardwareProfile) -> dict[str, Any]:
     }
 
 
-class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
-    """The safe loader, which also refuses a key that is written twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        if isinstance(node, yaml.MappingNode):
-            seen = set()
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode):
-                    if key.value in seen:
-                        line = key.start_mark.line + 1
-                        raise yaml.YAMLError(f"the key {key.value!r} twice, again in line {line}")
-                    seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
-
-
 def _read(file: Path | Traversable, where: str) -> HardwareProfile:
-    try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # a safe loader
-    except OSError as error:
-        raise ProfileError(
-            where,
-            expected="a readable file",
-            got=error.strerror or str(error),
-            fix=f"Correct the path; {_LIST}.",
-        ) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ProfileError(
-            where,
-            expected="YAML",
-            got=" ".join(str(error).split()),
-            fix="Correct the file; hardware_profiles/README.md describes it.",
-        ) from error
-    return _profile(tree, where)
+    fix = "Correct the file; hardware_profiles/README.md describes it."
+    return _profile(read_yaml(file, where, ProfileError, fix=fix, find=_LIST), where)
 
 
 def _profile(tree: object, where: str) -> HardwareProfile:
@@ -320,7 +289,7 @@ def _number(value: object, where: str, unit: str) -> int | float:
         where,
         expected=f"a {'whole ' if whole else ''}number of {unit} from 1 to {_LIMIT:.0e}",
         got=repr(value),
-        fix="Write plain digits or 9.89e+14 (YAML reads 989e12 as text), dense, in base SI units.",
+        fix="Write plain digits or 9.89e+14, dense, in base SI units.",
     )
 
 

@@ -1,6 +1,5 @@
 """Section: a part of a Hugging Face config; what is missing in it is the default of its class."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from aim_cost.checks import mapping, one_of, whole
 from aim_cost.errors import SpecError
+from aim_cost.files.tree import read_json
 
 MOST_SIZE = 2**20
 """The largest width, number of heads or side in pixels that is read from a config."""
@@ -34,16 +34,7 @@ class Section:
     @classmethod
     def load(cls, path: Path) -> "Section":
         """The root of a ``config.json``. Raises: SpecError."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SpecError(
-                str(path), expected="a readable config.json", got=str(error), fix="Check the path."
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise SpecError(
-                str(path), expected="valid JSON", got=str(error), fix="Correct the file."
-            ) from error
+        content = read_json(path, str(path), SpecError, fix="Correct the file.")
         return cls(mapping(content, str(path), SpecError))
 
     def where(self, key: str) -> str:
@@ -90,7 +81,4 @@ class Section:
 
 def bounded(value: object, where: str, most: int) -> int:
     """Return ``value`` if it is a whole number from 1 to ``most``. Raises: SpecError."""
-    if isinstance(value, int) and value > most:
-        expected, got = f"a whole number from 1 to {most}", value if value < 10**20 else "more"
-        raise SpecError(where, expected=expected, got=got, fix=f"Correct {where}.")
-    return whole(value, where, SpecError)
+    return whole(value, where, SpecError, at_most=most)

@@ -1,6 +1,6 @@
 """Dimensions of a vision-language model, read from its Hugging Face config."""
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -9,6 +9,8 @@ from typing import Any
 
 from aim_cost.checks import mapping, one_of
 from aim_cost.errors import SpecError
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.models.config import MOST_TOKENS, Section, bounded
 from aim_cost.models.families import FAMILIES, Family
 from aim_cost.models.image_rule import ImageRule
@@ -186,13 +188,13 @@ def preset_names() -> list[str]:
 def preset_config(name: str) -> dict[str, Any]:
     """The Hugging Face config of a preset. Raises SpecError that lists the presets."""
     one_of(name, preset_names(), "model", SpecError)
-    config: dict[str, Any] = json.loads((_PRESETS / f"{name}.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = json_tree(text_of(_PRESETS / f"{name}.json"))
     return config
 
 
 def load_model_spec(name_or_path: str | Path) -> ModelSpec:
     """A preset by name, or any ``config.json`` by path. Raises SpecError."""
-    if Path(name_or_path).exists():
+    if os.path.exists(name_or_path):  # no path at all is none that exists
         return ModelSpec.from_hf_config(name_or_path)
     name = str(name_or_path)
     return ModelSpec.from_hf_config(preset_config(name), name=name)

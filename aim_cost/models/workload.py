@@ -1,4 +1,4 @@
-"""What is asked of the model (Workload) and how it is run (Execution)."""
+"""Workload: the prompts of a prefill. Execution: how the model runs them."""
 
 import math
 from collections import Counter
@@ -12,6 +12,9 @@ from aim_cost.models.model import ModelSpec
 from aim_cost.models.vision_spec import FrameSize, Tower
 from aim_cost.units import dtype_bytes
 
+MOST_PROMPT_TOKENS = 10**8
+"""Of all prompts of a batch, far above any that is run; beyond it times lose their digits."""
+
 ATTENTION_KINDS = ("sdpa", "eager")
 MODES = ("eager", "cuda-graph", "ideal")
 SCORINGS = ("torch", "fused")
@@ -21,7 +24,7 @@ class LastLayer(StrEnum):
     """What the LLM's last layer computes in a prefill.
 
     ``all``: every token, as transformers runs it. ``needed``: keys and values of every token, all
-    else of the last alone, whose logits are asked for.
+    else only for the last token, whose logits are needed.
     """
 
     ALL = "all"
@@ -39,7 +42,7 @@ class VisualInput:
 
     ``groups`` are frames, image crops or, in Qwen's towers, temporal patches of two frames: encoded
     one by one, merged one by one, ``group_tokens`` each. ``newline_tokens`` follow the last group
-    of a video, or in an image each row of its grid. ``others``: smaller groups beside them, the
+    of a video, or in an image each row of its grid. ``others``: further, smaller groups, the
     largest first: (groups, tokens of each).
     """
 
@@ -126,7 +129,7 @@ class Workload:
         return tuple((model.vision.at(size), number) for size, number in crops.items())
 
     def label(self) -> str:
-        """What is seen, in words: ``32 frames``, ``576 image tokens``, ``image 1080 x 1920``."""
+        """The visual input in words: ``32 frames``, ``576 image tokens``, ``image 1080 x 1920``."""
         if self.images is not None:
             sizes = ", ".join(f"{height} x {width}" for height, width in self.images[:3])
             more = f" and {len(self.images) - 3} more" if len(self.images) > 3 else ""
@@ -136,10 +139,25 @@ class Workload:
         return f"{self.image_tokens} image tokens"
 
     def visual_input(self, model: ModelSpec) -> VisualInput:
-        """Lay the visual tokens out for ``model``. Raises SpecError when it takes no video.
+        """Lay the visual tokens out for ``model``.
 
         ``image_tokens`` are encoded as the fewest crops that hold them.
+        Raises: SpecError when it takes no video, and for more than MOST_PROMPT_TOKENS.
         """
+        found = self._visual_input(model)
+        visual = [(found.groups, found.group_tokens), *found.others]
+        prompt = sum(groups * tokens for groups, tokens in visual) + found.newline_tokens
+        tokens = self.batch * (prompt + self.text_tokens)
+        if tokens > MOST_PROMPT_TOKENS:
+            raise SpecError(
+                "workload",
+                expected=f"at most {MOST_PROMPT_TOKENS} tokens in all prompts of the batch",
+                got=f"{tokens}: {self.label()} + {self.text_tokens} text tokens, x {self.batch}",
+                fix="Give fewer or smaller frames or images, less text, or a smaller batch.",
+            )
+        return found
+
+    def _visual_input(self, model: ModelSpec) -> VisualInput:
         if self.images is not None:
             grids = self.image_grids(model)
             (groups, tokens), *others = group_sizes(grids)
@@ -172,7 +190,7 @@ class Execution:
             same kernels started by the device; ``ideal``, the roofline.
         scoring: of AIM's importance; ``torch``, block by block of rows, each written once;
             ``fused``, the Triton kernels of a GPU, which write no matrix and compute its products
-            anew in each pass.
+            again in each pass.
         last_layer: what the LLM's last layer computes; its name does as well.
         keeps_tower_states: whether the hidden states of all layers of a SigLIP or CLIP tower stay
             until the features are there, and nothing of a tower stays after that, as in

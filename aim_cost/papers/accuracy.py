@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterator
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
-import yaml
 
 from aim_cost.conventions.convention import get_convention
+from aim_cost.files.text import text_of
+from aim_cost.files.yaml_text import yaml_tree
 from aim_cost.papers.efficiency import published_rows
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
@@ -18,14 +19,16 @@ from aim_cost.units import si
 COLUMNS = (
     *("evidence", "source", "model", "method", "frames", "schedule", "budget"),
     *("benchmark", "accuracy", "baseline", "difference", "ci_low", "ci_high", "n"),
+    *("scale", "lower_is_better"),
     *("published_llm_flops", "published_share", "note"),
 )
 """The columns of a table of accuracy; unknown entries are missing (``pd.isna``).
 
 evidence: ``published``, or ``own`` for a user's rows; the two are never mixed in one answer.
 schedule: what ``Schedule.label`` prints, None where the paper leaves it open.
-accuracy, baseline, ci_low, ci_high: percent. baseline: the same source's score with no reduction.
-difference: accuracy - baseline, points. n: questions.
+accuracy, baseline, ci_low, ci_high: percent, or the benchmark's own points where scale is
+``points``. baseline: the same source's score with no reduction. difference: accuracy - baseline,
+points; baseline - accuracy where lower_is_better, so that more is better. n: questions.
 published_llm_flops: as the paper counts them, two per multiply-add; published_share: of its
 unreduced model under the same convention.
 """
@@ -35,7 +38,7 @@ UNCLEAR = "printed FLOPs follow another schedule than the one printed beside the
 
 def published_accuracy() -> pd.DataFrame:
     """All published rows, COLUMNS; the unreduced models are rows too."""
-    table = yaml.safe_load(_text())
+    table = _table()
     rows = [row for paper in table["papers"] for row in _paper_rows(paper)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"frames": "Int64"})
 
@@ -45,9 +48,12 @@ def benchmark_title(name: str) -> str:
     return str(_benchmarks().get(name, {}).get("title", name))
 
 
-def sampling_note(name: str) -> str:
-    """A sentence on the sampling error of a score; empty for an unknown number of questions."""
-    questions = _benchmarks().get(name, {}).get("questions")
+def sampling_note(name: str, questions: int | None = None) -> str:
+    """A sentence on the sampling error of a score; empty for an unknown number of questions.
+
+    Args: questions, those that the score is over; by default all of the benchmark.
+    """
+    questions = questions or _benchmarks().get(name, {}).get("questions")
     if questions is None:
         return ""
     points = 100 * 1.96 * math.sqrt(0.25 / questions)
@@ -75,12 +81,12 @@ def method_of(schedule: Schedule) -> str:
 
 
 def _benchmarks() -> dict[str, dict[str, Any]]:
-    table: dict[str, dict[str, Any]] = yaml.safe_load(_text())["benchmarks"]
-    return table
+    return cast(dict[str, dict[str, Any]], _table()["benchmarks"])
 
 
-def _text() -> str:
-    return (resources.files("aim_cost.papers") / "accuracy.yaml").read_text(encoding="utf-8")
+def _table() -> dict[str, Any]:
+    file = resources.files("aim_cost.papers") / "accuracy.yaml"
+    return cast(dict[str, Any], yaml_tree(text_of(file)))
 
 
 def _paper_rows(paper: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -98,6 +104,8 @@ def _paper_rows(paper: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "source": paper["source"],
             "baseline": baseline[row["benchmark"]],
             "difference": round(points, 1),  # both are printed with one decimal
+            "scale": "percent",
+            "lower_is_better": False,
         }
 
 

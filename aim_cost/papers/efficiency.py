@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-import yaml
-
 from aim_cost.case import Case, Estimate
+from aim_cost.files.text import text_of
+from aim_cost.files.yaml_text import yaml_tree
 from aim_cost.models.workload import Workload
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
@@ -70,8 +70,7 @@ class PublishedRow:
 
 def published_rows() -> list[PublishedRow]:
     """The rows that ship with the project, in the order of the paper."""
-    text = (resources.files("aim_cost.papers") / "efficiency.yaml").read_text(encoding="utf-8")
-    table = yaml.safe_load(text)
+    table = yaml_tree(text_of(resources.files("aim_cost.papers") / "efficiency.yaml"))
     common = {key: table[key] for key in ("source", "hardware", "convention")}
     rows = []
     for row in table["rows"]:

@@ -5,10 +5,10 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import yaml
-
 from aim_cost.case import Estimate
 from aim_cost.conventions.convention import get_convention
+from aim_cost.files.text import text_of
+from aim_cost.files.yaml_text import yaml_tree
 from aim_cost.methods.library import get_method
 from aim_cost.methods.parameter import show_value
 from aim_cost.models.model import ModelSpec, load_model_spec
@@ -47,6 +47,11 @@ class Figure:
     note: str = ""
     stated: str = ""
 
+    @property
+    def remark(self) -> str:
+        """Why ``gives`` is another number, or else what had to be derived; empty without either."""
+        return self.reason or self.note
+
     def computed(self, result: Estimate) -> str:
         """The count of ``result`` to the digits of ``printed``."""
         return f"{tera(count_of(result)):.{len(self.printed.partition('.')[2])}f}"
@@ -71,8 +76,7 @@ def published_figures() -> tuple[Figure, ...]:
 
 @cache
 def _method_figures() -> tuple[Figure, ...]:
-    path = resources.files("aim_cost.papers") / "figures.yaml"
-    table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    table = yaml_tree(text_of(resources.files("aim_cost.papers") / "figures.yaml"))
     return tuple(_figure(dict(row), table["workloads"]) for row in table["figures"])
 
 

@@ -1,4 +1,4 @@
-"""Accuracy over FLOPs and over TTFT: methods of several papers, each against its own baseline."""
+"""Accuracy over FLOPs and over TTFT; each method is compared with the baseline of its paper."""
 
 from dataclasses import replace
 from itertools import cycle
@@ -18,7 +18,8 @@ from aim_cost.papers.accuracy import benchmark_title, published_accuracy, sampli
 from aim_cost.plots.registry import Request, plot
 from aim_cost.plots.style import COLOURS, PAGE, device, finish, new_figure
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.studies.own_accuracy import load_accuracy
+from aim_cost.studies.evidence import is_of
+from aim_cost.studies.own_accuracy import read_scores
 from aim_cost.units import milli, tera
 
 _KNOWN: dict[str, Any] = {
@@ -52,7 +53,7 @@ def pareto_points(accuracy: pd.DataFrame, benchmark: str, baseline: Estimate) ->
     """
     rows = []
     for row in accuracy[accuracy["benchmark"] == benchmark].to_dict("records"):
-        if pd.notna(row["model"]) and row["model"] != baseline.model.name:
+        if not is_of(row["model"], baseline.model):
             continue
         point = {name: row[name] for name in ("source", "method", "evidence")}
         point["accuracy_difference"] = row["difference"]
@@ -132,9 +133,10 @@ def pareto(points: pd.DataFrame, benchmark: str, baseline: Estimate) -> Figure:
 def _draw(request: Request) -> Figure:
     baseline, benchmark = request.case().price(), request.benchmark
     scores = published_accuracy()
-    if request.accuracy:
-        scores = pd.concat([scores, load_accuracy(request.accuracy)], ignore_index=True)
-    one_of(benchmark, set(scores["benchmark"]), "--benchmark", SpecError)
+    own = read_scores(request.accuracy)
+    one_of(benchmark, {*scores["benchmark"], *own.by_benchmark}, "--benchmark", SpecError)
+    if benchmark in own.by_benchmark:
+        scores = pd.concat([scores, own.table(benchmark)], ignore_index=True)
     points = pareto_points(scores, benchmark, baseline)
     if points.empty:
         raise SpecError(

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar, Self
 
+from aim_cost.checks import number
 from aim_cost.errors import ScheduleError
 
 
@@ -287,12 +288,12 @@ class Part:
 
 def _number(text: str, whole: bool) -> float | None:
     """The number that ``text`` says, or None."""
+    found = number(text)
+    if found is None or not whole:
+        return found
     with suppress(ValueError):
-        return int(text) if whole else float(text)  # whole ones exactly: a float has 53 bits
-    with suppress(ValueError):
-        number = float(text)  # 24.0 and 2.4e1 are whole
-        return int(number) if number.is_integer() else None
-    return None
+        return int(text)  # exactly: a float has 53 bits
+    return int(found) if found.is_integer() else None  # 24.0 and 2.4e1 are whole
 
 
 def _digits(number: float) -> str:

@@ -6,16 +6,16 @@ Source: AIM, arXiv 2412.03248, as its released code behaves.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aim_cost.checks import mapping, whole
 from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.files import write_atomically
+from aim_cost.files.tree import read_tree
+from aim_cost.files.yaml_text import yaml_text
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import VisualInput, Workload
 from aim_cost.schedules.language import Piece, nearest
@@ -179,42 +179,64 @@ class Schedule:
     @classmethod
     def load(cls, path: str | Path) -> "Schedule":
         """Read a YAML or JSON file that holds a mapping or text. Raises: ScheduleError."""
-        try:
-            # JSON is YAML, but for numbers such as 1e-1, which YAML 1.1 reads as text
-            text = Path(path).read_text(encoding="utf-8")
-            data = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
-        except OSError as error:
+        where, fix = str(path), "Correct the file; docs/schedules.md describes it."
+        data = read_tree(Path(path), where, ScheduleError, fix=fix)
+        if data is None:
             raise ScheduleError(
-                str(path), expected="a readable file", got=str(error), fix="Check the path."
-            ) from error
-        except (yaml.YAMLError, ValueError) as error:
-            got = " ".join(str(error).split())
-            raise ScheduleError(
-                str(path), expected="valid YAML or JSON", got=got, fix="Correct the file."
-            ) from error
-        return cls.read({} if data is None else data, where=str(path))
+                where, expected="a schedule", got="nothing", fix="Write none for no reduction."
+            )
+        return cls.read(data, where)
 
     def save(self, path: str | Path) -> None:
         """Write YAML, or JSON where the name ends so."""
         data = self.to_dict()
         text = (
-            json.dumps(data, indent=2) + "\n"
-            if Path(path).suffix == ".json"
-            else yaml.safe_dump(data, sort_keys=False)
+            json.dumps(data, indent=2) + "\n" if Path(path).suffix == ".json" else yaml_text(data)
         )
         write_atomically(path, text.encode())
 
     @classmethod
+    def of(cls, given: "Schedule | str", where: str = "schedule") -> "Schedule":
+        """The schedule that a caller gave, itself or as its text.
+
+        Raises: ScheduleError.
+        """
+        if isinstance(given, Schedule):
+            return given
+        if isinstance(given, str):
+            return cls.parse(given, where)
+        raise ScheduleError(
+            where,
+            expected="a Schedule, or its text",
+            got=given,
+            fix="E.g. Schedule.parse('merge 0.25, prune linear:14:22'); Schedule.from_dict reads a "
+            "mapping, Schedule.load a file.",
+        )
+
+    @classmethod
+    def all_of(
+        cls, given: "Schedule | str | Iterable[Schedule | str]", where: str = "schedules"
+    ) -> tuple["Schedule", ...]:
+        """The schedules that a caller gave: one, or several. Raises: ScheduleError."""
+        is_one = isinstance(given, Schedule | str | Mapping) or not isinstance(given, Iterable)
+        several = [given] if is_one else given
+        return tuple(cls.of(one, where) for one in several)  # type: ignore[union-attr, arg-type]
+
+    @classmethod
     def parse(cls, text: str, where: str = "schedule") -> "Schedule":
-        """Read a schedule as ``label`` writes it; empty text says ``none``.
+        """Read a schedule as ``label`` writes it.
 
         The grammar is in aim_cost/schedules/language.py, all words are in docs/schedules.md.
         Args: where the text came from, for errors.
         Raises: ScheduleError that points at the wrong word and says what may stand there.
         """
         parts: dict[str, Any] = {}
-        if text.strip() in ("", "none"):
+        if text.strip() == "none":
             return cls()
+        if not text.strip():
+            raise ScheduleError(
+                where, expected="a schedule", got="nothing", fix="Write none for no reduction."
+            )
         for piece in Piece.of(text, where).split(r",\s*(?=[^\W\d])"):  # a comma before a letter
             label, rest = piece.split(r"(?<=\S)\s+|\Z", once=True)
             name = label.text.replace("-", "_")
@@ -251,11 +273,11 @@ class Schedule:
 
         Args:
             options: ``schedule`` as of ``from_argument``, or instead parts by their names in PARTS,
-                each as of its ``parse``, a number or text. None and empty text say nothing.
+                each as of its ``parse``, a number or text. None says nothing.
             where: what an error calls an option, ``{}`` for its name.
         Raises: ScheduleError.
         """
-        given = {name: str(value) for name, value in options.items() if value not in (None, "")}
+        given = {name: str(value) for name, value in options.items() if value is not None}
         named = {name: where.format(_written(name)) for name in given}
         whole = given.pop("schedule", None)
         if whole is None:

@@ -1,6 +1,7 @@
-"""What a plan may choose from: schedules of merging and pruning, priced, and what limits them."""
+"""Candidates: the priced schedules that a plan chooses from, and the limits on them."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import pandas as pd
 
@@ -10,9 +11,10 @@ from aim_cost.errors import SpecError
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.sweeps import schedule, sweep
-from aim_cost.units import show, show_time
+from aim_cost.units import round_up, show, show_time
 
 LIMIT_FLAGS = {"ttft_s": "--ttft-ms", "flops": "--flops-tera", "memory_bytes": "--memory-gb"}
+_PREFIXES = {"ttft_s": "m", "flops": "T", "memory_bytes": "G"}
 
 _RETENTIONS = tuple(x / 64 for x in (64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8, 6, 4, 3, 2, 1))
 _PRUNE_LENGTHS = (1, 2, 4, 8, 15)
@@ -20,7 +22,7 @@ _PRUNE_LENGTHS = (1, 2, 4, 8, 15)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a prefill may cost; None is no limit. FLOPs as executed, all phases.
+    """Limits on the cost of a prefill; None is no limit. FLOPs are executed ones of all phases.
 
     Raises: SpecError for a limit that is no number above 0.
     """
@@ -53,10 +55,15 @@ def show_limit(name: str, value: float) -> str:
     return show(value, "FLOPs" if name == "flops" else "B")
 
 
+def as_option(name: str, value: float) -> str:
+    """The option that sets a limit just above ``value``."""
+    return f"{LIMIT_FLAGS[name]} {round_up(value, _PREFIXES[name])}"
+
+
 def candidates(case: Case, frames: tuple[int, ...]) -> pd.DataFrame:
     """All schedules considered, priced for videos of ``frames``.
 
-    Columns: frames, retention, tokens (of a frame after merging), l1, l2 (behind the last layer
+    Columns: frames, retention, tokens (of a frame after merging), l1, l2 (after the last layer
     where nothing is pruned), pruned, llm.flops, total.flops, ttft_s, share (LLM FLOPs, of those of
     no reduction and equal frames).
     Raises: SpecError or ProfileError, as ``estimate`` would.
@@ -92,11 +99,16 @@ def priced(case: Case, row: pd.Series) -> Estimate:
 
 
 def uses(case: Case, row: pd.Series) -> dict[str, float]:
-    """What a row of ``candidates`` costs, under the names of the limits."""
-    workload = at_frames(case, int(row["frames"])).workload
-    trace = schedule_of(row).resolve(case.model, workload)
-    peak = prefill_memory(case.model, workload, trace, case.execution).peak_bytes
+    """The cost of a row of ``candidates``, by the names of the limits."""
+    peak = _peak_bytes(at_frames(case, int(row["frames"])), schedule_of(row))
     return {"ttft_s": row["ttft_s"], "flops": row["total.flops"], "memory_bytes": peak}
+
+
+@lru_cache(maxsize=10_000)
+def _peak_bytes(case: Case, chosen: Schedule) -> int:
+    """The peak memory of a candidate; a search asks for that of many several times."""
+    trace = chosen.resolve(case.model, case.workload)
+    return prefill_memory(case.model, case.workload, trace, case.execution).peak_bytes
 
 
 def broken(case: Case, row: pd.Series, limits: Limits) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
-"""What data say of a schedule's accuracy: a row's own score, or one between two rows."""
+"""Evidence of a schedule's accuracy: a row's own score, or a score between two rows."""
 
-from collections.abc import Hashable
 from dataclasses import astuple, dataclass
 from itertools import combinations
 from typing import Any
@@ -9,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from aim_cost.conventions.executed import build_executed
-from aim_cost.models.model import ModelSpec, preset_names
+from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.studies.checkpoints import is_checkpoint_of
 
 BASES = ("row", "interpolated", "none")
 """The score of the schedule itself; a score between those of two rows; no evidence."""
@@ -21,7 +21,7 @@ BASES = ("row", "interpolated", "none")
 
 @dataclass(frozen=True)
 class Knobs:
-    """What AIM's schedules vary. Without pruning l1 and l2 lie behind the last layer.
+    """The numbers that AIM's schedules vary. Without pruning l1 and l2 lie after the last layer.
 
     ``tokens``: of a frame after merging.
     """
@@ -70,7 +70,7 @@ def known_rows(
     """
     rows = []
     for row in accuracy[accuracy["benchmark"] == benchmark].to_dict("records"):
-        if pd.isna(row["schedule"]) or _of_another(row, model):
+        if pd.isna(row["schedule"]) or not is_of(row["model"], model):
             continue
         schedule = Schedule.parse(row["schedule"], row["source"])
         count = frames if pd.isna(row["frames"]) else int(row["frames"])
@@ -83,11 +83,9 @@ def known_rows(
     return pd.DataFrame(rows)
 
 
-def _of_another(row: dict[Hashable, Any], model: ModelSpec) -> bool:
-    """Whether a row is of another model. A name that is no preset is taken on trust."""
-    if pd.isna(row["model"]) or row["model"] == model.name:
-        return False
-    return row["evidence"] == "published" or row["model"] in preset_names()
+def is_of(name: str | None, model: ModelSpec) -> bool:
+    """Whether a row of accuracy is of ``model``; one without a name is taken on trust."""
+    return name is None or pd.isna(name) or is_checkpoint_of(name, model)
 
 
 def expect(rows: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:

@@ -10,11 +10,13 @@ import pandas as pd
 from aim_cost.case import Case
 from aim_cost.checks import one_of
 from aim_cost.errors import InfeasibleError, SpecError
+from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import LastLayer
 from aim_cost.papers.accuracy import published_accuracy
 from aim_cost.studies.candidates import (
     LIMIT_FLAGS,
     Limits,
+    as_option,
     broken,
     candidates,
     first_within,
@@ -24,8 +26,9 @@ from aim_cost.studies.candidates import (
     uses,
     within,
 )
-from aim_cost.studies.evidence import expect, known_rows
-from aim_cost.studies.own_accuracy import load_accuracy
+from aim_cost.studies.cited import Cited
+from aim_cost.studies.evidence import expect, is_of, known_rows
+from aim_cost.studies.own_accuracy import read_scores
 from aim_cost.studies.plan_result import Plan
 from aim_cost.sweeps.grid import video_frames
 
@@ -39,7 +42,7 @@ def plan(
     flops: float | None = None,
     memory_bytes: float | None = None,
     choose_frames: bool = False,
-    accuracy: pd.DataFrame | Sequence[str | Path] | None = None,
+    accuracy: pd.DataFrame | str | Path | Sequence[str | Path] | None = None,
     benchmark: str | None = None,
 ) -> Plan:
     """The schedule within limits with the best expected accuracy.
@@ -63,15 +66,16 @@ def plan(
             fix="Plan with all, and price the schedule with needed afterwards.",
         )
     limits = Limits(ttft_s, flops, memory_bytes)
-    if accuracy is None:
-        accuracy = published_accuracy()
-    elif not isinstance(accuracy, pd.DataFrame):
-        accuracy = load_accuracy([Path(path) for path in accuracy])
-    return _plan(case, limits, choose_frames, accuracy, _benchmark(benchmark, accuracy))
+    if accuracy is not None and not isinstance(accuracy, pd.DataFrame):
+        scores = read_scores([accuracy] if isinstance(accuracy, str | Path) else accuracy)
+        name = _benchmark(benchmark, list(scores.by_benchmark))
+        return _plan(case, limits, choose_frames, scores.table(name), name)
+    table = published_accuracy() if accuracy is None else accuracy
+    name = _benchmark(benchmark, list(dict.fromkeys(table["benchmark"])))
+    return _plan(case, limits, choose_frames, table, name)
 
 
-def _benchmark(given: str | None, accuracy: pd.DataFrame) -> str:
-    known = list(dict.fromkeys(accuracy["benchmark"]))
+def _benchmark(given: str | None, known: list[str]) -> str:
     if given is not None:
         return one_of(given, known, "--benchmark", SpecError)
     default = [name for name in ("videomme", "all") if name in known]
@@ -93,11 +97,15 @@ def _plan(
     frames, text_tokens = video_frames(case), case.workload.text_tokens
     known = known_rows(accuracy, benchmark, case.model, text_tokens, frames)
     if known.empty and "own" in set(accuracy["evidence"]):
+        others = _other_models(accuracy, case.model)
         raise SpecError(
             "--accuracy",
             expected=f"scores of {case.model.name}",
-            got=", ".join(accuracy["model"].dropna().unique()),
-            fix="Name that model with --model.",
+            got=f"those of {', '.join(others)}" if others else "schedules that are not AIM's",
+            fix="Name that model with --model. Scores of the same weights under another name: give "
+            "them as CSV."
+            if others
+            else "Give scores of merging and pruning.",
         )
     ranked = _ranked(case, known, frames, choose_frames)
     fitting = within(ranked, limits)
@@ -115,12 +123,20 @@ def _plan(
         benchmark=benchmark,
         difference=None if pd.isna(chosen["difference"]) else float(chosen["difference"]),
         basis=str(chosen["basis"]),
-        rows=tuple(known.iloc[i].to_dict() for i in chosen[["first", "second"]] if i >= 0),
+        rows=tuple(
+            Cited.of(known.iloc[i].to_dict()) for i in chosen[["first", "second"]] if i >= 0
+        ),
+        other_models=_other_models(accuracy, case.model),
         binding=broken(case, ranked.iloc[rank - 1], limits) if rank else (),
         least_reduction=priced(case, least),
         candidates=len(ranked),
         feasible=len(fitting),
     )
+
+
+def _other_models(accuracy: pd.DataFrame, model: ModelSpec) -> tuple[str, ...]:
+    names = accuracy[accuracy["evidence"] == "own"]["model"].dropna().unique()
+    return tuple(str(name) for name in names if not is_of(name, model))
 
 
 def _ranked(case: Case, known: pd.DataFrame, frames: int, choose_frames: bool) -> pd.DataFrame:
@@ -141,7 +157,7 @@ def _ranked(case: Case, known: pd.DataFrame, frames: int, choose_frames: bool) -
 
 
 def _infeasible(case: Case, limits: Limits, ranked: pd.DataFrame) -> InfeasibleError:
-    """Which limit binds, what comes nearest to it, and whether fewer frames would do."""
+    """The error that names the binding limit, the nearest schedule, and frames that would fit."""
     given = limits.given()
     quick = ranked[["ttft_s", "total.flops"]] / [limits.ttft_s or inf, limits.flops or inf]
     most: tuple[tuple[float, str], dict[str, float], int] | None = None
@@ -156,24 +172,32 @@ def _infeasible(case: Case, limits: Limits, ranked: pd.DataFrame) -> InfeasibleE
     assert most is not None
     (_, name), used, place = most
     row = ranked.iloc[place]
+    if used["memory_bytes"] > case.device.memory_bytes:
+        fix = "Take a device with more memory."
+    else:
+        raised = [as_option(over, used[over]) for over in given if used[over] > given[over]]
+        fix = f"It fits {' and '.join(raised)}."
     return InfeasibleError(
         LIMIT_FLAGS[name],
         expected=f"a schedule within {show_limit(name, given[name])}",
         got=f"none; nearest: {schedule_of(row).label()} at {int(row['frames'])} frames, "
         f"{show_limit(name, used[name])}",
-        fix=f"Raise the limit to that.{_with_fewer_frames(case, limits, int(row['frames']))}",
+        fix=f"{fix}{_with_fewer_frames(case, limits, int(row['frames']))}",
     )
 
 
 def _with_fewer_frames(case: Case, limits: Limits, frames: int) -> str:
-    while frames > 1:
-        frames //= 2
-        found = candidates(case, (frames,)).sort_values("share", ascending=False)
+    halves = [frames >> times for times in range(1, frames.bit_length())]
+    if not halves:
+        return ""
+    priced = candidates(case, tuple(halves)).sort_values("share", ascending=False, kind="stable")
+    for fewer in halves:
+        found = priced[priced["frames"] == fewer]
         if broken(case, found.iloc[-1], replace(limits, ttft_s=None, flops=None)):
             continue  # not even the most reduced one fits into memory
         fitting = within(found, limits)
         place = first_within(case, fitting, limits)
         if place is not None:
             label = schedule_of(fitting.iloc[place]).label()
-            return f" Or take --frames {frames}: least reduced within the limits is {label}."
+            return f" Or take --frames {fewer}: least reduced within the limits is {label}."
     return ""

@@ -1,15 +1,15 @@
 """Plan: what ``plan`` returns, as a row and as the table that ``aim-cost plan`` prints."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import pandas as pd
 from rich.console import Group, RenderableType
 
 from aim_cost.case import Case, Estimate
 from aim_cost.papers.accuracy import benchmark_title, sampling_note
-from aim_cost.render import Report, table
+from aim_cost.render import Report, Row, table
 from aim_cost.studies.candidates import LIMIT_FLAGS, Limits, show_limit
+from aim_cost.studies.cited import Cited
+from aim_cost.timing.prefill_time import is_faster
 from aim_cost.units import show, show_time
 
 
@@ -21,6 +21,7 @@ class Plan(Report):
         result, baseline: the chosen schedule's estimate, and that of no reduction, equal frames.
         benchmark: that ``difference`` is of; difference: expected, points, None without evidence.
         basis: one of ``evidence.BASES``; rows: those it rests on, none to two.
+        other_models: whose scores stand in the user's files too; they are no evidence.
         llm_share: LLM FLOPs, of those of ``baseline``.
         binding: the limits that the candidate ranked just above breaks; none where it is the first.
         least_reduction: the schedule within the limits that keeps most LLM FLOPs, evidence or not.
@@ -33,7 +34,8 @@ class Plan(Report):
     benchmark: str
     difference: float | None
     basis: str
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Cited, ...]
+    other_models: tuple[str, ...]
     binding: tuple[str, ...]
     least_reduction: Estimate
     candidates: int
@@ -50,13 +52,12 @@ class Plan(Report):
     def __rich__(self) -> RenderableType:
         return _table(self)
 
-    def to_row(self) -> dict[str, Any]:
+    def to_row(self) -> Row:
         """One flat row, SI units, dots between the levels."""
         priced, keep = self.result.to_row(), self.least_reduction
         names = ("model", "hardware", "dtype", "execution", "frames", "text_tokens", "batch")
         figures = ("ttft_s", "ttft_low_s", "ttft_high_s", "total.flops", "llm.flops")
         memory = ("peak_memory_bytes", "kv_cache_bytes", "source")
-        cited = ("method", "schedule", "frames", "accuracy", "baseline", "difference", "note")
         row = {"kind": "plan", "schedule": priced["schedule"]}
         row |= {"schedule_file": self.result.schedule.to_dict()}
         row |= {name: priced[name] for name in (*names, *figures, *memory)}
@@ -64,12 +65,11 @@ class Plan(Report):
         row |= {
             "accuracy.benchmark": self.benchmark,
             "accuracy.difference": self.difference,
-            "accuracy.evidence": self.rows[0]["evidence"] if self.rows else "no evidence",
+            "accuracy.evidence": self.rows[0].evidence if self.rows else "no evidence",
             "accuracy.basis": self.basis if self.rows else None,
-            "accuracy.source": self.rows[0]["source"] if self.rows else None,
-            "accuracy.rows": [
-                {name: None if pd.isna(r[name]) else r[name] for name in cited} for r in self.rows
-            ],
+            "accuracy.source": self.rows[0].source if self.rows else None,
+            "accuracy.left_out": list(self.other_models),
+            "accuracy.rows": [row.to_row() for row in self.rows],
         }
         row |= {f"limits.{name}": value for name, value in vars(self.limits).items()}
         if self.result.notes:
@@ -85,22 +85,37 @@ class Plan(Report):
 
 
 def _table(plan: Plan) -> RenderableType:
-    """The schedule, what it costs beside its limits, and what its accuracy rests on."""
+    """The table of the schedule, its cost against the limits, and the evidence for its accuracy."""
     result, workload = plan.result, plan.result.workload
     title = (
         f"{result.schedule.label()}, {workload.frames} frames\n"
         f"{result.model.name} on {result.device.name}, {workload.text_tokens} text tokens, "
         f"batch {workload.batch}, {result.execution.dtype}, {result.mode}"
     )
+    speedup = plan.baseline.ttft_s / result.ttft_s
     note = (
         f"Against no reduction of {workload.frames} frames: LLM FLOPs "
-        f"{100 * plan.llm_share:.0f} %, TTFT {plan.baseline.ttft_s / result.ttft_s:.2f}x faster. "
+        f"{100 * plan.llm_share:.0f} %, TTFT {speedup:.2f}x{_faster(plan)}. "
         f"Times: {result.ttft.source}."
     )
-    text = [_accuracy(plan), *_rows(plan), _binding(plan), _least(plan), _search(plan)]
+    text = [
+        _accuracy(plan),
+        *_rows(plan),
+        _left_out(plan),
+        _binding(plan),
+        _least(plan),
+        _search(plan),
+    ]
     text += plan.result.notes
     figures = table(title, ("", "expected", "90 % band", "limit"), _figures(plan), note)
     return Group(figures, "", *filter(None, text))
+
+
+def _faster(plan: Plan) -> str:
+    if not plan.result.trace.reduces:
+        return ""
+    faster = is_faster(plan.result.ttft, plan.baseline.ttft)
+    return {True: " faster", False: ", slower", None: ", inside the band"}[faster]
 
 
 def _figures(plan: Plan) -> list[tuple[str, str, str, str]]:
@@ -131,23 +146,43 @@ def _accuracy(plan: Plan) -> str:
     how = "a score of this very schedule"
     if plan.basis == "interpolated":
         how = "interpolated between two rows, linear in LLM FLOPs"
-    kind, source = plan.rows[0]["evidence"], plan.rows[0]["source"]
+    row = plan.rows[0]
+    unit, sampling = "points", _sampling(plan.benchmark, row)
+    if row.scale == "points":
+        unit = "of the benchmark's own points"
+    if row.lower_is_better is True:
+        unit += " (lower is better: a plus is a gain)"
     return (
-        f"{name}: expected difference to no reduction {plan.difference:+.1f} points; {how}. "
-        f"Evidence: {kind}, {source}. {sampling_note(plan.benchmark)}"
-    )
+        f"{name}: expected difference to no reduction {plan.difference:+.1f} {unit}; {how}. "
+        f"Evidence: {row.evidence}, {row.source}. {sampling}"
+    ).rstrip()
+
+
+def _sampling(benchmark: str, row: Cited) -> str:
+    """A sentence on the sampling error of a score; own scores have it only in percent."""
+    if row.evidence == "published":
+        return sampling_note(benchmark)
+    of_questions = row.scale == "percent" and not row.lower_is_better
+    return sampling_note(benchmark, row.n) if of_questions and row.n is not None else ""
 
 
 def _rows(plan: Plan) -> list[str]:
     return [f"  {_row(row)}" for row in plan.rows]
 
 
-def _row(row: dict[str, Any]) -> str:
-    frames = "" if pd.isna(row["frames"]) else f"{row['frames']} frames, "
+def _row(row: Cited) -> str:
+    frames = "" if row.frames is None else f"{row.frames} frames, "
+    over = f", over {row.note}" if row.evidence == "own" and row.note else ""
     return (
-        f"{frames}{row['schedule']}: {row['accuracy']:.1f} against {row['baseline']:.1f} "
-        f"({row['difference']:+.1f})"
+        f"{frames}{row.schedule.label()}: {row.accuracy:.1f} against {row.baseline:.1f} "
+        f"({row.difference:+.1f}){over}"
     )
+
+
+def _left_out(plan: Plan) -> str:
+    if not plan.other_models:
+        return ""
+    return f"Left out: scores of {', '.join(plan.other_models)}, which are other models."
 
 
 def _binding(plan: Plan) -> str:

@@ -7,6 +7,7 @@ multiplication, that is linear; so any run of ops is three numbers, however many
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -91,14 +92,17 @@ class Segment:
         cls, ops: Sequence[Op], symbol: Expression, sizes: Counts, prices: OpPrices
     ) -> "Segment":
         """Ops whose counts are expressions in one symbol, for ``sizes`` of it."""
-        sized = _sized({_kind(op): op for op in ops}, symbol, sizes)
+        runs = [(next(run), 1 + sum(1 for _ in run)) for _, run in groupby(ops, key=id)]
+        sized = _sized({_kind(op): op for op, _ in runs}, symbol, sizes)
         priced = {kind: (prices.device_s(op), prices.host_s(op)) for kind, op in sized.items()}
         busy_s, wake_s, host_s = (np.zeros(len(sizes)) for _ in range(3))
-        for op in ops:
+        for op, times in runs:  # one op many times, as in a tower of many segments
             spent_s, started_s = priced[_kind(op)]
-            host_s = host_s + started_s
-            busy_s = busy_s + spent_s
-            wake_s = np.maximum(wake_s + spent_s, host_s)
+            first_s = host_s + started_s
+            host_s = host_s + times * started_s
+            busy_s = busy_s + times * spent_s
+            wake_s = np.maximum(wake_s + times * spent_s, first_s + (times - 1) * spent_s)
+            wake_s = np.maximum(wake_s, host_s)
         return cls(busy_s, wake_s, host_s)
 
     @classmethod
@@ -121,7 +125,8 @@ def _kind(op: Op) -> tuple[Any, ...]:
 def _sized(ops: dict[Any, Op], symbol: Expression, sizes: Counts) -> dict[Any, Op]:
     """The ops with arrays for counts, or ints for those that do not depend on the symbol."""
     counts = [[op.flops, op.read_bytes, op.write_bytes, *kind_of(op).sizes] for op in ops.values()]
-    found = whole_numbers((symbol,), counts)(sizes)
+    is_fixed = all(isinstance(count, int) for row in counts for count in row)
+    found = counts if is_fixed else whole_numbers((symbol,), counts)(sizes)
     return {
         kind: replace(
             op,

@@ -26,7 +26,7 @@ from aim_cost.timing.form import Array
 from aim_cost.timing.prefill_time import time_model
 from aim_cost.timing.time_source import TimeSource
 
-LONGEST_PROMPT = 1_000_000
+LONGEST_PROMPT = 500_000
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from aim_cost.checks import mapping, whole
 from aim_cost.errors import ProfileError
 from aim_cost.files import write_atomically
+from aim_cost.files.tree import read_yaml
+from aim_cost.files.yaml_text import yaml_text
 from aim_cost.ops.kind import Elementwise
 from aim_cost.timing.elementwise import Dispatch, KernelFigures, read_dispatch, read_elementwise
 from aim_cost.timing.form import Array
@@ -81,7 +82,7 @@ class Calibration:
             "dispatch": {f.name: keyed(getattr(self.dispatch, f.name)) for f in fields(Dispatch)},
             "sources": sources,
         }
-        text: str = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=100)
+        text = yaml_text(tree, default_flow_style=None, width=100)
         return (
             "# Fitted figures; made by aim-cost calibrate. Datasheet peaks are beside it.\n" + text
         )
@@ -140,20 +141,8 @@ def _kernels_tree(fitted: FittedKernels) -> dict[str, Any]:
 
 
 def _read(file: Path | Traversable, where: str) -> Calibration:
-    loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-    try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
-    except OSError as error:
-        raise ProfileError(
-            where,
-            expected="a readable file",
-            got=error.strerror or str(error),
-            fix="Correct the path, or make the file with aim-cost calibrate.",
-        ) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ProfileError(
-            where, expected="YAML", got=" ".join(str(error).split()), fix=_REFIT
-        ) from error
+    find = "aim-cost calibrate makes such a file"
+    tree = read_yaml(file, where, ProfileError, fix=_REFIT, find=find)
     names = [f.name for f in fields(Calibration)]
     root = mapping(tree, where, ProfileError, keys=[*names, "sources"])
     at = f"{where}: "

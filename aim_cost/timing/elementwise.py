@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 from importlib.resources import files
 from typing import Any
 
-import yaml
-
 from aim_cost.checks import mapping, whole
 from aim_cost.errors import ProfileError
+from aim_cost.files.text import text_of
+from aim_cost.files.yaml_text import yaml_tree
 from aim_cost.ops.kind import Elementwise, Importance
 
 
@@ -105,8 +105,7 @@ def read_dispatch(tree: object, where: str, sources: Mapping[str, str]) -> Dispa
 
 def default_eager() -> tuple[dict[Elementwise, KernelFigures], Dispatch]:
     """The figures that hold where a device has none of its own, from ``elementwise.yaml``."""
-    text = (files("aim_cost.timing") / "elementwise.yaml").read_text(encoding="utf-8")
-    tree = yaml.safe_load(text)
+    tree = yaml_tree(text_of(files("aim_cost.timing") / "elementwise.yaml"))
     return (
         read_elementwise(tree["elementwise"], "elementwise.yaml: elementwise", tree["sources"]),
         read_dispatch(tree["dispatch"], "elementwise.yaml: dispatch", tree["sources"]),
@@ -123,7 +122,7 @@ def positive(tree: Mapping[str, Any], key: str, where: str) -> float:
         f"{where}.{key}",
         expected="a finite number above zero",
         got=value,
-        fix="Write plain digits or 2.5e-6 (YAML reads 25e-7 as text).",
+        fix="Write plain digits or 2.5e-6.",
     )
 
 

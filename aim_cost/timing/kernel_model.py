@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aim_cost.timing.form import Array, Ceilings, Form, Mask
+from aim_cost.timing.form import Array, Ceilings, Form, Index, Mask
 from aim_cost.timing.surface import Surface, follow_law
 
 
@@ -37,6 +37,12 @@ class KernelTimes:
     high_s: Array
     extrapolated: Mask
 
+    def at(self, places: Index) -> "KernelTimes":
+        """The times at ``places``, [M], of these."""
+        return KernelTimes(
+            self.time_s[places], self.low_s[places], self.high_s[places], self.extrapolated[places]
+        )
+
 
 @dataclass(frozen=True)
 class KernelModel:
@@ -56,7 +62,12 @@ class KernelModel:
 
         Shapes: dims, one array [N] of floats for each of ``form.dims``.
         """
-        others, which = np.unique(np.stack(dims[1:]), axis=1, return_inverse=True)
+        others = np.stack(dims[1:])
+        which: Index = np.zeros(others.shape[1], dtype=np.int64)
+        if (others == others[:, :1]).all():  # as in sweeps, where a sort would take most time
+            others = others[:, :1]
+        else:
+            others, which = np.unique(others, axis=1, return_inverse=True)
         rest = tuple(others)
         knots = self.surface.knots[0]
         law, ends, below, share = follow_law(

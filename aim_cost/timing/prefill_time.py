@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from aim_cost.devices.hardware import HardwareProfile
 from aim_cost.devices.roofline import Roofline
 from aim_cost.models.workload import Execution
-from aim_cost.ops.op import PHASES, Op, OpGraph, in_phase
+from aim_cost.ops.op import PHASES, OpGraph, in_phase
 from aim_cost.timing import Calibration, OpTimeModel, calibration_names, load_calibration
-from aim_cost.timing.form import Array, Mask
+from aim_cost.timing.distinct import Distinct
+from aim_cost.timing.form import Array, Index, Mask
 from aim_cost.timing.kernel_model import KernelTimes
 from aim_cost.timing.op_time import kind_of
 from aim_cost.timing.time_source import TimeSource
@@ -37,6 +38,17 @@ class PhaseTime:
     bound: str
     source: TimeSource
     extrapolated: float = 0.0
+
+
+def is_faster(one: PhaseTime, other: PhaseTime) -> bool | None:
+    """Whether ``one`` takes less time than ``other``; None where the band of one holds the other.
+
+    Lower bounds have no band, so they are compared as they are.
+    """
+    for band, time_s in ((one, other.time_s), (other, one.time_s)):
+        if band.high_s is not None and band.low_s <= time_s <= band.high_s:
+            return None
+    return one.time_s < other.time_s
 
 
 def combine(parts: Sequence[PhaseTime]) -> PhaseTime:
@@ -95,37 +107,38 @@ class CalibratedTime:
         return TimeSource.INHERITED if self.model.inherited else TimeSource.CALIBRATED
 
     def phases(self, graph: OpGraph) -> dict[str, PhaseTime]:
-        kernels = self.model.times(graph.ops)
-        names = np.array([op.phase for op in graph])
+        distinct = Distinct.of(graph.ops)
+        names = np.array([op.phase for op in distinct.ops], dtype=np.str_)
+        kernels = self.model.times(distinct.ops).at(distinct.places)
+        host_s = distinct.each(self.model.host_s(distinct.ops))
         spent_s = kernels.time_s.copy()
-        for segment in (_names_in(names, "llm", "importance"), _names_in(names, "vision", "merge")):
-            ops = [op for op, inside in zip(graph, segment, strict=True) if inside]
-            spent_s[segment] = self._spent_s(ops, kernels.time_s[segment])
-        return {name: self._phase(graph, names == name, kernels, spent_s) for name in PHASES}
+        for groups in (("llm", "importance"), ("vision", "merge")):
+            segment = distinct.each(_names_in(names, *groups))
+            spent_s[segment] = _spent_s(host_s[segment], kernels.time_s[segment])
+        labels = [kind_of(op).label for op in distinct.ops]
+        numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+        run = _Run(
+            phases=distinct.each(names),
+            kinds=distinct.each(np.array([numbers[label] for label in labels], dtype=np.int64)),
+            compute=distinct.each(
+                np.array([self.roofline.is_compute_bound(op) for op in distinct.ops], dtype=bool)
+            ),
+            kernels=kernels,
+            spent_s=spent_s,
+        )
+        return {name: self._phase(run, run.phases == name) for name in PHASES}
 
-    def _spent_s(self, ops: Sequence[Op], device_s: Array) -> Array:
-        """Seconds by which each op moves the end of the segment, waits for the host included."""
-        host_end_s = np.cumsum(self.model.host_s(ops))
-        busy_s = np.cumsum(device_s)
-        end_s = busy_s + np.maximum.accumulate(np.maximum(host_end_s - busy_s, 0.0))
-        spent_s: Array = np.diff(end_s, prepend=0.0)
-        return spent_s
-
-    def _phase(
-        self, graph: OpGraph, inside: Mask, kernels: KernelTimes, spent_s: Array
-    ) -> PhaseTime:
+    def _phase(self, run: "_Run", inside: Mask) -> PhaseTime:
         source = self.source
-        ops = [op for op, chosen in zip(graph, inside, strict=True) if chosen]
-        if not ops:
+        if not inside.any():
             return PhaseTime(0.0, 0.0, 0.0, "none", source)
-        device_s, total_s = kernels.time_s[inside], float(spent_s[inside].sum())
+        kernels, kinds = run.kernels, run.kinds[inside]
+        device_s, total_s = kernels.time_s[inside], float(run.spent_s[inside].sum())
         waiting_s = total_s - float(device_s.sum())
         host = self.model.calibration.dispatch.host_s_per_kernel
-        below = _spread(ops, device_s - kernels.low_s[inside])
-        above = _spread(ops, kernels.high_s[inside] - device_s)
-        compute_s = sum(
-            t for op, t in zip(ops, device_s, strict=True) if self.roofline.is_compute_bound(op)
-        )
+        below = _spread(kinds, device_s - kernels.low_s[inside])
+        above = _spread(kinds, kernels.high_s[inside] - device_s)
+        compute_s = float(device_s[run.compute[inside]].sum())
         device_bound = "compute" if 2 * compute_s >= device_s.sum() else "memory"
         return PhaseTime(
             total_s,
@@ -133,8 +146,27 @@ class CalibratedTime:
             total_s + float(np.hypot(above, waiting_s * (host.high / host.value - 1))),
             "host" if 2 * waiting_s > total_s else device_bound,
             source,
-            float(spent_s[inside & kernels.extrapolated].sum()) / total_s,
+            float(run.spent_s[inside & kernels.extrapolated].sum()) / total_s,
         )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What each op of a prefill is and takes, [N] each."""
+
+    phases: NDArray[np.str_]
+    kinds: Index
+    compute: Mask
+    kernels: KernelTimes
+    spent_s: Array
+
+
+def _spent_s(host_s: Array, device_s: Array) -> Array:
+    """Seconds by which each op moves the end of the segment, waits for the host included."""
+    behind_s = np.maximum.accumulate(np.maximum(np.cumsum(host_s) - np.cumsum(device_s), 0.0))
+    # added to the time of each op, which a difference of large sums would lose
+    spent_s: Array = device_s + np.diff(behind_s, prepend=0.0)
+    return spent_s
 
 
 def _names_in(names: NDArray[np.str_], *groups: str) -> Mask:
@@ -142,13 +174,9 @@ def _names_in(names: NDArray[np.str_], *groups: str) -> Mask:
     return np.array([any(in_phase(name, group) for group in groups) for name in names], dtype=bool)
 
 
-def _spread(ops: Sequence[Op], errors_s: Array) -> float:
+def _spread(kinds: Index, errors_s: Array) -> float:
     """The error of a sum of times, seconds; only errors of the same kind of kernels add up."""
-    sums: dict[str, float] = {}
-    for op, error in zip(ops, errors_s, strict=True):
-        label = kind_of(op).label
-        sums[label] = sums.get(label, 0.0) + float(error)
-    return float(np.sqrt(sum(error**2 for error in sums.values())))
+    return float(np.sqrt((np.bincount(kinds, errors_s) ** 2).sum()))
 
 
 def time_model(

@@ -9,6 +9,8 @@ from rich.progress import track
 
 from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.render import console
 from aim_runtime.campaigns.prediction import Prediction, predict
 from aim_runtime.campaigns.setting import Setting
@@ -71,7 +73,7 @@ def utc_now() -> str:
 
 def _read(path: Path) -> list[Prediction]:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json_tree(text_of(path))
         if tree["format"] != _FORMAT:
             raise ValueError(f"the format {tree['format']}")
         return [Prediction.of(row) for row in tree["predictions"]]

@@ -2,37 +2,85 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import DtypeOption, FormatOption
+from aim_cost.devices.hardware import load_hardware
 from aim_cost.render import Format, Row, console, print_rows, say, table, wrapped
 from aim_runtime.cli.options import AttentionOption, DeviceOption, chosen_attention
 
 if TYPE_CHECKING:
     from aim_runtime.campaigns.plan import Planned
     from aim_runtime.campaigns.record import StepRecord
-    from aim_runtime.campaigns.runner import Runner
-    from aim_runtime.measurement.attention_backend import AttentionBackend
+    from aim_runtime.campaigns.runner import DeviceRunner, Runner
+    from aim_runtime.campaigns.setting import Setting
+    from aim_runtime.campaigns.stand_in import StandIn
 
 _INTERRUPTED = 130  # the exit status of a command that Ctrl-C has ended
 
 
+@dataclass(frozen=True)
+class DeviceOptions:
+    """The device of a campaign and its clock."""
+
+    hardware: Annotated[
+        str | None,
+        typer.Option(help="A profile instead of that of the GPU here; what a --dry-run is for."),
+    ] = None
+    attention: AttentionOption = None
+    dtype: DtypeOption = "bfloat16"
+    device: DeviceOption = None
+
+    def runner(self) -> "DeviceRunner":
+        """The device that is here. Raises: an AimError where there is none such."""
+        from aim_runtime.campaigns.runner import DeviceRunner
+
+        backend = chosen_attention(self.attention)
+        return DeviceRunner(self.device, self.dtype, hardware=self.hardware, attention=backend)
+
+    def stand_in(self) -> "StandIn":
+        """The clock of a rehearsal. Raises: MeasurementError where no calibration prices it."""
+        from aim_runtime.campaigns.stand_in import StandIn
+
+        profile = load_hardware(self.hardware or "h100-sxm")
+        return StandIn(profile, self.dtype, chosen_attention(self.attention))
+
+    def presumed(self, device_name: str | None) -> "Setting":
+        """The GPU that is named by its profile, or else the one that is here."""
+        from aim_runtime.campaigns.setting import Setting
+
+        if self.hardware is None:
+            self.require_gpu("--hardware NAME, the GPU that is planned for")
+            return self.runner().setting
+        backend = chosen_attention(self.attention)
+        return Setting.presumed(load_hardware(self.hardware), self.dtype, backend, device_name)
+
+    def require_gpu(self, instead: str) -> None:
+        """Raises: MeasurementError where the campaign would run on a CPU, for days."""
+        from aim_runtime.errors import MeasurementError
+        from aim_runtime.models.load import default_device, place_of
+
+        place = place_of(self.device or default_device())
+        if place.type != "cuda":
+            raise MeasurementError(
+                "device", expected="a CUDA GPU", got=place.type, fix=f"Use one, or add {instead}."
+            )
+
+
+@grouped
 def campaign(
+    *,
     minutes: Annotated[float, typer.Option(min=0.1, help="When to end, at the latest.")],
     out: Annotated[
         Path | None,
         typer.Option(help="A folder: campaign.json and predictions.json. What is there is kept."),
     ] = None,
-    hardware: Annotated[
-        str | None,
-        typer.Option(help="A profile instead of that of the GPU here; what a --dry-run is for."),
-    ] = None,
-    attention: AttentionOption = None,
-    dtype: DtypeOption = "bfloat16",
-    device: DeviceOption = None,
+    options: DeviceOptions,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print the steps, write the predictions, time nothing."),
@@ -57,18 +105,17 @@ def campaign(
     from aim_runtime.campaigns.steps import default_steps
     from aim_runtime.errors import MeasurementError
 
-    backend = chosen_attention(attention)
+    chosen_attention(options.attention)  # a wrong name is refused before anything else
     if dry_run:
-        planned = _planned(minutes, out, hardware, backend, dtype, device, retry)
-        _print_plan(planned, minutes, form)
+        _print_plan(_planned(minutes, out, options, retry), minutes, form)
         return
     if out is None:
         raise MeasurementError(
             "--out", expected="a folder for the campaign", got="nothing", fix="Add --out DIR."
         )
     if not rehearsal:
-        _require_gpu(device, "--rehearsal, which needs none")
-    runner = _runner(hardware, backend, dtype, device, rehearsal)
+        options.require_gpu("--rehearsal, which needs none")
+    runner: Runner = options.stand_in() if rehearsal else options.runner()
     steps = default_steps()
     try:
         start = None if rehearsal else begun
@@ -85,63 +132,19 @@ def campaign(
     print(wrapped(f"{file.path}: {counts}"))
 
 
-def _require_gpu(device: str | None, instead: str) -> None:
-    """Raises: MeasurementError where the campaign would run on a CPU, for days."""
-    from aim_runtime.errors import MeasurementError
-    from aim_runtime.models.load import default_device, place_of
-
-    place = place_of(device or default_device())
-    if place.type != "cuda":
-        raise MeasurementError(
-            "device", expected="a CUDA GPU", got=place.type, fix=f"Use one, or add {instead}."
-        )
-
-
-def _runner(
-    hardware: str | None,
-    attention: "AttentionBackend | None",
-    dtype: str,
-    device: str | None,
-    rehearsal: bool,
-) -> "Runner":
-    if not rehearsal:
-        from aim_runtime.campaigns.runner import DeviceRunner
-
-        return DeviceRunner(device, dtype, hardware=hardware, attention=attention)
-    from aim_cost.devices.hardware import load_hardware
-    from aim_runtime.campaigns.stand_in import StandIn
-
-    return StandIn(load_hardware(hardware or "h100-sxm"), dtype, attention)
-
-
 def _planned(
-    minutes: float,
-    out: Path | None,
-    hardware: str | None,
-    attention: "AttentionBackend | None",
-    dtype: str,
-    device: str | None,
-    retry: bool,
+    minutes: float, out: Path | None, options: DeviceOptions, retry: bool
 ) -> "list[Planned]":
     """The steps; with ``out`` those that are left there, and their predictions are written."""
-    from aim_cost.devices.hardware import load_hardware
     from aim_runtime.campaigns.campaign import agenda_of
     from aim_runtime.campaigns.file import CampaignFile
     from aim_runtime.campaigns.plan import plan
     from aim_runtime.campaigns.predictions_file import PREDICTIONS, PredictionsFile
-    from aim_runtime.campaigns.setting import Setting
     from aim_runtime.campaigns.steps import default_steps
     from aim_runtime.measurement.environment import environment
 
     file = CampaignFile(out) if out else None
-    if hardware:
-        profile = load_hardware(hardware)
-        setting = Setting.presumed(profile, dtype, attention, file.device_name if file else None)
-    else:
-        from aim_runtime.campaigns.runner import DeviceRunner
-
-        _require_gpu(device, "--hardware NAME, the GPU that is planned for")
-        setting = DeviceRunner(device, dtype, attention=attention).setting
+    setting = options.presumed(file.device_name if file else None)
     steps = default_steps()
     if out:
         path = out / PREDICTIONS
@@ -169,7 +172,7 @@ def _print_plan(planned: "list[Planned]", minutes: float, form: Format) -> None:
 
 
 def _record(record: "StepRecord") -> Row:
-    """What is printed of a step that ran: what it did, and how it ended."""
+    """The printed line of a step that ran: what it did, and how it ended."""
     return {
         **record.step.to_row(),
         "status": record.status.value,

@@ -6,32 +6,30 @@ from typing import Annotated
 
 import typer
 
+from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import (
     DtypeOption,
     FormatOption,
-    FramesOption,
-    MergeOption,
     ModelOption,
-    PruneOption,
+    PartOptions,
     SchedulesOption,
-    VisionMergeOption,
-    schedules_from,
+    VideoFramesOption,
 )
 from aim_cost.render import Format, console, print_rows, table
-from aim_runtime.cli.options import DamagedOption
+from aim_runtime.cli.options import DamagedOption, DeviceOption
 
 
+@grouped
 def fidelity(
+    *,
     prompts: Annotated[Path, typer.Option(help="A .csv or .jsonl with video and question.")],
     model: ModelOption = "llava-onevision-qwen2-0.5b",
-    frames: FramesOption = 32,
-    merge: MergeOption = None,
-    prune: PruneOption = None,
-    vision_merge: VisionMergeOption = None,
+    frames: VideoFramesOption = 32,
+    parts: PartOptions,
     schedule: SchedulesOption = None,
     new_tokens: Annotated[int, typer.Option(help="Decoding steps compared.")] = 16,
     dtype: DtypeOption = "bfloat16",
-    device: Annotated[str | None, typer.Option(help="cuda or cpu.")] = None,
+    device: DeviceOption = None,
     damaged: DamagedOption = False,
     form: FormatOption = Format.table,
 ) -> None:
@@ -45,28 +43,28 @@ def fidelity(
     from aim_runtime.validation.suite import default_schedules
 
     asked = read_prompts(prompts)
-    chosen = schedules_from(schedule, merge=merge, prune=prune, vision_merge=vision_merge)
+    chosen = parts.all(schedule)
     require_onevision_spec(spec_of(model), "fidelity")
     loaded = load(model, device, dtype)
-    chosen = chosen or default_schedules(loaded.spec, Workload(1, frames=frames or 32))[1:]
+    chosen = chosen or default_schedules(loaded.spec, Workload(1, frames=frames))[1:]
 
     def inputs(prompt: VideoPrompt) -> dict[str, object]:
-        video = sample_frames(prompt.video, frames or 32, damaged=damaged)
+        video = sample_frames(prompt.video, frames, damaged=damaged)
         return question_inputs(loaded, video, prompt.question)[0]
 
     made = [partial(inputs, prompt) for prompt in asked]
     rows = fidelity_rows(loaded, made, chosen, new_tokens=new_tokens)
     if form is not Format.table:
-        print_rows(rows, form)
+        print_rows([row.to_row() for row in rows], form)
         return
     lines = [
         (
-            row["schedule"],
-            f"{row['kl_mean']:.3f}",
-            f"{row['kl_p95']:.3f}",
-            f"{row['kl_first']:.3f}",
-            f"{100 * row['top1_agreement']:.0f} %",
-            f"{100 * row['answers_equal']:.0f} %",
+            row.schedule.label(),
+            f"{row.kl_mean:.3f}",
+            f"{row.kl_p95:.3f}",
+            f"{row.kl_first:.3f}",
+            f"{100 * row.top1_agreement:.0f} %",
+            f"{100 * row.answers_equal:.0f} %",
         )
         for row in rows
     ]

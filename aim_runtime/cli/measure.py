@@ -5,59 +5,36 @@ from typing import Annotated
 
 import typer
 
+from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import (
     BatchOption,
     FormatOption,
-    FrameSizeOption,
-    FramesOption,
-    ImageOption,
-    ImageTokensOption,
     LastLayerOption,
-    MergeOption,
-    ModelOption,
-    PerFrameOption,
-    PruneOption,
+    PartOptions,
+    PromptOptions,
     SchedulesOption,
-    TextTokensOption,
-    VisionMergeOption,
-    workload_from,
 )
 from aim_cost.models.workload import LastLayer
 from aim_cost.render import Format, console, print_rows, say, table
 from aim_cost.units import milli
 from aim_runtime.cli.options import (
     AttentionOption,
-    DeviceOption,
-    FastestDtypeOption,
-    LayersOption,
+    LoadOptions,
     RepeatsOption,
-    VisionLayersOption,
-    WeightsOption,
     chosen_attention,
-    chosen_schedules,
-    load_model,
+    with_baseline,
 )
 
 
+@grouped
 def measure(
-    model: ModelOption = "llava-onevision-qwen2-0.5b",
-    layers: LayersOption = None,
-    vision_layers: VisionLayersOption = None,
-    frames: FramesOption = None,
-    image_tokens: ImageTokensOption = None,
-    image: ImageOption = None,
-    frame_size: FrameSizeOption = None,
-    text_tokens: TextTokensOption = 100,
+    *,
+    options: LoadOptions,
+    prompt: PromptOptions,
     batch: BatchOption = 1,
-    merge: MergeOption = None,
-    tokens_per_frame: PerFrameOption = None,
-    prune: PruneOption = None,
-    vision_merge: VisionMergeOption = None,
+    parts: PartOptions,
     schedule: SchedulesOption = None,
     last_layer: LastLayerOption = LastLayer.ALL,
-    dtype: FastestDtypeOption = None,
-    device: DeviceOption = None,
-    random_weights: WeightsOption = True,
     repeats: RepeatsOption = 10,
     warmup: Annotated[int, typer.Option(help="Runs of each schedule before the clock.")] = 2,
     out: Annotated[
@@ -77,15 +54,9 @@ def measure(
     from aim_runtime.validation.suite import default_schedules
 
     backend = chosen_attention(attention)
-    workload = workload_from(
-        text_tokens, batch, frames, image_tokens, image, frame_size, default_frames=8
-    )
-    asked = chosen_schedules(
-        schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
-    )
-    loaded = load_model(
-        model, device, dtype, random_weights, layers, vision_layers, workload, asked
-    )
+    workload = prompt.workload(8, batch)
+    asked = with_baseline(parts.all(schedule))
+    loaded = options.load(workload, asked)
     schedules = asked or default_schedules(loaded.spec, workload)
     rows = run_measure(
         loaded,

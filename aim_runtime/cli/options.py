@@ -1,16 +1,19 @@
 """Options that several commands of aim-runtime share, and what they choose."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aim_cost.cli.options import schedules_from
+from aim_cost.cli.options import ModelOption
 from aim_cost.models.workload import Workload
 from aim_cost.render import console, say
 from aim_cost.schedules.schedule import Schedule
 
 if TYPE_CHECKING:
+    import torch
+
     from aim_runtime.measurement.attention_backend import AttentionBackend
     from aim_runtime.models.load import Loaded
 
@@ -55,17 +58,10 @@ AttentionOption = Annotated[
 ]
 
 
-def chosen_schedules(
-    schedules: list[str] | None, tokens_per_frame: int | None = None, **parts: str | None
-) -> list[Schedule]:
-    """No reduction first, then those asked for; none where none is.
-
-    Args: schedules, tokens_per_frame and parts, as of ``schedules_from``. Raises: ScheduleError.
-    """
-    asked = schedules_from(schedules, tokens_per_frame, **parts)
-    if not asked:
-        return []
-    return [Schedule(), *(schedule for schedule in asked if schedule != Schedule())]
+def with_baseline(schedules: Iterable[Schedule]) -> list[Schedule]:
+    """No reduction first, then those asked for; none where none is."""
+    asked = list(schedules)
+    return [Schedule(), *(one for one in asked if one != Schedule())] if asked else []
 
 
 def chosen_attention(name: str | None) -> "AttentionBackend | None":
@@ -80,40 +76,62 @@ def chosen_attention(name: str | None) -> "AttentionBackend | None":
     return AttentionBackend(name)
 
 
-def load_model(
-    model: str,
-    device: str | None,
-    dtype: str | None,
-    random_weights: bool,
-    layers: int | None = None,
-    vision_layers: int | None = None,
-    workload: Workload | None = None,
-    schedules: Iterable[Schedule] = (),
-) -> "Loaded":
-    """``load``, with a spinner.
+@dataclass(frozen=True)
+class LoadOptions:
+    """A model, and where and how it is loaded."""
 
-    Args:
-        dtype: None for the one in which the device multiplies fastest, which is said.
-        workload, schedules: where they do not fit, refused before any weights are made.
-    """
-    from aim_runtime.kernels.fastest_dtype import fastest_dtype
-    from aim_runtime.models.load import default_device, load, place_of, spec_of
+    model: ModelOption = "llava-onevision-qwen2-0.5b"
+    layers: LayersOption = None
+    vision_layers: VisionLayersOption = None
+    dtype: FastestDtypeOption = None
+    device: DeviceOption = None
+    random_weights: WeightsOption = True
 
-    if workload is not None:
-        spec = spec_of(model, layers, vision_layers)
+    def load(self, workload: Workload, schedules: Iterable[Schedule]) -> "Loaded":
+        """Load the model, with a spinner. Without a dtype the fastest is taken, and said.
+
+        Raises: an AimError where the workload or a schedule does not fit, before any weights are
+            made.
+        """
+        from aim_runtime.kernels.fastest_dtype import fastest_dtype
+        from aim_runtime.models.load import default_device, place_of, spec_of
+
+        spec = spec_of(self.model, self.layers, self.vision_layers)
         workload.visual_input(spec)
         for schedule in schedules:
             schedule.resolve(spec, workload)
-    place = place_of(device or default_device())
-    if dtype is None:
-        fastest = fastest_dtype(place)
-        dtype = fastest.dtype
-        if fastest.reason:
-            say(fastest.reason)
+        place, dtype = place_of(self.device or default_device()), self.dtype
+        if dtype is None:
+            fastest = fastest_dtype(place)
+            dtype = fastest.dtype
+            if fastest.reason:
+                say(fastest.reason)
+        return load_model(
+            self.model,
+            place,
+            dtype,
+            random_weights=self.random_weights,
+            layers=self.layers,
+            vision_layers=self.vision_layers,
+        )
+
+
+def load_model(
+    model: str,
+    device: "str | torch.device | None",
+    dtype: str,
+    *,
+    random_weights: bool = False,
+    layers: int | None = None,
+    vision_layers: int | None = None,
+) -> "Loaded":
+    """``load``, with a spinner."""
+    from aim_runtime.models.load import load
+
     with console(error=True).status(f"loading {model}"):
         return load(
             model,
-            place,
+            device,
             dtype,
             random_weights=random_weights,
             layers=layers,

@@ -2,55 +2,38 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import (
     FormatOption,
-    FrameSizeOption,
-    FramesOption,
-    ImageOption,
-    ImageTokensOption,
     LastLayerOption,
-    MergeOption,
-    ModelOption,
-    PerFrameOption,
-    PruneOption,
+    PartOptions,
+    PromptOptions,
     SchedulesOption,
     TextTokensOption,
-    VisionMergeOption,
-    workload_from,
 )
 from aim_cost.models.workload import LastLayer
 from aim_cost.render import Format, console, to_csv
 from aim_cost.timing import load_calibration
-from aim_runtime.cli.options import (
-    DeviceOption,
-    FastestDtypeOption,
-    LayersOption,
-    RepeatsOption,
-    VisionLayersOption,
-    WeightsOption,
-    chosen_schedules,
-    load_model,
-)
+from aim_runtime.cli.options import LoadOptions, RepeatsOption, with_baseline
 
 
+@dataclass(frozen=True)
+class _ShortPrompt(PromptOptions):
+    text_tokens: TextTokensOption = 50
+
+
+@grouped
 def validate(
-    model: ModelOption = "llava-onevision-qwen2-0.5b",
-    layers: LayersOption = None,
-    vision_layers: VisionLayersOption = None,
-    frames: FramesOption = None,
-    image_tokens: ImageTokensOption = None,
-    image: ImageOption = None,
-    frame_size: FrameSizeOption = None,
-    text_tokens: TextTokensOption = 50,
-    merge: MergeOption = None,
-    tokens_per_frame: PerFrameOption = None,
-    prune: PruneOption = None,
-    vision_merge: VisionMergeOption = None,
+    *,
+    options: LoadOptions,
+    prompt: _ShortPrompt,
+    parts: PartOptions,
     schedule: SchedulesOption = None,
     last_layer: LastLayerOption = LastLayer.ALL,
     hardware: Annotated[
@@ -60,11 +43,8 @@ def validate(
     calibration: Annotated[
         Path | None, typer.Option(help="A calibration of --hardware (aim-cost calibrate).")
     ] = None,
-    dtype: FastestDtypeOption = None,
-    device: DeviceOption = None,
-    random_weights: WeightsOption = True,
     repeats: RepeatsOption = 5,
-    plot: Annotated[Path | None, typer.Option(help="Write a picture to this .png.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture: .png, .pdf or .svg.")] = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Predict and run: traces and FLOPs must be equal (else exit status 1), times are compared.
@@ -75,15 +55,13 @@ def validate(
     from aim_runtime.validation.table import validation_table
     from aim_runtime.validation.validate import validate as run_validate
 
-    workload = workload_from(
-        text_tokens, 1, frames, image_tokens, image, frame_size, default_frames=4
-    )
-    asked = chosen_schedules(
-        schedule, tokens_per_frame, merge=merge, prune=prune, vision_merge=vision_merge
-    )
-    loaded = load_model(
-        model, device, dtype, random_weights, layers, vision_layers, workload, asked
-    )
+    if plot is not None:
+        from aim_cost.plots.style import suffix_of
+
+        suffix_of(plot)  # refused before minutes of measuring
+    workload = prompt.workload(4)
+    asked = with_baseline(parts.all(schedule))
+    loaded = options.load(workload, asked)
     result = run_validate(
         loaded,
         workload,

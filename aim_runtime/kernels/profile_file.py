@@ -1,10 +1,9 @@
-"""Writing a measured hardware profile, so that aim_cost can read it back."""
+"""Writes a measured hardware profile, which aim_cost reads back."""
 
 from typing import Any
 
-import yaml
-
 from aim_cost.devices.hardware import HardwareProfile, Quantity
+from aim_cost.files.yaml_text import yaml_text
 
 
 def profile_yaml(profile: HardwareProfile) -> str:
@@ -34,4 +33,4 @@ def profile_yaml(profile: HardwareProfile) -> str:
         "sources": sources,
         "peak": peak,
     }
-    return yaml.safe_dump(tree, sort_keys=False, width=100)
+    return yaml_text(tree, width=100)

@@ -1,6 +1,6 @@
 """Timed prefills: every schedule in turn, over and over, so that drift hits all of them alike."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from aim_runtime.prompts.inputs import sized_inputs
 def measure(
     loaded: Loaded,
     workload: Workload,
-    schedules: Sequence[Schedule],
+    schedules: Schedule | str | Iterable[Schedule | str],
     *,
     repeats: int = 10,
     warmup: int = 2,
@@ -85,7 +85,7 @@ def measure(
     inputs = sized_inputs(loaded, workload, video=video, seed=seed)
     raises = (AimError,) if refuse else ()
     runs = []
-    for schedule in schedules:
+    for schedule in Schedule.all_of(schedules):
         key = row_key(
             loaded, workload, schedule, execution, last_layer, attention=attention, visit=visit
         )

@@ -7,6 +7,8 @@ from typing import Protocol, TypeVar
 
 from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.render import to_csv
 from aim_runtime.errors import MeasurementError
 from aim_runtime.measurement.environment import Environment, environment
@@ -17,7 +19,7 @@ _SOFTWARE = ("torch", "transformers", "cuda", "gpu")
 
 
 class RowStore(Protocol):
-    """Where a measurement finds the rows of before and leaves its own."""
+    """A store of rows: it has the earlier rows of a measurement and keeps the new ones."""
 
     def earlier(self) -> Sequence[Measurement]:
         """Rows that need not be measured again where they are complete."""
@@ -95,7 +97,7 @@ def _read(path: Path) -> tuple[Environment | None, list[Measurement]]:
     if not path.exists():
         return None, []
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json_tree(text_of(path))
         return Environment.of(tree["environment"]), [Measurement.of(row) for row in tree["rows"]]
     except (AimError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise MeasurementError(

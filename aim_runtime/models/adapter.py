@@ -17,6 +17,9 @@ from aim_runtime.models.visual import VisualItem
 
 Items = tuple[VisualItem, ...]
 
+_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+"""The tokens of a tower that are no patches, by its model_type."""
+
 _VISION_PARTS = (
     ("vision_tower.forward", "vision.tower"),
     ("visual.forward", "vision.tower"),
@@ -67,11 +70,42 @@ class Adapter(ABC):
         return unwrapped(getattr(self.inner, "vision_tower", None) or self.inner.visual)
 
     @cached_property
-    def spec(self) -> ModelSpec:
-        """The dimensions of the model, however its weights are held. Raises: SpecError."""
-        fields = self.config.to_dict()
-        fields.pop("quantization_config", None)
-        return ModelSpec.from_hf_config(fields, name=type(self.config).__name__)
+    def geometry(self) -> ModelSpec:
+        """How pixels become tokens, whichever LLM reads them: the dimensions of another are in it.
+
+        Raises: SpecError.
+        """
+        own = {**self.config.to_dict(), "text_config": None, "quantization_config": None}
+        # which layer is read, and what pools, changes no number of tokens
+        own |= {"vision_feature_layer": -1, "spatial_pool_mode": "average"}
+        return ModelSpec.from_hf_config(own, name=type(self.config).__name__)
+
+    def check(self) -> None:
+        """Check what the adapter relies on, before anything is patched.
+
+        Raises: PatchError, SpecError for a config whose prompts it could not read.
+        """
+        for name, token in self.placeholders.items():
+            if not isinstance(token, int):
+                raise PatchError(
+                    f"{name}_token_id",
+                    expected=f"the id of the placeholders of {name}s",
+                    got=token,
+                    fix="Set it in the config of the model.",
+                )
+
+    @property
+    def class_tokens(self) -> int:
+        """Tokens of the tower that are no patches. Raises: PatchError for an unknown tower."""
+        kind = self.config.vision_config.model_type
+        if kind not in _CLASS_TOKENS:
+            raise PatchError(
+                "vision_config.model_type",
+                expected=f"one of {', '.join(_CLASS_TOKENS)}, whose tokens are counted",
+                got=kind,
+                fix="Models with other towers are not supported yet.",
+            )
+        return _CLASS_TOKENS[kind]
 
     @property
     def placeholders(self) -> dict[str, int]:
@@ -94,6 +128,18 @@ class Adapter(ABC):
     @abstractmethod
     def items(self, inputs: Inputs, modality: str) -> Items | None:
         """The images, or the videos, of ``inputs`` in order; None without any."""
+
+    def require_as_configured(self, inputs: Inputs, *names: str) -> None:
+        """Raises: PatchError for arguments that make other tokens than the config says."""
+        for name in names:
+            given, own = inputs.get(name), getattr(self.config, name)
+            if given is not None and given != own:
+                raise PatchError(
+                    name,
+                    expected=f"{own}, as in the model's config, or none",
+                    got=given,
+                    fix=f"Set model.config.{name} instead.",
+                )
 
     def items_of_pixels(self, inputs: Inputs, modality: str) -> Items:
         """``items`` of ``inputs`` that have some. Raises: PatchError without any."""

@@ -1,7 +1,6 @@
 """load(): a model on a device, with its ModelSpec, from a name, a folder or a config."""
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from aim_cost.checks import whole
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.models.model import ModelSpec, preset_config, preset_names
 from aim_cost.units import dtype_bytes
 from aim_runtime.errors import LoadError
@@ -167,7 +168,7 @@ def _resolve(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json_tree(text_of(path)))
     except (OSError, ValueError, TypeError) as error:
         raise LoadError(
             path.name, expected="a config.json", got=_line(error), fix="Correct the file."

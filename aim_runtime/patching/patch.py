@@ -5,7 +5,7 @@ decoder layers, or inside a layer in a forward of our own; scores come from an a
 that sees q and k after the rotary embedding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -30,7 +30,9 @@ from aim_runtime.models.part import Part
 from aim_runtime.models.wrapped import model_inside
 from aim_runtime.patching.attention import SUPPORTED_ATTENTION
 from aim_runtime.patching.executable import check_executable
+from aim_runtime.patching.generate import Generation
 from aim_runtime.patching.last_layer import LastTokenAlone
+from aim_runtime.patching.logits import CallerLogits
 from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.prompt_shortening import PromptShortening
 from aim_runtime.patching.token_dropping import TokenDropping
@@ -51,7 +53,7 @@ _PATCH = "_aim_patch"
 @contextmanager
 def patched(
     model: PreTrainedModel,
-    schedule: Schedule,
+    schedule: Schedule | str,
     *,
     visual_mask: Tensor | None = None,
     recorder: Recorder = NULL_RECORDER,
@@ -69,7 +71,7 @@ def patched(
 
 def patch(
     model: PreTrainedModel,
-    schedule: Schedule,
+    schedule: Schedule | str,
     *,
     visual_mask: Tensor | None = None,
     recorder: Recorder = NULL_RECORDER,
@@ -85,6 +87,7 @@ def patch(
     (Qwen2-VL) survivors keep theirs, whatever ``merge.positions`` says.
 
     Args:
+        schedule: itself, or its text.
         model: one of SUPPORTED_MODELS; a bare language model is pruned only.
         visual_mask: bool [B, n], True at visual tokens. Required by a bare language model and by
             others called with ``inputs_embeds``; every prompt must then fit it.
@@ -98,35 +101,51 @@ def patch(
     Raises: PatchError, ScheduleError. Everything is checked before the model is changed.
     """
     last_layer = LastLayer.read(last_layer, PatchError)
+    schedule = Schedule.of(schedule)
     model = model_inside(model)
     adapter = find_adapter(model)
     decoder = _checked_decoder(model, adapter)
+    if adapter is not None:
+        adapter.check()
     _check_transformers(model, decoder, adapter)
     check_executable(schedule, len(decoder.layers))
     embedded = _embedded_prompt(model, adapter, schedule, visual_mask)
     trace = RunTrace()
     positions = PositionKeeping(adapter, schedule.merge)
-    prompts = tower = last = None
+    reduces = schedule != Schedule()
+    prompts = tower = last = generation = logits = None
     if adapter is not None:
         prompts = PromptShortening(
-            *(model, adapter, schedule.merge, positions, recorder), takes_ids=embedded is None
+            adapter,
+            schedule.merge,
+            positions,
+            recorder,
+            reduces=reduces,
+            takes_ids=embedded is None,
         )
         if schedule.vision_merge is not None:
             tower = TowerMerging(adapter, schedule.vision_merge, trace)
     if last_layer is LastLayer.NEEDED:
         last = LastTokenAlone(model, decoder)
+    if reduces:
+        generation = Generation(
+            model, positions, adapter, prompts, prunes=schedule.prune is not None
+        )
+        logits = CallerLogits(model, prompts, embedded)
     dropping = TokenDropping(
         decoder,
         schedule,
+        reduces=reduces,
         prompts=prompts,
         embedded=embedded,
         positions=positions,
         last=last,
+        logits=logits,
         recorder=recorder,
         trace=trace,
     )
     with Changes() as changes:  # a change that fails takes those before it back
-        for part in (dropping, last, tower, prompts, positions):
+        for part in (dropping, last, logits, tower, prompts, positions, generation):
             if part is not None:
                 part.attach(changes)
         setattr(decoder, _PATCH, changes.pop_all())
@@ -194,6 +213,14 @@ def _checked_decoder(model: PreTrainedModel, adapter: Adapter | None) -> Part:
             got=implementation,
             fix="Call model.set_attn_implementation('sdpa') first.",
         )
+    if len(decoder.layers) != decoder.config.num_hidden_layers:
+        raise PatchError(
+            "num_hidden_layers",
+            expected=f"{len(decoder.layers)}, the layers that the decoder has",
+            got=decoder.config.num_hidden_layers,
+            fix="Remove the layers that do not run, or correct the config.",
+        )
+    require_one_device(decoder.layers)
     partial = set(getattr(decoder.config, "layer_types", None) or ()) - {"full_attention"}
     if partial:
         raise PatchError(
@@ -225,3 +252,15 @@ def _embedded_prompt(
             fix="Prune only, or give pixels to a vision-language model without visual_mask.",
         )
     return embedded_prompt(visual_mask)
+
+
+def require_one_device(layers: Iterable[nn.Module]) -> None:
+    """Raises: PatchError for layers on several devices, weights that accelerate fetches aside."""
+    devices = {str(p.device) for layer in layers for p in layer.parameters() if not p.is_meta}
+    if len(devices) > 1:
+        raise PatchError(
+            "decoder",
+            expected="layers on one device, which is told once who stays",
+            got=", ".join(sorted(devices)),
+            fix="Load the model with device_map={'': 0}, or keep on the CPU what does not fit.",
+        )

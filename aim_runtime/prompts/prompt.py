@@ -1,5 +1,6 @@
 """Prompt: which tokens of a batch of prompts are visual when they enter the LLM."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,6 +34,27 @@ class Placed:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """The places that the tokens of a shortened prompt have in the caller's.
+
+    Args:
+        sources: int64 [B, n] on the host, the place of each token; -1 at padding that the caller's
+            prompt does not have. The tokens of an image or a video count on from its first place.
+        tokens: N, of each row of the caller's prompt.
+        padding: int64 [B] on the host, of the caller's prompt; None without any.
+    """
+
+    sources: Tensor
+    tokens: int
+    padding: Tensor | None
+
+    def take(self, rows: Tensor) -> "Cut":
+        """The rows [B] of it, in this order."""
+        padding = None if self.padding is None else self.padding[rows]
+        return replace(self, sources=self.sources[rows], padding=padding)
+
+
+@dataclass(frozen=True)
 class Prompt:
     """The prompts of a batch.
 
@@ -43,12 +65,16 @@ class Prompt:
         placed: the images and videos of each row in order; () where embeddings were given.
         padding: int64 [B] on the host, tokens of padding at the start of each row; None without
             any.
+        cut: how merging has shortened the caller's prompt; None where it has not.
+        ids: int64 [B, N], of the caller's prompt; None where embeddings were given.
     """
 
     visual_mask: Tensor
     visual: tuple[VisualInput, ...]
     placed: tuple[tuple[Placed, ...], ...] = ()
     padding: Tensor | None = None
+    cut: Cut | None = None
+    ids: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -71,6 +97,16 @@ class Prompt:
         return tuple(text.tolist())
 
     @property
+    def caller_tokens(self) -> int:
+        """The tokens of each row of the caller's prompt, N."""
+        return self.tokens if self.cut is None else self.cut.tokens
+
+    @property
+    def caller_padding(self) -> Tensor | None:
+        """The padding [B] at the start of each row of the caller's prompt; None without any."""
+        return self.padding if self.cut is None else self.cut.padding
+
+    @property
     def lost(self) -> tuple[int, ...]:
         """The number of tokens that merging removes from each row."""
         return tuple(sum(placed.lost for placed in row) for row in self.placed)
@@ -82,12 +118,20 @@ class Prompt:
 
     def expand(self, batch: int) -> "Prompt":
         """Repeat each row as ``generate`` does for beams and several sequences a prompt."""
-        copies = max(1, batch // len(self.visual_mask))
+        rows = len(self.visual_mask)
+        return self.take([row for row in range(rows) for _ in range(max(1, batch // rows))])
+
+    def take(self, rows: Sequence[int]) -> "Prompt":
+        """Some of its rows, in this order; a row may come several times."""
+        index = torch.tensor(rows, device="cpu")
         return replace(
             self,
-            visual_mask=self.visual_mask.repeat_interleave(copies, dim=0),
-            visual=tuple(row for row in self.visual for _ in range(copies)),
-            placed=tuple(row for row in self.placed for _ in range(copies)),
+            visual_mask=self.visual_mask[index],
+            visual=tuple(self.visual[row] for row in rows),
+            placed=tuple(self.placed[row] for row in rows) if self.placed else (),
+            padding=None if self.padding is None else self.padding[index],
+            cut=None if self.cut is None else self.cut.take(index),
+            ids=None if self.ids is None else self.ids[index.to(self.ids.device)],
         )
 
     def padded(self, attention_mask: Tensor | None) -> "Prompt":
@@ -100,7 +144,9 @@ class Prompt:
 
 def text_prompt(batch: int, tokens: int) -> Prompt:
     """A prompt without visual tokens."""
-    return Prompt(torch.zeros(batch, tokens, dtype=torch.bool), (visual_input(()),) * batch)
+    return Prompt(
+        torch.zeros(batch, tokens, dtype=torch.bool, device="cpu"), (visual_input(()),) * batch
+    )
 
 
 def embedded_prompt(visual_mask: Tensor) -> Prompt:
@@ -138,6 +184,29 @@ def left_padding(attention_mask: Tensor | None, visual_mask: Tensor) -> Tensor |
     if bool((visual_mask & ~real).any()):
         raise refuse("0 at visual tokens", "Visual tokens leave by the schedule alone.")
     return padding
+
+
+def check_follow_up_mask(attention_mask: Tensor | None, prompt: Prompt) -> None:
+    """Raises: PatchError unless a mask after a cached prompt hides its padding, and no more.
+
+    Args: attention_mask [B, n], of the tokens that are cached and those that are new.
+    """
+    if attention_mask is None:
+        return
+    got = "another kind of mask"
+    if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
+        before = prompt.caller_padding
+        padding = 0 if before is None else before.to(attention_mask.device)[:, None]
+        places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        if not bool((attention_mask.bool() != (places >= padding)).any()):
+            return
+        got = "zeros elsewhere"
+    raise PatchError(
+        "attention_mask",
+        expected="None, or 0 at the padding of the cached prompt and 1 elsewhere [batch, tokens]",
+        got=got,
+        fix="Go on with the mask of the prompt, and 1 for each new token.",
+    )
 
 
 def check_visual_mask(mask: Tensor, where: str) -> None:

@@ -11,6 +11,8 @@ import transformers
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from aim_cost.files import write_atomically
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_runtime.errors import LoadError
 from aim_runtime.tiny.packed import packed_accuracy, packed_questions
 from aim_runtime.tiny.questions import VOCABULARY
@@ -55,7 +57,7 @@ def validation_accuracy(model: LlavaOnevisionForConditionalGeneration) -> dict[s
 def load_tiny(folder: Path = SHIPPED) -> LlavaOnevisionForConditionalGeneration:
     """A checkpoint of this package in float32, in eval mode. Raises: LoadError."""
     try:
-        words = json.loads((folder / _WORDS).read_text(encoding="utf-8"))
+        words = json_tree(text_of(folder / _WORDS))
         model = LlavaOnevisionForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )

@@ -1,12 +1,13 @@
 """aim-runtime tiny: train the tiny model."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from aim_cost.cli.options import FormatOption
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.render import Format, console, print_rows, table
 
 app = typer.Typer(help="A tiny LLaVA-OneVision on videos of real digits.", no_args_is_help=True)
@@ -33,7 +34,7 @@ def train(
 
     torch.set_num_threads(threads)
     model = run_train(seed, out)
-    told = json.loads((out / CURVE_FILE).read_text(encoding="utf-8"))
+    told = json_tree(text_of(out / CURVE_FILE))
     accuracy = save_checkpoint(model, out, seed, told)
     if form is not Format.table:
         print_rows([{"seed": seed, **accuracy}], form)

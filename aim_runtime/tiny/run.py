@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from aim_cost.files import write_atomically
+from aim_cost.files.json_text import json_tree
 from aim_runtime.errors import LoadError
 from aim_runtime.tiny.heads import Heads
 from aim_runtime.tiny.model import new_model
@@ -101,7 +102,7 @@ class Run:
     def _load(self) -> None:
         try:
             with safe_open(self._file, "pt") as file:
-                told = json.loads(file.metadata()["run"])
+                told = json_tree(file.metadata()["run"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, ValueError) as cause:
             raise self._unusable("a file that cannot be read") from cause

@@ -1,6 +1,6 @@
 """Prediction against execution: traces and FLOPs must be equal, times are compared."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -79,14 +79,14 @@ class Validation:
 def validate(
     loaded: Loaded,
     workload: Workload,
-    schedules: Sequence[Schedule],
+    schedules: Schedule | str | Iterable[Schedule | str],
     hardware: str | None = None,
     calibration: Calibration | None = None,
     repeats: int = 5,
     video: np.ndarray | None = None,
     last_layer: LastLayer = LastLayer.ALL,
 ) -> Validation:
-    """Predict, count and time every schedule on the device that holds the model.
+    """Predict every schedule, run it, and time it on the device that holds the model.
 
     Args:
         hardware: a profile's name or file; by default that of this device, with its calibration,
@@ -97,7 +97,8 @@ def validate(
         video: uint8 [frames, H, W, 3] instead of random pixels, for a LLaVA-OneVision.
         last_layer: of all schedules, as for ``patch``.
     """
-    for schedule in schedules:  # one that does not fit is refused before anything is measured
+    asked = Schedule.all_of(schedules)
+    for schedule in asked:  # one that does not fit is refused before anything is measured
         schedule.resolve(loaded.spec, workload)
     if hardware:
         profile = load_hardware(hardware)
@@ -105,12 +106,12 @@ def validate(
         profile, calibration = present_calibration(
             loaded.spec, workload, loaded.device, loaded.dtype
         )
-    counts = check_counts(loaded, workload, schedules, profile, calibration, video, last_layer)
+    counts = check_counts(loaded, workload, asked, profile, calibration, video, last_layer)
     before = speed_since(profile, loaded.device, loaded.dtype)
     measured = measure(
         loaded,
         workload,
-        schedules,
+        asked,
         repeats=repeats,
         warmup=0,
         video=video,

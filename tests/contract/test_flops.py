@@ -149,6 +149,20 @@ def test_flops_and_traces_are_exact(
     assert tokens == dataclasses.replace(predicted.trace, **merged, merged_by="similarity")
 
 
+@pytest.mark.parametrize("ranking", RANKINGS, ids=lambda ranking: "-".join(ranking.values()))
+def test_flops_of_each_score_are_exact(ranking):
+    """Two drops, the second of them in or before the last layer."""
+    loaded, batch = on_meta(MODELS[0]), 2
+    schedule = Schedule(prune=Prune(ratios=(1, 0.5) + (0.5,) * 20 + (0.25, 0.1), **ranking))
+    workload = Workload(text_tokens=7, frames=3, batch=batch)
+    predicted = estimate(loaded.spec, workload, schedule, H100)
+    flops, tokens = counted(loaded, schedule, workload)
+    assert len(predicted.trace.scored_layers) >= 2
+    assert tokens.scored_layers == predicted.trace.scored_layers
+    for phase in ("importance", "llm.layers", "llm.head"):
+        assert flops.get(phase, 0) == predicted.phase(phase).flops, phase
+
+
 def test_aim_on_7b_counts_the_published_integers():
     schedule = Schedule(Merge(retention=0.25), Prune(linear=(14, 22)))
     flops, _ = counted(on_meta(MODELS[1]), schedule, Workload(text_tokens=100, frames=32))

@@ -9,12 +9,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from aim_cost import Schedule, Workload, estimate, load_hardware
+from aim_cost import ModelSpec, Schedule, Workload, estimate, load_hardware
 from aim_cost.schedules.merge import MERGE_KINDS, Merge
 from aim_cost.schedules.prune import Prune
 from aim_runtime import patched
 from aim_runtime.measurement.flops import FlopRecorder
-from aim_runtime.models import find_adapter
 from tests.runtime.qwen import KINDS, PATCH, qwen_inputs, tiny_qwen
 from tests.runtime.slow_scores import RANKINGS
 
@@ -67,7 +66,8 @@ def counted(model, schedule, inputs):
 def check(kind, schedule, workload, row):
     model = tiny_qwen(kind)
     inputs = qwen_inputs(kind, *[row] * workload.batch)
-    predicted = estimate(find_adapter(model).spec, workload, schedule, H100)
+    spec = ModelSpec.from_hf_config(model.config.to_dict())
+    predicted = estimate(spec, workload, schedule, H100)
     flops, tokens = counted(model, schedule, inputs)
     assert tokens == predicted.trace
     for phase in ("vision", "merge", "importance", "llm.layers", "llm.head"):

@@ -1,6 +1,7 @@
 """What aim-cost says of the methods that run is what the runtime does."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +99,27 @@ def test_a_schedule_that_never_ranks_runs_whatever_its_score():
         assert why_not_run(Schedule.parse(f"prune {text} score=offline")) is None
     for text in ("ratios:1,0.5,0", "linear:13:15", "layers:9,0"):
         assert why_not_run(Schedule.parse(f"prune {text} score=offline")) is not None
+
+
+def test_the_readme_says_which_run():
+    text = " ".join((Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split())
+    *others, last = (method.title for method in METHODS.values() if method.runs)
+    assert f"It runs {', '.join(others)} and {last}; the other methods are priced" in text
+    baselines = sum(method.arxiv is None for method in METHODS.values())
+    assert f"It has {len(METHODS) - baselines} published methods and two baselines" in text
+    assert baselines == 2
+
+
+def test_the_page_of_methods_says_how_each_runs():
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert f"lists {len(METHODS)} published methods and baselines" in text
+    section = text.split("## What runs, and how")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    running = [method for method in METHODS.values() if method.runs]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [m.title for m in running]
+    for row, method in zip(rows, running, strict=True):
+        names = [name for name in method.scoring if name in LAYER_IMPORTANCE]
+        assert method.name == "aim" or all(f"`score={name}`" in row for name in names)
 
 
 def test_the_table_shows_it_within_80_columns():

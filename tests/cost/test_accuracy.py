@@ -11,7 +11,7 @@ from aim_cost import AimError, Workload, estimate, load_hardware, load_model_spe
 from aim_cost.conventions.convention import get_convention
 from aim_cost.papers.accuracy import COLUMNS, published_accuracy
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.studies.own_accuracy import load_accuracy
+from aim_cost.studies.own_accuracy import read_scores
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTS = Path(os.environ.get("AIM_SHARED", ROOT.parent / "shared")) / "facts"
@@ -65,6 +65,13 @@ def test_accuracies_are_those_of_the_facts(published):
     text = (FACTS / "methods.md").read_text() + (FACTS / "aim.md").read_text()
     numbers = set(re.findall(r"\d+\.\d", text))
     assert {f"{accuracy:.1f}" for accuracy in published["accuracy"]} <= numbers
+
+
+def load_accuracy(paths):
+    """The scores of files that hold one benchmark."""
+    scores = read_scores(paths)
+    (benchmark,) = scores.by_benchmark
+    return scores.table(benchmark)
 
 
 def write(path, text):
@@ -136,7 +143,7 @@ def test_results_of_lmms_eval(tmp_path):
             "a part: vision-merge, merge, select, prune, got 'half'",
         ),
         ("a.csv", "schedule,accuracy,frames\nnone,50,1.5\n", "frames"),
-        ("a.csv", "", "a readable CSV"),
+        ("a.csv", "", "a readable CSV or JSON file, got an empty file"),
         ("a.json", "{}", "a list of rows"),
         ("a.json", '{"results": {"x": {}}, "config": {"model_args": ""}}', "a score per task"),
         ("a.json", '{"results": {}, "config": {}}', "model_args"),

@@ -17,6 +17,7 @@ from aim_cost import (
     load_hardware,
     load_model_spec,
 )
+from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.models.model import _PRESETS
 from aim_cost.timing import load_calibration
 from tests.cost.test_cli import AIM as AIM_FLAGS
@@ -88,3 +89,39 @@ def test_an_estimate_shows_itself_as_predict_does():
     assert bundle["text/plain"] == str(result)
     assert bundle["text/html"].startswith("<pre")
     assert "TTFT 242.16 ms -&gt; 84.74 ms" in bundle["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ("merge 0.25, prune linear:14:22", ": the schedule pays"),
+        ("prune linear:24:26", ": whether the schedule pays is open, for the band is wider"),
+        ("merge 0.98 by=random, prune linear:0:99", ": the schedule does not pay"),
+    ],
+)
+def test_a_schedule_pays_only_where_the_band_says_so(schedule, said):
+    answer = CASE.price(schedule)
+    assert " ".join(str(answer).split()).endswith(said)
+    inside = answer.ttft.low_s <= answer.baseline.ttft_s <= answer.ttft.high_s
+    assert inside == ("open" in said)
+
+
+def test_a_schedule_may_be_given_as_its_text():
+    text = "merge 0.25, prune linear:14:22"
+    assert CASE.price(text).to_row() == CASE.price(Schedule.parse(text)).to_row()
+    with pytest.raises(ScheduleError, match=r"Schedule\.parse"):
+        CASE.price({"merge": {"retention": 0.25}})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((None, VIDEO, "h100-sxm"), "model: expected a ModelSpec or str or Path"),
+        (("llava-1.5-7b", 32, "h100-sxm"), "workload: expected a Workload, got 32"),
+        (("llava-1.5-7b", VIDEO, 7), "device: "),
+        (("llava-1.5-7b", VIDEO, "h100-sxm", "eager"), "execution: "),
+    ],
+)
+def test_an_argument_of_another_type_is_one_clear_error(arguments, named):
+    with pytest.raises(SpecError, match=named):
+        Case(*arguments)

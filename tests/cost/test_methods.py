@@ -20,19 +20,9 @@ LLAVA = load_model_spec("llava-1.5-7b")
 VIDEO = Workload(text_tokens=10, frames=32)
 IMAGE = Workload(text_tokens=10, image_tokens=576)
 ASKED_FOR = (
-    *("fastv", "pyramiddrop", "vtw", "prumerge", "prumerge-plus", "tome", "sparsevlm"),
+    *("fastv", "pyramiddrop", "vtw", "prumerge", "prumerge-plus", "tome", "sparsevlm", "v2drop"),
     *("visionzip", "fastervlm", "divprune", "cdpruner", "dart", "dycoke", "pact", "framefusion"),
-    *(
-        "prunevid",
-        "holitom",
-        "fastvid",
-        "vidcom2",
-        "fitprune",
-        "flashvid",
-        "evs",
-        "hidrop",
-        "v2drop",
-    ),
+    *("prunevid", "holitom", "fastvid", "vidcom2", "fitprune", "flashvid", "evs", "hidrop"),
     *("aim", "random", "uniform"),
 )
 IMAGE_METHODS = [name for name in ASKED_FOR if not METHODS[name].video]

@@ -205,5 +205,5 @@ def test_an_unknown_preset_lists_the_known_ones():
 def test_a_broken_file_is_one_clear_error(tmp_path):
     path = tmp_path / "config.json"
     path.write_text("{")
-    with pytest.raises(SpecError, match="valid JSON"):
+    with pytest.raises(SpecError, match="expected JSON, got"):
         load_model_spec(path)

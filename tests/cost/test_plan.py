@@ -146,7 +146,7 @@ def test_frames_are_free_only_where_rows_are(accuracy):
     assert answer.result.schedule.label() == AIM
     assert answer.result.workload.frames == 176
     assert answer.basis == "interpolated"
-    assert [row["frames"] for row in answer.rows] == [32, 192]
+    assert [row.frames for row in answer.rows] == [32, 192]
     longer = answer.candidates - len(candidates(CASE, (32,)))
     assert longer == 10  # AIM's own schedule at 48, 64 ... 192 frames; nothing is known of others
     merging = own(**{"none": 60, "merge 0.5": 59})
@@ -159,12 +159,22 @@ def test_own_rows_choose_otherwise():
     assert answer.to_row()["accuracy.evidence"] == "own"
 
 
-def test_own_rows_of_another_preset_are_refused():
-    scores = {"none": 60, "merge 0.5": 40}
-    trusted = choose(own(**scores).assign(model="my fine-tune"))
-    assert trusted.difference == 0
-    with pytest.raises(SpecError, match=r"llava-1\.5-7b"):
-        choose(own(**scores).assign(model="llava-1.5-7b"))
+@pytest.mark.parametrize("name", ["llava-1.5-7b", "my fine-tune", "llava-hf/llava-1.5-7b-hf"])
+def test_own_rows_of_another_model_are_refused(name):
+    with pytest.raises(SpecError, match=f"got those of {name}"):
+        choose(own(**{"none": 60, "merge 0.5": 40}).assign(model=name))
+
+
+@pytest.mark.parametrize(
+    "name", ["llava-onevision-qwen2-7b", MODEL.checkpoint, "lmms-lab/llava-onevision-qwen2-7b-ov"]
+)
+def test_own_rows_of_the_model_count_under_each_of_its_names(name):
+    scores = own(**{"none": 60, "merge 0.5": 62})
+    both = pd.concat([scores.assign(model=name), scores.assign(model="other", difference=9.0)])
+    answer = choose(both)
+    assert answer.difference == 2
+    assert answer.other_models == ("other",)
+    assert "Left out: scores of other" in str(answer)
 
 
 @pytest.mark.parametrize(

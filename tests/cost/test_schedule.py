@@ -158,7 +158,7 @@ def test_schedules_that_do_not_fit_the_model(schedule):
 def test_bad_yaml_is_one_clear_error(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text("merge: {retention: 0.25")
-    with pytest.raises(ScheduleError, match="valid YAML"):
+    with pytest.raises(ScheduleError, match="expected YAML, got while parsing a flow mapping"):
         Schedule.load(path)
 
 

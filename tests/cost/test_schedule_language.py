@@ -20,7 +20,7 @@ from aim_cost.schedules.schedule import PARTS, Schedule
 from aim_cost.schedules.select import Select
 from aim_cost.schedules.vision_merge import ATTENTION_KINDS, VisionMerge
 
-counts = st.integers(1, 10**20)
+counts = st.integers(1, 10**9)
 shares = st.floats(0, 1, exclude_min=True)
 
 
@@ -54,10 +54,10 @@ prunes = built(
             lambda pair: (pair[0], sum(pair))
         ),
         "ratios": falling(st.floats(0, 1)),
-        "tokens": falling(st.integers(0, 10**20)),
+        "tokens": falling(st.integers(0, 10**9)),
     },
     importance=st.sampled_from(sorted(LAYER_SCORES)),
-    inject_at=st.integers(0, 10**20),
+    inject_at=st.integers(0, 10**9),
 ) | st.builds(
     Prune,
     ratios=falling(st.floats(0, 1)),
@@ -89,7 +89,6 @@ ROWS = sorted(
     if "rows" in json.loads(path.read_text())
 )
 OLDER = {
-    "": "none",
     " none ": "none",
     "merge 0.25/random/kept": "merge 0.25 by=random positions=kept",
     "merge 0.25/kept/random": "merge 0.25 by=random positions=kept",
@@ -98,7 +97,6 @@ OLDER = {
     "merge 25e-2": "merge 0.25",
     "merge tokens:24/uniform": "merge frame:24 by=uniform",
     "merge tokens: 24.0": "merge frame:24",
-    "merge tokens:2_4": "merge frame:24",
     "merge passes:98,49,25/kept": "merge passes:98,49,25 positions=kept",
     "merge  passes: 98 , 49": "merge passes:98,49",
     "prune linear:14:22": "prune linear:14:22",
@@ -217,6 +215,7 @@ def test_a_word_said_twice_names_its_field(part, amount, word):
         ("merge", "an amount such as 0.25, frame:24 or passes:98,49,25", "", ""),
         ("merge half", "an amount such as 0.25, frame:24 or passes:98,49,25", "half", ""),
         ("merge nan", "an amount such as 0.25", "nan", ""),
+        ("merge tokens:2_4", "a whole number, as in frame:24", "2_4", ""),
         ("merge ,", "a number, as in 0.25", ",", ""),
         ("merge 0.25,", "a number, as in 0.25", "0.25,", ""),
         ("merge prompt:24", "an amount such as", "prompt:24", ""),
@@ -315,10 +314,35 @@ def test_names_are_hyphenated_and_no_value_of_a_part_needs_its_name():
             assert word.field in part.__dataclass_fields__
 
 
+@pytest.mark.parametrize("text", ["", " "])
+def test_empty_text_is_no_schedule(text):
+    for read in (Schedule.parse, Schedule.read, Schedule.from_argument):
+        with pytest.raises(ScheduleError, match=r"got nothing\. Write none"):
+            read(text)
+    with pytest.raises(ScheduleError, match="got nothing"):
+        Schedule.from_options({"schedule": text})
+    with pytest.raises(ScheduleError, match="got nothing"):
+        Schedule.from_options({"merge": text})
+
+
+def test_a_function_that_takes_a_schedule_takes_its_text():
+    text = "merge 0.25, prune linear:14:22"
+    schedule = Schedule.parse(text)
+    assert Schedule.of(schedule) is schedule
+    assert Schedule.of(text) == schedule
+    assert Schedule.all_of(text) == Schedule.all_of(schedule) == (schedule,)
+    assert Schedule.all_of([text, Schedule()]) == (schedule, Schedule())
+    for wrong in (None, 0.25, {"merge": {"retention": 0.25}}, [text]):
+        with pytest.raises(ScheduleError, match=r"a Schedule, or its text, got .*Schedule\.parse"):
+            Schedule.of(wrong)
+    for wrong in (None, 0.25, {"merge": {"retention": 0.25}}, [None]):
+        with pytest.raises(ScheduleError, match=r"Schedule\.parse"):
+            Schedule.all_of(wrong)
+
+
 def test_options_say_a_whole_schedule_or_parts(tmp_path):
     whole = Schedule.parse("vision-merge 16, merge 0.25")
     assert Schedule.from_options({"vision_merge": 16, "merge": 0.25, "prune": None}) == whole
-    assert Schedule.from_options({"schedule": whole.label(), "merge": ""}) == whole
     assert Schedule.from_options({}) == Schedule()
     (tmp_path / "text.yaml").write_text(f"{whole.label()}\n")
     assert Schedule.from_options({"schedule": str(tmp_path / "text.yaml")}) == whole

@@ -125,6 +125,16 @@ def test_costs_of_scores_come_from_their_products():
     assert flops["pivot-similarity"] == 2 * n * text.hidden_size * 8
 
 
+@pytest.mark.parametrize("name", LAYER_SCORES)
+def test_what_ranks_by_a_whole_layer_drops_nothing_inside_it(name):
+    inside = {"ratios": (1, 0.5), "importance": name, "drop_point": "after_attention"}
+    if not LAYER_SCORES[name].whole_layer:
+        Prune(**inside)
+        return
+    with pytest.raises(ScheduleError, match=f"drop_point: expected layer with {name}"):
+        Prune(**inside)
+
+
 def test_fused_scoring_computes_more_and_starts_fewer_kernels():
     aim = Schedule.parse("merge 0.25, prune linear:14:22")
     workload, hardware = Workload(text_tokens=100, frames=32), load_hardware("h100-sxm")

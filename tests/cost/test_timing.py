@@ -244,7 +244,7 @@ GEMM = ("kernels", "gemm")
         (("extra",), 1, "extra"),
         ((*GEMM, "parameters", "log_start_us"), None, "parameters"),
         ((*GEMM, "parameters", "log_start_us"), "1", "parameters"),
-        ((*GEMM, "parameters", "log_start_us"), float("nan"), "parameters"),
+        ((*GEMM, "parameters", "log_start_us"), float("nan"), "no finite number"),
         ((*GEMM, "parameters", "made_up"), 1.0, "made_up"),
         ((*GEMM, "surface", "log_ratio"), [[0.0, 1.0]], "log_ratio"),
         ((*GEMM, "surface", "log2_knots"), [[0, 1]], "log2_knots"),
@@ -255,7 +255,7 @@ GEMM = ("kernels", "gemm")
         (("elementwise", "add"), None, "elementwise.add"),
         (("elementwise", "add", "efficiency"), 2.0, "elementwise.add"),
         (("elementwise", "add", "source"), "nobody", "source"),
-        (("dispatch", "launch_s", "value"), "25e-7", "launch_s"),
+        (("dispatch", "launch_s", "value"), "25 us", "launch_s"),
         (("dispatch", "host_s_per_kernel"), None, "host_s_per_kernel"),
     ],
 )

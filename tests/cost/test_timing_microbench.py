@@ -100,7 +100,7 @@ def test_dispatch_is_read_from_its_table(tmp_path):
     [
         ({"kind": "norm"}, "rms_norm"),
         ({"latency_ms": 0.0}, "above zero"),
-        ({"parts": float("nan")}, "above zero"),
+        ({"parts": float("nan")}, "expected numbers"),
     ],
 )
 def test_a_malformed_table_is_refused(tmp_path, change, word):

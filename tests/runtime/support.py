@@ -1,10 +1,11 @@
-"""Tiny random models of the real classes, prompts for them, and the recorded vectors."""
+"""Tiny random models of the real classes, their prompts, and the recorded vectors."""
 
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import (
     LlavaOnevisionConfig,
@@ -129,3 +130,23 @@ def tiny_config(layers=4):
         "vocab_size": 256,
     }
     return config | {"image_token_index": 250, "video_token_index": 251}
+
+
+def mask_of(tokens: int = 20, start: int = 3, end: int = 15, batch: int = 1) -> torch.Tensor:
+    mask = torch.zeros(batch, tokens, dtype=torch.bool)
+    mask[:, start:end] = True
+    return mask
+
+
+def state(model: nn.Module) -> list[object]:
+    """Everything a patch could leave behind."""
+    return [
+        (
+            name,
+            len(module._forward_hooks),
+            len(module._forward_pre_hooks),
+            sorted(vars(module)),
+            getattr(getattr(module, "config", None), "_attn_implementation", None),
+        )
+        for name, module in model.named_modules()
+    ]

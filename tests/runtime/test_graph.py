@@ -1,6 +1,7 @@
 """The static prefill equals the patched model, asks the host nothing, and refuses the rest."""
 
 import contextlib
+import copy
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from aim_runtime.patching import cuda_graph as graph
 from aim_runtime.patching.capturable import capturable
 from aim_runtime.patching.cuda_graph import GraphedPrefill, StaticPrefill
 from aim_runtime.prompts.inputs import sized_inputs
+from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.support import tiny_llava, video_inputs
 
@@ -23,8 +25,7 @@ SCHEDULES = [
     "prune linear:1:4",
     "merge passes:5,3, prune linear:1:4",
     "merge passes:5 by=uniform, prune ratios:1,0.5,0.5,0.2,0.2,0.1 drop=after-attention",
-    "prune linear:0:3 score=text-attention",
-    "merge passes:5, prune linear:2:5 score=uniform",
+    *(f"prune linear:0:3 score={name}" for name in LAYER_IMPORTANCE if name != "random"),
 ]
 BOTH = Schedule.parse("merge passes:5,3, prune linear:1:4")
 BOTH_META = Schedule.parse("merge 0.25, prune linear:1:4 drop=after-attention")
@@ -114,6 +115,22 @@ def test_decoding_goes_on_from_the_cache(loaded):
     assert tokens == expected
 
 
+def test_generate_goes_on_from_the_cache_inside_a_block(loaded):
+    inputs, more = video_inputs(), torch.tensor([[11, 12, 13]])
+    ids = torch.cat([inputs["input_ids"], more], dim=1)
+    greedy = {"max_new_tokens": 4, "do_sample": False}
+    with patched(loaded.model, BOTH):
+        own = cache_of(loaded.model(**inputs, use_cache=True))
+        expected = loaded.model.generate(ids, **with_cache(own), **greedy)
+    cache = cache_of(StaticPrefill(loaded, BOTH, inputs).run())
+    with patched(loaded.model, BOTH):
+        found = loaded.model.generate(ids, **with_cache(copy.deepcopy(cache)), **greedy)
+    assert torch.equal(found, expected)
+    with patched(loaded.model, Schedule(prune=BOTH.prune)):
+        found = loaded.model.generate(ids, **with_cache(cache), **greedy)
+    assert torch.equal(found, expected)
+
+
 @pytest.fixture(scope="module")
 def meta():
     """Real dims without data, and inputs for them: ids on the host, pixels nowhere."""
@@ -138,9 +155,7 @@ def run_watched(loaded, schedule, inputs, last_layer="all"):
         "none",
         "merge 0.25, prune linear:1:4",
         "merge 0.25 by=uniform, prune linear:1:4 drop=after-attention",
-        "prune linear:1:4 score=pagerank-causal",
-        "prune linear:1:4 score=text-attention",
-        "prune linear:1:4 score=uniform",
+        *(f"prune linear:1:4 score={name}" for name in LAYER_IMPORTANCE if name != "random"),
     ],
 )
 def test_nothing_depends_on_data_or_reads_the_host(meta, label):

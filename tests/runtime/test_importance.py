@@ -18,6 +18,7 @@ from aim_runtime.reduction.importance import (
 )
 from aim_runtime.reduction.scores import LAYER_IMPORTANCE, Attended, Choice
 from aim_runtime.reduction.select import select_tokens, take_tokens
+from aim_runtime.reduction.text_rows import rater_importance, text_raters
 from tests.cost.blocks import block_causal_entries
 from tests.runtime.reference import full_importance
 from tests.runtime.support import shared_golden
@@ -122,6 +123,18 @@ def test_no_step_needs_memory_quadratic_in_tokens(name, padded, dtype):
     at = Attended(Choice(visual, 0, padding, tokens, 100), query, key, 0.1)
     with Largest() as largest:
         LAYER_IMPORTANCE[name](at)
+    assert largest.elements <= heads * formulas.IMPORTANCE_ROWS * tokens < tokens**2 / 5
+
+
+@pytest.mark.parametrize("text", [100, 10_000])
+def test_rows_of_text_need_no_memory_quadratic_in_tokens(text):
+    heads, tokens = 14, 20_000
+    query, key = random_heads(1, heads, 2, tokens, 64, device="meta", dtype=torch.bfloat16)
+    visual = torch.ones(1, tokens, dtype=torch.bool, device="meta")
+    embeds = torch.empty(1, tokens, 896, dtype=torch.bfloat16, device="meta")
+    with Largest() as largest:
+        raters = text_raters(embeds, visual, text, None)
+        rater_importance(query, key, scaling=0.1, raters=raters, visual=visual, text=text)
     assert largest.elements <= heads * formulas.IMPORTANCE_ROWS * tokens < tokens**2 / 5
 
 

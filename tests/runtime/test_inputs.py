@@ -61,3 +61,27 @@ def test_a_video_of_another_length(checkpoint, video):
     inputs = sized_inputs(loaded, Workload(text_tokens=5, frames=3, batch=2), video=video)
     assert inputs["pixel_values_videos"].shape == (2, 3, 3, 75, 75)
     assert loaded.model(**inputs).logits.isfinite().all()
+
+
+def test_inputs_have_exactly_the_tokens_of_the_workload(loaded):
+    workload = Workload(text_tokens=11, frames=3, batch=2)
+    inputs = sized_inputs(loaded, workload, seed=4)
+    ids, pixels = inputs["input_ids"], inputs["pixel_values_videos"]
+    visual = ids == VIDEO_TOKEN
+    assert ids.shape == inputs["attention_mask"].shape == (2, 3 * FRAME_TOKENS + 1 + 11)
+    assert (visual.sum(1) == 3 * FRAME_TOKENS + 1).all()
+    assert not visual[:, 0].any()
+    assert not visual[:, -1].any()
+    assert not (ids == loaded.config.image_token_id).any()
+    assert ids[~visual].unique().numel() > 10
+    assert pixels.shape == (2, 3, 3, 75, 75)
+    assert pixels.std().item() == pytest.approx(1, rel=0.05)
+    assert not torch.equal(pixels[0], pixels[1])
+    again, other = sized_inputs(loaded, workload, seed=4), sized_inputs(loaded, workload, seed=5)
+    assert all(torch.equal(inputs[name], again[name]) for name in inputs)
+    assert not torch.equal(ids, other["input_ids"])
+
+
+def test_an_image_that_is_cut_is_given_by_its_size(loaded):
+    with pytest.raises(InputError, match="--image HEIGHTxWIDTH"):
+        sized_inputs(loaded, Workload(text_tokens=5, image_tokens=9))

@@ -16,8 +16,7 @@ from aim_runtime.models.load import Loaded
 from aim_runtime.patching.masked import masked
 from aim_runtime.reduction.merge import match_tokens
 from tests.runtime.slow_tower import slow_tower
-from tests.runtime.support import IMAGE_TOKEN, tiny_config, tiny_llava, video_inputs
-from tests.runtime.test_patch import mask_of, state
+from tests.runtime.support import IMAGE_TOKEN, mask_of, state, tiny_config, tiny_llava, video_inputs
 
 CPU = load_hardware("cpu-generic")
 VIDEO = Workload(text_tokens=12, frames=4)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
-import yaml
 
 from aim_cost.devices.hardware import load_hardware
+from aim_cost.files.text import text_of
+from aim_cost.files.yaml_text import yaml_tree
 from aim_cost.models.decoder import embedding_ops, layer_ops
 from aim_cost.models.text_spec import TextSpec
 from aim_cost.ops.kernels import Kernels
@@ -43,8 +44,7 @@ class PrefillRow:
 
 def published_prefills(calibration: Calibration) -> list[PrefillRow]:
     """Price each published prefill. Time of a layer: the longer of device and host (eager)."""
-    text = (files("aim_cost.timing.fit") / "prefills.yaml").read_text(encoding="utf-8")
-    tree = yaml.safe_load(text)
+    tree = yaml_tree(text_of(files("aim_cost.timing.fit") / "prefills.yaml"))
     rows = []
     for run in tree["runs"]:
         eager = run["execution"] == "eager"

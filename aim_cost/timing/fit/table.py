@@ -1,9 +1,8 @@
 """KernelTable: measured kernel times, read from Parquet or CSV."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,15 @@ from numpy.typing import NDArray
 
 from aim_cost.checks import one_of
 from aim_cost.errors import ProfileError
+from aim_cost.files.csv_text import read_csv
 from aim_cost.imports import import_optional
-from aim_cost.ops.kind import Elementwise
+from aim_cost.ops.kind import (
+    CausalAttention,
+    Elementwise,
+    EncoderAttention,
+    FusedImportance,
+    Product,
+)
 from aim_cost.timing.elementwise import Dispatch
 from aim_cost.timing.form import Array, Form, Index, Mask
 from aim_cost.timing.forms import FORMS
@@ -57,9 +63,12 @@ def table_name(gpu: str, op: str, dtype: str = "bfloat16") -> str:
     return f"{prefix}_{op}_{_SUFFIX_OF[dtype]}"
 
 
-def dims_of(op: str, row: Mapping[str, Any]) -> tuple[float, ...]:
-    """The sizes of one row of a table of ``op``, in the order of ``form.dims``."""
-    return tuple(float(row[_COLUMN_OF.get(name, name)]) for name in FORMS[op].dims)
+def size_columns(
+    kind: Product | CausalAttention | EncoderAttention | FusedImportance,
+) -> dict[str, int]:
+    """The columns of a table that hold the sizes of a kernel, in the order of ``form.dims``."""
+    sizes = zip(FORMS[kind.label].dims, kind.dims, strict=True)
+    return {_COLUMN_OF.get(name, name): int(size) for name, size in sizes}
 
 
 def table_path(folder: str | Path, gpu: str, op: str, dtype: str = "bfloat16") -> Path | None:
@@ -170,7 +179,10 @@ def _frame(path: Path, where: str) -> pd.DataFrame:
     if path.suffix != ".csv":
         import_optional("pyarrow", otherwise="convert the table to CSV with the same columns")
     try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        if path.suffix != ".csv":
+            return pd.read_parquet(path)
+        table = read_csv(path)
+        return pd.DataFrame(table.rows, columns=table.names)
     except (OSError, ValueError) as error:
         raise ProfileError(
             where,

@@ -1,4 +1,4 @@
-"""LLaVA-1.5: images of one size, each the patches of CLIP or of SigLIP."""
+"""LLaVA-1.5 and its like: images of one size, each the patches of CLIP or SigLIP."""
 
 from typing import ClassVar
 
@@ -11,9 +11,10 @@ from aim_runtime.models.visual import equal_groups
 
 
 class LlavaAdapter(Adapter):
-    """Each image is a group, 576 tokens at 336 x 336 pixels; "full" keeps CLIP's class token.
+    """Each image is a group, 576 tokens of CLIP at 336 x 336 pixels.
 
-    SigLIP has none: "default" drops its first patch, "full" keeps all.
+    "default" leaves out the first token of the tower, which is CLIP's class token and SigLIP's
+    first patch; "full" keeps all.
     """
 
     kinds: ClassVar = (LlavaForConditionalGeneration,)
@@ -24,9 +25,14 @@ class LlavaAdapter(Adapter):
         pixels = inputs.get("pixel_values")
         if pixels is None:
             return None
-        vision = self.config.vision_config
-        patches = (vision.image_size // vision.patch_size) ** 2
+        patch = self.config.vision_config.patch_size
+        height, width = pixels.shape[-2:]
+        tokens = (height // patch) * (width // patch) + self.class_tokens
         select = inputs.get("vision_feature_select_strategy")
         select = select or self.config.vision_feature_select_strategy
-        tokens = patches + (vision.model_type == "clip_vision_model") - (select == "default")
-        return (equal_groups(1, tokens),) * len(pixels)
+        return (equal_groups(1, tokens - (select == "default")),) * len(pixels)
+
+    def check(self) -> None:
+        """The tower must be one whose tokens are counted."""
+        super().check()
+        _ = self.class_tokens

@@ -32,9 +32,15 @@ class LlavaNextVideoAdapter(Adapter):
         pixels = inputs.get(self.pixel_inputs[modality][0])
         if pixels is None:
             return None
+        self.require_as_configured(inputs, "vision_feature_select_strategy")
         if modality == "video":
             videos, frames = map(int, pixels.shape[:2])
             vision = self.config.vision_config
             side = vision.image_size // vision.patch_size // self.config.spatial_pool_stride
             return (equal_groups(frames, side**2),) * videos
-        return image_items(self.spec, inputs)
+        return image_items(self.geometry, inputs)
+
+    def check(self) -> None:
+        """The tower's tokens must fill a grid."""
+        super().check()
+        _ = self.geometry

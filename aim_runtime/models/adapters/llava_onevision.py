@@ -36,6 +36,7 @@ class LlavaOnevisionAdapter(Adapter):
         pixels = inputs.get(self.pixel_inputs[modality][0])
         if pixels is None:
             return None
+        self.require_as_configured(inputs, "vision_feature_select_strategy", "vision_aspect_ratio")
         if modality == "video":
             videos, frames = map(int, pixels.shape[:2])
             vision = self.config.vision_config
@@ -44,5 +45,12 @@ class LlavaOnevisionAdapter(Adapter):
             return (equal_groups(frames, side**2, newline_tokens=1),) * videos
         numbers = inputs.get("batch_num_images")
         if numbers is None:
-            return image_items(self.spec, inputs)
-        return image_items(self.spec, inputs, [n == 1 for n in numbers.tolist() for _ in range(n)])
+            return image_items(self.geometry, inputs)
+        return image_items(
+            self.geometry, inputs, [n == 1 for n in numbers.tolist() for _ in range(n)]
+        )
+
+    def check(self) -> None:
+        """The tower's tokens must fill a grid."""
+        super().check()
+        _ = self.geometry
