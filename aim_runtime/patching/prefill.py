@@ -260,14 +260,18 @@ class Prefill:
         """Record a layer's MLP from its input x[B, n, hidden]."""
         self._mlp_tokens.append(self._real_tokens(x.shape[1]))
 
-    def places(self) -> Tensor:
-        """The places in the caller's prompt of what is left, int64 [B, n]; -1 at padding."""
-        padding = 0 if self.prompt.is_even or self._padding is None else self._padding[:, None]
-        index = torch.arange(self._left.shape[1], device=self._left.device)
+    def predicted_places(self) -> Tensor:
+        """The places in the caller's prompt of what is left, int64 [B, n].
+
+        -1 at padding that evens rows out, and at the token after it, which padding would predict.
+        """
         places = self._left
         if self.prompt.cut is not None:
             places = self.prompt.cut.sources.to(places.device).gather(1, places)
-        return places.masked_fill(index < padding, -1)
+        if self.prompt.is_even or self._padding is None:
+            return places
+        index = torch.arange(places.shape[1], device=places.device)
+        return places.masked_fill(index <= self._padding[:, None], -1)
 
     def finish(self, trace: RunTrace, cache_tokens: tuple[int, ...]) -> None:
         """Write the record. Raises: PatchError when a layer ran without being observed."""

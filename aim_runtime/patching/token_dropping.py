@@ -163,6 +163,13 @@ class TokenDropping:
                 got=list(x.shape[:2]),
                 fix="Give whole prompts in one prefill (no prefill_chunk_size), or another mask.",
             )
+        if inputs.get("is_causal") is False:
+            raise PatchError(
+                "is_causal",
+                expected="True: scores count what each token sees of those before it",
+                got=False,
+                fix="Leave it out.",
+            )
         prompt = prompt.expand(x.shape[0]).padded(inputs.get("attention_mask"))
         encoded = {}
         if entering is not None:
@@ -251,7 +258,7 @@ class TokenDropping:
         if not self._reduces:
             return
         if self._logits is not None:
-            self._logits.leave(prefill.places())
+            self._logits.leave(prefill.predicted_places())
         if filled:
             positions = kwargs.get("position_ids")
             self._positions.remember(cache, prefill.prompt, prefill.layer_padding, positions)
