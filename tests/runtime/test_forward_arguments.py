@@ -151,7 +151,7 @@ def test_hidden_states_and_attentions_are_those_of_the_tokens_left(llava, schedu
     assert (len(hidden), len(attentions)) == (7, 6)
     torch.testing.assert_close(hidden[0][0], x[kept[0]])
     for layer in range(6):
-        x, logits = reference._layer(layer, x, kept[layer], None)
+        x, _, logits = reference._layer(layer, x, kept[layer], None)
         here = logits.softmax(-1)[:, kept[layer]][..., kept[layer]]
         torch.testing.assert_close(attentions[layer][0], here, rtol=1e-3, atol=1e-4)
         left = kept[layer + 1] if schedule is INSIDE else kept[layer]
