@@ -156,3 +156,24 @@ def save_gif(path: Path, pictures, durations, **options):
     first, *rest = [Image.fromarray(picture) for picture in pictures]
     first.save(path, save_all=True, append_images=rest, duration=durations, **options)
     return path
+
+
+def flat(levels_of_planes, form, **tags):
+    frame = av.VideoFrame(64, 48, form)
+    for plane, level in zip(frame.planes, levels_of_planes, strict=True):
+        kind = np.uint16 if "10" in form else np.uint8
+        plane.update(np.full(plane.buffer_size // kind().itemsize, level, kind).tobytes())
+    for name, value in tags.items():
+        setattr(frame, name, value)
+    return frame
+
+
+def tagged(path, frame, codec, **tags):
+    def set_up(stream):
+        for name, value in tags.items():
+            setattr(stream.codec_context, name, value)
+
+    quiet = {"x265-params": "lossless=1:log-level=none"} if codec == "libx265" else {}
+    options = quiet or {"qp": "0"}
+    form = frame.format.name
+    return write_video(path, [frame] * 2, codec, form=form, options=options, set_up=set_up)

@@ -16,11 +16,13 @@ from tests.runtime.clips import (
     as_frame,
     av,
     corners,
+    flat,
     grey,
     levels,
     quarters,
     save_gif,
     slow_frames,
+    tagged,
     textured,
     write_song,
     write_video,
@@ -180,27 +182,6 @@ def interlaced(folder):
     options = {"flags": "+ildct+ilme", "qmax": "2"}
     path = write_video(folder / "a.mpg", [picture] * 3, "mpeg2video", rate=25, options=options)
     assert np.abs(sample_frames(path, 1)[0].astype(int) - picture).max() <= 4
-
-
-def flat(levels_of_planes, form, **tags):
-    frame = av.VideoFrame(64, 48, form)
-    for plane, level in zip(frame.planes, levels_of_planes, strict=True):
-        kind = np.uint16 if "10" in form else np.uint8
-        plane.update(np.full(plane.buffer_size // kind().itemsize, level, kind).tobytes())
-    for name, value in tags.items():
-        setattr(frame, name, value)
-    return frame
-
-
-def tagged(path, frame, codec, **tags):
-    def set_up(stream):
-        for name, value in tags.items():
-            setattr(stream.codec_context, name, value)
-
-    quiet = {"x265-params": "lossless=1:log-level=none"} if codec == "libx265" else {}
-    options = quiet or {"qp": "0"}
-    form = frame.format.name
-    return write_video(path, [frame] * 2, codec, form=form, options=options, set_up=set_up)
 
 
 @row("colours of BT.601, BT.709 or BT.2020, limited or full range")
