@@ -9,7 +9,7 @@ import typer
 from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import FormatOption, PartOptions, SchedulesOption
 from aim_cost.files import write_atomically
-from aim_cost.render import Format, console, print_rows, table, to_csv
+from aim_cost.render import Format, Row, console, print_rows, table, to_csv
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.text_files.json_text import json_tree
 from aim_cost.text_files.text import text_of
@@ -57,9 +57,11 @@ def accuracy(
         with patched(tiny, schedule):
             return right_answers(tiny, seen)
 
+    others, done = _earlier(out, facts, len(exam.kinds)) if out and resume else ([], [])
+
     def keep(rows: Any) -> None:
         if out is not None:
-            _write(out, [{**facts, **row} for row in rows])
+            _write(out, [*others, *({**facts, **row} for row in rows)])
 
     text = exam.input_ids.shape[1] - exam.visual_tokens
     rows = measure_accuracy(
@@ -69,7 +71,7 @@ def accuracy(
         ModelSpec.from_hf_config(tiny.config.to_dict(), name="tiny"),
         Workload(text_tokens=text, frames=frames),
         draws=draws,
-        done=_rows(out, facts) if out is not None and resume else (),
+        done=done,
         keep=keep,
     )
     rows = [{**facts, **row} for row in rows]
@@ -112,15 +114,19 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     write_atomically(path, (text + "\n").encode())
 
 
-def _rows(path: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of an earlier run of the same exam, without what they share."""
+def _earlier(path: Path, facts: Row, questions: int) -> tuple[list[Row], list[Row]]:
+    """The rows of other exams in a file, and those of this one without ``facts``, which they share.
+
+    Raises: MeasurementError for another file, and for rows of this exam over other questions.
+    """
     if not path.exists():
-        return []
+        return [], []
     try:
         rows = json_tree(text_of(path))["rows"]
         for row in rows:  # labels as they are written today: rows are told apart by them
             row["schedule"] = Schedule.read(row["schedule"]).label()
         same = [row for row in rows if all(row[key] == value for key, value in facts.items())]
+        counts = {row["n"] for row in same if row["kind"] == "all"} - {questions}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise MeasurementError(
             str(path),
@@ -128,4 +134,12 @@ def _rows(path: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
             got=" ".join(str(error).split()),
             fix="Give another --out, or leave --resume out.",
         ) from error
-    return [{key: value for key, value in row.items() if key not in facts} for row in same]
+    if counts:
+        raise MeasurementError(
+            str(path),
+            expected=f"rows over {questions} questions, as asked for",
+            got=f"rows over {min(counts)}",
+            fix="Give the same --questions, or another --out.",
+        )
+    others = [row for row in rows if row not in same]
+    return others, [{key: value for key, value in row.items() if key not in facts} for row in same]

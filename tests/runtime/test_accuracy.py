@@ -8,7 +8,7 @@ import torch
 
 from aim_cost import Execution, ModelSpec, Schedule, Workload, estimate, load_hardware
 from aim_runtime.answers.accuracy import at_random, exam_schedules, is_random, measure_accuracy
-from aim_runtime.cli.accuracy import _rows
+from aim_runtime.cli.accuracy import _earlier
 from aim_runtime.errors import MeasurementError
 from aim_runtime.reduction.chance import drawing, random_numbers
 from aim_runtime.tiny.model import tiny_config
@@ -130,5 +130,6 @@ def test_the_suite_has_45_schedules_each_once():
 
 
 def test_an_exam_of_before_the_words_had_names_is_resumed():
-    rows = _rows(MEASURED, {"model": "tiny"})
+    others, rows = _earlier(MEASURED, {"model": "tiny"}, 1000)
+    assert not others
     assert {row["schedule"] for row in rows} == {one.label() for one in exam_schedules()}
