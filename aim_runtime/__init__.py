@@ -33,5 +33,5 @@ _HOMES = {
 }
 __all__ = list(_HOMES)
 
-if not TYPE_CHECKING:  # a checker that saw __getattr__ would believe any name
+if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
     __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,4 +1,4 @@
-"""The runtime's own errors, beside those of aim_cost.errors, and any error in one line."""
+"""The errors that only the runtime raises, and error_line(), which prints any error in one line."""
 
 from aim_cost.errors import AimError
 

@@ -1,4 +1,4 @@
-"""Named spans of a run, for whoever wants to time them."""
+"""Recorder: receives the named spans of a run, to time them."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""What the runtime knows of transformers, and how the tested versions differ.
+"""Seams: the parts of transformers that the runtime relies on, and how versions of it differ.
 
 Nothing else in this package reads a version of transformers or spells a name that changed between
 two of them. What a version calls a thing is read from the signatures of its own classes.
@@ -132,7 +132,7 @@ def tower_keeps_hidden_states(model: Part) -> bool:
 
 
 def release_keeps_tower_states(version: str) -> bool:
-    """The same of LLaVA-OneVision under a release of transformers that need not be here."""
+    """The same for LLaVA-OneVision under a release of transformers that need not be installed."""
     return Version(version).release < _TOWER_STATES_DROPPED
 
 
@@ -153,7 +153,7 @@ class Seam:
     attributes: tuple[str, ...] = ()
 
     def missing(self) -> tuple[str, ...]:
-        """The names that are not there."""
+        """The names that are missing."""
         lacking = [name for name in self.attributes if not hasattr(self.owner, name)]
         is_module = isinstance(self.owner, nn.Module)
         function = self.owner.forward if is_module else self.owner
@@ -168,7 +168,7 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def decoder_seams(decoder: Part) -> list[Seam]:
-    """What a patch relies on in a language model without its head, and in any."""
+    """The seams of a language model without its head."""
     layer = decoder.layers[0]
     attention = getattr(layer, "self_attn", None)
     name = type(decoder).__name__
@@ -205,7 +205,7 @@ def decoder_seams(decoder: Part) -> list[Seam]:
 
 
 def model_seams(model: PreTrainedModel, inner: nn.Module, modalities: Iterable[str]) -> list[Seam]:
-    """What a patch relies on in a vision-language model beside its decoder.
+    """The seams of a vision-language model, except those of its decoder.
 
     Args: inner, the part that embeds the prompt, ``model.model``; modalities, image or video.
     """
@@ -229,7 +229,7 @@ def model_seams(model: PreTrainedModel, inner: nn.Module, modalities: Iterable[s
 
 
 def siglip_seams(layer: nn.Module) -> list[Seam]:
-    """What merging inside a SigLIP tower relies on."""
+    """The seams of a SigLIP tower that merges."""
     parts = ("layer_norm1", "self_attn", "layer_norm2", "mlp")
     attention = getattr(layer, "self_attn", None)
     return [

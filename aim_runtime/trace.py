@@ -1,10 +1,11 @@
-"""RunTrace: what the last prefill of a patched model really did."""
+"""RunTrace: the tokens of the last prefill of a patched model, as it ran."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from aim_cost.errors import AimError
 from aim_cost.schedules.trace import TokenTrace
 from aim_runtime.errors import PatchError
 
@@ -29,7 +30,7 @@ class RunTrace:
             more entry for what is left after the last layer. Positions count in the prompt as the
             LLM sees it, after merging. Rows that keep fewer than others begin with repeated zeros.
         cache_tokens: tokens each layer of the KV cache held after the prefill; () without a cache.
-        rows: of each prompt, its counts, from the shapes that ran; without what evens rows out.
+        rows: the counts of each prompt, from the shapes that ran, without padding between rows.
         tower: the last run of a vision tower that merges; None before, and where none does.
     """
 
@@ -37,16 +38,18 @@ class RunTrace:
     cache_tokens: tuple[int, ...] = ()
     rows: Sequence[TokenTrace] = field(default=(), repr=False)
     tower: TowerRecord | None = None
+    _missed: AimError | None = field(default=None, repr=False)
 
     @property
     def tokens(self) -> TokenTrace:
-        """The counts of a batch whose prompts are alike.
+        """The counts of a batch whose prompts have equal counts.
 
         Raises: PatchError before the first prefill, and where prompts differ.
         """
         if not self.rows:
+            got = "none" if self._missed is None else f"one that could not be seen: {self._missed}"
             raise PatchError(
-                "trace", expected="a finished prefill", got="none", fix="Run the model first."
+                "trace", expected="a finished prefill", got=got, fix="Run the model first."
             )
         if len(set(self.rows)) > 1:
             raise PatchError(
@@ -68,3 +71,8 @@ class RunTrace:
                 for row in rows
             ]
         self.rows, self.kept, self.cache_tokens = rows, kept, cache_tokens
+        self._missed = None
+
+    def miss(self, reason: AimError) -> None:
+        """Forget what is recorded: a prefill has run whose prompt nobody could describe."""
+        self.rows, self.kept, self.cache_tokens, self._missed = (), (), (), reason

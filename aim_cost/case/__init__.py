@@ -1,4 +1,4 @@
-"""A case (model, workload, device) and its estimate: what pricing one schedule gives."""
+"""Case and Estimate: a prefill on a device, and the price of one schedule on it."""
 
 from aim_cost.case.case import Case, Estimate, estimate
 

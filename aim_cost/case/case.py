@@ -1,4 +1,4 @@
-"""Case: one prefill on one device. Estimate: its FLOPs, traffic, time and memory, one schedule."""
+"""Case: one prefill on one device. Estimate: its FLOPs, traffic, time and memory."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -180,7 +180,7 @@ class Estimate(Report):
 
     @property
     def mode(self) -> str:
-        """The execution that the times are for: conventions may know the ideal alone."""
+        """The execution that the times are for; some conventions know only the ideal one."""
         return "ideal" if self.convention.ideal_time else self.execution.mode
 
     @property

@@ -25,9 +25,8 @@ class Memory:
         weights_bytes, kv_cache_bytes: what stays after the prefill.
         vision_activation_bytes: alive at most while frames are encoded, projected and pooled.
         llm_activation_bytes: alive at most in a decoder layer, the cache filled so far included.
-    Not counted: the allocator's rounding and fragments, library workspaces, the CUDA context. Of
-    quantised weights, one matrix at a time is laid out in the width of the activations, but for
-    8 bits.
+    Not counted: the allocator's rounding and fragments, library workspaces, the CUDA context. One
+    quantised matrix at a time is unpacked to the width of the activations, except 8-bit ones.
     """
 
     weights_bytes: int
@@ -68,7 +67,7 @@ def prefill_memory(
     # text and placeholders are embedded before the video is encoded
     prompt = trace.batch * trace.prompt_tokens * model.text.hidden_size
     features = trace.batch * trace.visual_tokens * model.text.hidden_size
-    # features of all images, and of videos in other models, are joined into a copy; the parts live
+    # features of all images, and of videos in other models, are joined into a copy; the parts stay
     # as long as the tower's output
     joined = workload.images is not None or model.family.joins_videos
     copies = 2 if joined and not execution.keeps_tower_states else 1
@@ -98,7 +97,7 @@ def _feature_elements(model: ModelSpec, views: int, *, video: bool) -> int:
 
 
 def _packing(model: ModelSpec, workload: Workload, width: int) -> int:
-    """Bytes alive at most while images are packed, one after another, beside the tower's."""
+    """Bytes alive at most while images are packed, one after another; the tower's are left out."""
     if not isinstance(model.image_rule, Anyres):
         return 0
     grids, peak, packed = workload.image_grids(model) * workload.batch, 0, 0
@@ -140,7 +139,7 @@ def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> 
             # the queries, and the mask in their width
             attention = max(attention, (text.query_dim + tokens) * queries * width)
         if layer in trace.scored_layers and execution.scoring == "fused":
-            # of every head: maxima, sums and two vectors of ranks
+            # for every head: maxima, sums and two vectors of ranks
             attention += 4 * _FLOAT32_BYTES * rows * text.num_attention_heads
         elif layer in trace.scored_layers:
             attention += scoring_bytes(text, batch, tokens, width)
@@ -149,9 +148,9 @@ def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> 
 
 
 def scoring_bytes(text: TextSpec, batch: int, tokens: int, width: int) -> int:
-    """What AIM's score in torch holds at most at a layer: linear in ``tokens``."""
+    """The most bytes that AIM's score in torch holds at a layer; they are linear in ``tokens``."""
     rows = min(tokens, IMPORTANCE_ROWS)
-    # of each head: queries; logits beside their float32 copy, which becomes the matrix; ranks
+    # for each head: queries; logits and their float32 copy, which becomes the matrix; ranks
     entry = _FLOAT32_BYTES + (width if width < _FLOAT32_BYTES else 0)
     block = rows * (text.head_dim * width + tokens * entry)
     ranks = (IMPORTANCE_ITERATIONS + 1) * tokens * _FLOAT32_BYTES

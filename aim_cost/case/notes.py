@@ -1,4 +1,4 @@
-"""case_notes(): what a reader has to know about a prefill that its figures do not show."""
+"""case_notes(): sentences on what the figures of a prefill do not show."""
 
 from aim_cost.models.model import ModelSpec
 

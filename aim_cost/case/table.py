@@ -33,7 +33,7 @@ def phase_table(
     total: PhaseEstimate,
     convention: Convention,
 ) -> Table:
-    """One row for each of ``phases`` that does anything, and one for the whole prefill."""
+    """One row for each of ``phases`` that runs any op, and one for the whole prefill."""
     rows = [
         (name, *_figures(phase, convention, share=f"{100 * phase.time_s / total.time_s:.0f} %"))
         for name, phase in phases.items()
@@ -113,7 +113,7 @@ def _last_layer(execution: Execution) -> str:
 
 
 def _time_note(total: PhaseEstimate, convention: Convention) -> str:
-    """The source of the times, and what they leave out."""
+    """A sentence on the source of the times and on what they leave out."""
     if convention.counts_macs:
         return (
             "1 MAC = 2 FLOPs. The convention has no times: these are its FLOPs at the device's "
@@ -123,7 +123,7 @@ def _time_note(total: PhaseEstimate, convention: Convention) -> str:
 
 
 def _unseen(total: PhaseEstimate) -> str:
-    """How much of the time is of sizes outside the calibration's tables."""
+    """A sentence on the share of the time that is of sizes outside the calibration's tables."""
     if total.extrapolated < 0.005:
         return ""
     return f" Extrapolated: {100 * total.extrapolated:.0f} % of it is of sizes never timed."

@@ -60,7 +60,7 @@ def compare_methods(
     batch: BatchOption = 1,
     form: FormatOption = Format.table,
 ) -> None:
-    """Set methods beside each other: FLOPs by convention, tokens, memory, time, scoring.
+    """Compare methods: FLOPs by convention, tokens, memory, time, scoring.
 
     Without --frames, --image-tokens and --image it is a video of 32 frames.
     """

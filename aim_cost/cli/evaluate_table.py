@@ -25,7 +25,7 @@ def calibration_table(fitted: Calibration, note: str) -> Table:
 
 
 def held_out_table(result: Mapping[str, Any]) -> Table:
-    """Held-out errors of every GPU and kind of kernel, two simpler models beside them."""
+    """Held-out errors of every GPU and kind of kernel, with those of two simpler models."""
     simpler = ("roofline", "three_constants")
     lines = [
         (
@@ -46,7 +46,7 @@ def held_out_table(result: Mapping[str, Any]) -> Table:
 
 
 def prefill_table(rows: Sequence[PrefillRow]) -> Table:
-    """Prefills that others measured, and what the calibration says."""
+    """Prefills that others measured, and the calibration's predictions of them."""
     lines = [
         (
             f"{row.model.removeprefix('llama-2-').upper()}, "

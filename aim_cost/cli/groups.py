@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with every group among its parameters taken apart into options.
+    """Return ``command`` with each group of its parameters replaced by the options of the group.
 
     A group is a dataclass whose fields have defaults and are annotated as typer wants its options.
     """

@@ -174,7 +174,7 @@ def evaluate(
     kernels: Annotated[Path, typer.Option(help="A folder of kernel tables of several GPUs.")],
     form: FormatOption = Format.table,
 ) -> None:
-    """Errors of the time models on shapes they never saw, beside the roofline; five folds.
+    """Print errors of the time models on unseen shapes, and of the roofline; five folds.
 
     Then whole prefills measured by others, priced with the shipped A100 calibration.
     """
@@ -203,7 +203,7 @@ def evaluate(
 
 @app.command("table")
 def published_table(form: FormatOption = Format.table) -> None:
-    """Set AIM's published efficiency table beside what the formulas give."""
+    """Compare AIM's published efficiency table with what the formulas give."""
     rows = [published.to_row() for published in published_rows()]
     if form is not Format.table:
         print_rows(rows, form)

@@ -1,4 +1,4 @@
-"""What ``aim-cost methods`` prints: all methods, or one in full."""
+"""The tables of ``aim-cost methods``: all methods, or one in full."""
 
 from collections.abc import Sequence
 from typing import Any

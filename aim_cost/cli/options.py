@@ -1,4 +1,4 @@
-"""What the two command lines share: options, groups of them, and how an error is shown."""
+"""Options of the two command lines, groups of options, and the printing of errors."""
 
 import os
 import sys
@@ -124,7 +124,7 @@ def run(app: typer.Typer) -> None:
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """What a prompt shows and says."""
+    """The contents of a prompt."""
 
     frames: FramesOption = None
     image_tokens: ImageTokensOption = None

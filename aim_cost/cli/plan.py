@@ -16,7 +16,7 @@ from aim_cost.units import si
 _Limit = float | None
 
 _REFERENCE_FRAMES = 32
-"""Frames of AIM's tables, and of a plan that is free to choose them but knows no other data."""
+"""Frames of AIM's tables, and of a plan without other data that may choose the frames."""
 
 
 @grouped
@@ -40,7 +40,7 @@ def plan(
     ] = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Find the schedule with the best expected accuracy within limits, and say what that rests on.
+    """Find the schedule with the best expected accuracy within limits, and print its evidence.
 
     Accuracy comes from data: a score of the schedule, or one between two that differ in one stage.
     """

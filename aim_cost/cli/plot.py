@@ -21,7 +21,7 @@ from aim_cost.cli.options import (
 )
 from aim_cost.errors import SpecError
 from aim_cost.models.workload import Execution, Workload
-from aim_cost.render import console
+from aim_cost.render import console, say
 from aim_cost.schedules.schedule import Schedule
 
 _AIM = Schedule.parse("merge 0.25, prune linear:14:22")
@@ -80,4 +80,6 @@ def plot(
     with console(error=True).status("drawing"):
         figure = drawn.draw(request)
     plots.save(figure, out)
+    for note in request.cases[0].price().notes:
+        say(note)
     print(f"wrote {out}")

@@ -1,4 +1,4 @@
-"""What ``aim-cost methods --scores`` prints: all ways to rank visual tokens."""
+"""The tables of ``aim-cost methods --scores``: all ways to rank visual tokens."""
 
 from rich.console import Group, RenderableType
 
@@ -25,7 +25,7 @@ def score_rows() -> list[Row]:
 
 
 def scores_table() -> RenderableType:
-    """A table for each part of a schedule, and below it why some of its scores do not run."""
+    """A table for each part of a schedule, then the reasons why some of its scores do not run."""
     tables: list[RenderableType] = []
     for part, title in (("select", "Before the LLM"), ("prune", "Inside the LLM")):
         rows = [row for row in score_rows() if row["part"] == part]

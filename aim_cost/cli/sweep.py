@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # sympy and pandas are slow to import, and other commands nee
 
 
 _MOST_VALUES = 1_000_000
-"""Of an axis: no sweep prices longer prompts."""
+"""The largest value of an axis; no sweep prices longer prompts."""
 
 
 class FormulaFormat(StrEnum):
@@ -100,10 +100,19 @@ def sweep(
         raise SpecError(
             "--ray", expected="--out beside it", got=ray, fix="Add --out sweep.parquet or .csv."
         )
+    _say_notes(grid, devices[0])
     if out is not None:
         _write(grid, out, ray)
     else:
         _print_best(grid, top, form)
+
+
+def _say_notes(grid: "Grid", device: HardwareProfile) -> None:
+    """What the figures do not show of the longest prompts of ``grid``, on stderr."""
+    longest = Workload(max(grid.text_tokens), frames=max(grid.frames), batch=grid.batch)
+    for model in grid.models:
+        for note in Case(model, longest, device, grid.executions[0]).price().notes:
+            say(f"{model.name}, unreduced: {note}")
 
 
 def _write(grid: "Grid", out: Path, address: str | None) -> None:

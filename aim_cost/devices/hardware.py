@@ -11,7 +11,7 @@ from typing import Any
 
 from aim_cost.checks import mapping
 from aim_cost.errors import ProfileError
-from aim_cost.text_files.tree import read_yaml
+from aim_cost.files.tree import read_yaml
 
 DTYPES = ("float32", "tfloat32", "float16", "bfloat16", "float8", "int8")
 

@@ -1,4 +1,4 @@
-"""Methods that reduce before the LLM, and the two baselines that any of them should beat."""
+"""Methods that reduce before the LLM, and two baselines that they should beat."""
 
 from aim_cost.errors import ScheduleError
 from aim_cost.methods.method import Setting, method
@@ -23,7 +23,7 @@ def _of_all(retention: float | None, tokens: int | None, by: str) -> Schedule:
 
 
 def _of_each(of: Setting, retention: float | None, tokens: int | None, by: str) -> Schedule:
-    """A whole number of each frame or crop, as methods that rank one image at a time keep."""
+    """Keep the same whole number of tokens of each frame or crop."""
     if retention is None:
         return _of_all(None, tokens, by)
     return _per_frame(of, retention, by)

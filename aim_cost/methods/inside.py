@@ -15,7 +15,7 @@ _SPARSE = {
     192: (300, 200, 110),
     576: (576, 576, 576),
 }
-"""SparseVLM's tokens of 576 after each stage, by what its paper calls them; ends are ours."""
+"""SparseVLM's tokens after each stage, of 576, by the names in its paper; the ends are ours."""
 
 
 def _dropped(default: float) -> Parameter:

@@ -1,4 +1,4 @@
-"""All methods by name, and how a user names them."""
+"""The methods by name, and the reader of names and parameters."""
 
 from dataclasses import replace
 from pathlib import Path

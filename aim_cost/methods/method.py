@@ -12,7 +12,7 @@ from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.schedule import Schedule
 
 WHERE = ("before", "inside", "both", "tower")
-"""The LLM is meant: before it, inside it, both; or in the vision tower."""
+"""Where a method reduces tokens: before the LLM, inside it, both, or in the vision tower."""
 
 COUNTS = {
     "static": "the counts follow from the parameters",
@@ -20,14 +20,14 @@ COUNTS = {
     "assumed": "the paper's own counts are not at hand; these have their form",
 }
 COUNT_MARKS = {"static": "", "mean": "*", "assumed": "**"}
-"""Beside names in tables."""
+"""Marks next to names in tables."""
 
 VERIFIED = ("code", "paper", "unverified")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a method is applied to.
+    """The model and the visual tokens that a method is applied to.
 
     Args:
         layers: of the LLM; tower_layers: of the vision tower.
@@ -47,7 +47,7 @@ class Setting:
 
 
 _REFERENCE = Setting(layers=28, tower_layers=26, groups=32, group_tokens=196, patches=729)
-"""LLaVA-OneVision-7B on 32 frames, for what a method is, whatever it is applied to."""
+"""LLaVA-OneVision-7B on 32 frames, for what a method shows without another setting."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Method:
 
     @property
     def source(self) -> str:
-        """Where its schedule was read."""
+        """The source that its schedule was read from."""
         return f"arXiv {self.arxiv}, {self.verified}" if self.arxiv else self.title
 
     @property

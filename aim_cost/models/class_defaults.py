@@ -1,4 +1,4 @@
-"""CLASS_DEFAULTS: what transformers' config classes assume of a field that a file leaves out.
+"""CLASS_DEFAULTS: the values that transformers' config classes take for fields left out of a file.
 
 Source: the classes of transformers 5.17 to 5.24; a test holds the table to them. Fields that
 nothing here reads are not listed.

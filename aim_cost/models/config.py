@@ -7,7 +7,7 @@ from typing import Any
 
 from aim_cost.checks import mapping, one_of, whole
 from aim_cost.errors import SpecError
-from aim_cost.text_files.tree import read_json
+from aim_cost.files.tree import read_json
 
 MOST_SIZE = 2**20
 """The largest width, number of heads or side in pixels that is read from a config."""

@@ -31,8 +31,8 @@ def layer_ops(
     """Ops of one decoder layer. ``text``: a TextSpec, or symbols.
 
     With fewer ``mlp_tokens`` the others leave after the attention: the output projection and all
-    that follows runs on those that stay. With ``queries``, they alone ask: ``mlp_tokens`` too are
-    these, the last ones.
+    that follows runs on those that stay. With ``queries``, only the last so many tokens have
+    queries, and ``mlp_tokens`` is that number too.
     Source: Qwen2, Llama and Mistral in transformers.
     """
     make = Kernels("llm.layers", width, layer)

@@ -1,4 +1,4 @@
-"""FAMILIES: what a model_type says of a model beyond the fields of its config.
+"""FAMILIES: what all models of a model_type have in common, beyond the fields of their configs.
 
 A family whose tower, LLM and image rule are known is one entry here.
 """

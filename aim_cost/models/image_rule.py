@@ -1,4 +1,4 @@
-"""How a model's processor cuts or resizes an image: read from the config, else class defaults."""
+"""Image rules: how the processor of a model cuts or resizes an image."""
 
 import re
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ class PixelLimits:
 
 
 ImageRule: TypeAlias = Anyres | PixelLimits
-"""Without any, an image is one square view (LLaVA-1.5)."""
+"""An image rule; None where an image is one square view (LLaVA-1.5)."""
 
 
 def onevision_images(root: Section, own: Mapping[str, Any]) -> ImageRule:

@@ -1,4 +1,4 @@
-"""The geometry of an image of any size: crops, packed grid, newlines, and what merges with what.
+"""The geometry of an image of any size: crops, packed grid, newlines, and groups that merge.
 
 Followed, and equal to: transformers 5.17 to 5.23, ``pack_image_features`` of LLaVA-OneVision and
 LLaVA-NeXT-Video, ``smart_resize`` of Qwen2-VL.
@@ -15,7 +15,7 @@ from aim_cost.models.image_rule import Anyres, PixelLimits
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.vision_spec import FrameSize
 
-_SHRINKS_ABOVE = 1.1  # how much longer a side than the limit's, transformers' constant
+_SHRINKS_ABOVE = 1.1  # transformers' constant: how much longer a side may be than the limit's
 _MOST_CROPS = 1000
 _MOST_OBLONG = 200  # long side over short side that Qwen's processor accepts
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from aim_cost.checks import mapping, one_of
 from aim_cost.errors import SpecError
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.models.config import MOST_TOKENS, Section, bounded
 from aim_cost.models.families import FAMILIES, Family
 from aim_cost.models.image_rule import ImageRule
@@ -19,8 +21,6 @@ from aim_cost.models.quantization import Quantization, read_quantization
 from aim_cost.models.text_spec import ACTIVATIONS, TextSpec, read_text
 from aim_cost.models.towers import read_vision
 from aim_cost.models.vision_spec import FrameSize, Tower
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 
 _PRESETS = resources.files("aim_cost.models") / "presets"
 

@@ -1,4 +1,4 @@
-"""Quantization: how a quantised checkpoint holds its matrices, read from quantization_config.
+"""Quantization: the layout of a checkpoint's quantised matrices, read from quantization_config.
 
 Bytes alone depend on it. Sources of the layouts: AutoAWQ's WQLinear_GEMM, AutoGPTQ's QuantLinear,
 bitsandbytes 0.50, where they were measured; of what is converted: transformers 5.24.
@@ -18,10 +18,10 @@ from aim_cost.models.linear import Linear
 _WAY_OUT = "Remove quantization_config to price the model in --dtype."
 _SCALE_BYTES = 2  # float16
 _INDEX_BYTES = 4  # int32
-_WORD_BITS = 32  # into which weights are packed
+_WORD_BITS = 32  # the words that weights are packed into
 _FLOAT32_BYTES = 4
-_BLOCK = 64  # weights that share a scale in bitsandbytes
-_NESTED_BLOCK = 256  # scales that share a scale of their own
+_BLOCK = 64  # weights with one scale in bitsandbytes
+_NESTED_BLOCK = 256  # scales with one scale of their own
 _HEAD = "lm_head"
 
 
@@ -58,7 +58,7 @@ class Quantization(ABC):
 
 @dataclass(frozen=True)
 class Awq(Quantization):
-    """Weights of 4 bits; a scale of 16 bits and a zero of 4 a group of inputs."""
+    """Bytes of 4-bit weights, with a 16-bit scale and a 4-bit zero for each group of inputs."""
 
     group_size: int | None
 
@@ -76,7 +76,7 @@ class Awq(Quantization):
 
 @dataclass(frozen=True)
 class Gptq(Quantization):
-    """Weights of ``bits``; a scale and a zero a group of inputs, and the group of each input.
+    """Bytes of ``bits``-bit weights, with a scale and a zero for each group, and its indices.
 
     Decoder layers alone are quantised. Args: modules, of a layer; None for all.
     """
@@ -103,7 +103,7 @@ class Gptq(Quantization):
 
 @dataclass(frozen=True)
 class FourBit(Quantization):
-    """bitsandbytes nf4 or fp4: two weights a byte, a scale a block, a table of 16 values.
+    """Bytes of bitsandbytes nf4 or fp4: two weights a byte, a scale a block, a table of 16 values.
 
     Args: nested, whether the scales are quantised too.
     """
@@ -124,7 +124,7 @@ class FourBit(Quantization):
 
 @dataclass(frozen=True)
 class EightBit(Quantization):
-    """bitsandbytes int8: a byte a weight, a scale an output."""
+    """Bytes of bitsandbytes int8: a byte for each weight, a scale for each output."""
 
     unpacks: ClassVar[bool] = False
 

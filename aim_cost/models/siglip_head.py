@@ -1,6 +1,7 @@
-"""SigLIP's pooling head: a token of its own attends to those of an image, an MLP follows.
+"""SigLIP's pooling head: one extra token attends to those of an image, then an MLP runs.
 
-transformers runs it though a LLaVA reads the layers alone. Source: SiglipMultiheadAttentionPooling.
+transformers runs it, although a LLaVA reads only the layers. Source:
+SiglipMultiheadAttentionPooling.
 """
 
 from typing import Any

@@ -68,7 +68,7 @@ class VisionSpec(TowerSpec):
 
     @property
     def channel_major(self) -> bool:
-        """SigLIP's do; CLIP's class token is joined to a copy that lies token by token."""
+        """True for SigLIP; CLIP's class token is joined to a copy that lies token by token."""
         return not self.is_clip
 
     @property
@@ -140,7 +140,7 @@ class VisionSpec(TowerSpec):
 
     @property
     def last_linears(self) -> tuple[Linear, ...]:
-        """Those of the head."""
+        """The parameters of the head."""
         return head_linears(self) if self.has_head else ()
 
     @property

@@ -1,4 +1,4 @@
-"""Tower: what a vision tower says of itself.
+"""Tower: the protocol of vision towers, with their sizes, ops, parameters and bytes.
 
 The two kinds are ``vision.VisionSpec`` and ``qwen_vision.QwenVisionSpec``; ``towers`` reads them.
 """
@@ -17,7 +17,7 @@ FrameSize: TypeAlias = tuple[int, int]
 """Height and width of a frame or an image as the tower gets it, pixels."""
 
 DEFAULT_FRAME_SIZE: FrameSize = (224, 224)
-"""Of a tower that takes any resolution, where nothing else is said."""
+"""The frame size of a tower that takes any resolution, where no other is given."""
 
 
 def parse_frame_size(text: str, option: str = "--frame-size") -> FrameSize:

@@ -1,4 +1,4 @@
-"""What is asked of the model (Workload) and how it is run (Execution)."""
+"""Workload: the prompts of a prefill. Execution: how the model runs them."""
 
 import math
 from collections import Counter
@@ -24,7 +24,7 @@ class LastLayer(StrEnum):
     """What the LLM's last layer computes in a prefill.
 
     ``all``: every token, as transformers runs it. ``needed``: keys and values of every token, all
-    else of the last alone, whose logits are asked for.
+    else only for the last token, whose logits are needed.
     """
 
     ALL = "all"
@@ -42,7 +42,7 @@ class VisualInput:
 
     ``groups`` are frames, image crops or, in Qwen's towers, temporal patches of two frames: encoded
     one by one, merged one by one, ``group_tokens`` each. ``newline_tokens`` follow the last group
-    of a video, or in an image each row of its grid. ``others``: smaller groups beside them, the
+    of a video, or in an image each row of its grid. ``others``: further, smaller groups, the
     largest first: (groups, tokens of each).
     """
 
@@ -129,7 +129,7 @@ class Workload:
         return tuple((model.vision.at(size), number) for size, number in crops.items())
 
     def label(self) -> str:
-        """What is seen, in words: ``32 frames``, ``576 image tokens``, ``image 1080 x 1920``."""
+        """The visual input in words: ``32 frames``, ``576 image tokens``, ``image 1080 x 1920``."""
         if self.images is not None:
             sizes = ", ".join(f"{height} x {width}" for height, width in self.images[:3])
             more = f" and {len(self.images) - 3} more" if len(self.images) > 3 else ""
@@ -190,7 +190,7 @@ class Execution:
             same kernels started by the device; ``ideal``, the roofline.
         scoring: of AIM's importance; ``torch``, block by block of rows, each written once;
             ``fused``, the Triton kernels of a GPU, which write no matrix and compute its products
-            anew in each pass.
+            again in each pass.
         last_layer: what the LLM's last layer computes; its name does as well.
         keeps_tower_states: whether the hidden states of all layers of a SigLIP or CLIP tower stay
             until the features are there, and nothing of a tower stays after that, as in

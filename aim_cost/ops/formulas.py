@@ -1,8 +1,8 @@
-"""FLOPs of the kernels that multiply: pure functions, the contraction written above each.
+"""FLOPs of matrix products, as pure functions; each docstring names the contracted dimension.
 
 Ints give an int, sympy symbols an expression. 2 FLOPs per multiply-add, as
-torch.utils.flop_counter counts. Nowhere counted: biases, scaling, softmax, norms, activations,
-sorting; causal skipping (attention is counted full).
+torch.utils.flop_counter counts. Not counted: biases, scaling, softmax, norms, activations, sorting,
+causal skipping (attention is counted full).
 """
 
 from aim_cost.ops.count import Count
@@ -62,7 +62,7 @@ def match_flops(groups: Count, tokens: Count, hidden: Count) -> Count:
 
 
 def importance_entries(tokens: Count) -> tuple[Count, Count]:
-    """Entries of one head's causal matrix that AIM's score computes: diagonal blocks, all others.
+    """Entries of one head's causal matrix that AIM's score computes, by blocks of rows.
 
     Rows are taken IMPORTANCE_ROWS at a time, columns up to the last row of a block. Of whole blocks
     k and the r rows that are left, k R^2 + r^2 and R^2 k (k - 1) / 2 + k R r; in sum n^2 for
@@ -79,10 +79,10 @@ def importance_entries(tokens: Count) -> tuple[Count, Count]:
 def importance_flops(
     batch: Count, heads: Count, tokens: Count, head_dim: Count, iterations: Count
 ) -> Count:
-    """FLOPs of AIM's importance score at one layer, a block of rows after the other.
+    """FLOPs of AIM's importance score at one layer, computed block by block of rows.
 
     Shapes, of a block: q[heads, R, head_dim] @ k^T -> m[heads, R, end]; contracted: head_dim; then
-    p[heads, iterations, R] @ m; contracted: R. Columns behind a block are not computed.
+    p[heads, iterations, R] @ m; contracted: R. Columns after a block are not computed.
     Source: AIM section 3.2 (5 iterations); aim_runtime.reduction.importance.
     """
     diagonal, others = importance_entries(tokens)
@@ -94,7 +94,7 @@ def fused_importance_flops(
 ) -> Count:
     """FLOPs of the same score by kernels that never write the matrix.
 
-    One pass for the sums of its rows, then one pass an iteration; each computes q k^T anew.
+    One pass for the sums of its rows, then one pass an iteration; each computes q k^T again.
     Source: the formula that aim_runtime.reduction.importance_triton registers with torch's
     flop_counter.
     """

@@ -1,4 +1,4 @@
-"""Ops by kind: what each reads and writes, in elements times the width of an element."""
+"""Kernels: makes ops of each kind, with the bytes that they read and write."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class Kernels:
         )
 
     def elementwise(self, name: str, kind: Elementwise, reads: Count, writes: Count) -> Op:
-        """Anything bound by memory: norms, activations, sums, copies. Counts in elements."""
+        """An op bound by memory: a norm, activation, sum or copy. Counts are in elements."""
         return Op(
             name,
             self.phase,
@@ -63,7 +63,7 @@ class Kernels:
         """Self-attention; ``sdpa`` keeps scores on chip, ``eager`` writes and reads them.
 
         FLOPs are those of full attention, whichever the ``kind``.
-        ``queries``: of so many tokens, where they are fewer than the keys.
+        ``queries``: the number of tokens with queries, where it is below that of the keys.
         """
         rows = tokens if queries is None else queries
         query = batch * rows * heads * head_dim

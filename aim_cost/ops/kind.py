@@ -1,4 +1,4 @@
-"""Kind: what an op runs as, with the sizes that its time depends on. The kind decides the price."""
+"""Kind: the kind of kernels that an op runs, with the sizes that their time depends on."""
 
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -9,7 +9,7 @@ from aim_cost.ops.formulas import IMPORTANCE_ITERATIONS, IMPORTANCE_ROWS
 
 
 class _Kind:
-    """What all kinds have, answered for one whose time depends on the bytes of the op alone.
+    """The interface of all kinds, for those whose time depends only on the bytes of the op.
 
     Each also has a ``label``, its name in calibrations and kernel tables.
     """
@@ -31,7 +31,7 @@ class _Kind:
 
     @property
     def dims(self) -> tuple[Count, ...]:
-        """What a time model takes beside the bytes: the sizes of its form, or ``parts``."""
+        """The sizes that a time model takes besides the bytes: those of its form, or ``parts``."""
         return (self.parts,)
 
 
@@ -160,9 +160,9 @@ class EncoderAttention(Attention):
 
 @dataclass(frozen=True)
 class RowAttention(_Sized):
-    """Fused attention of few ``queries``: what takes time is to read keys and values of all tokens.
+    """Fused attention of few ``queries``, bound by the reads of all tokens' keys and values.
 
-    So its time depends on the bytes alone.
+    So its time depends only on the bytes.
     """
 
     label: ClassVar[str] = "row_attention"
@@ -177,7 +177,7 @@ class RowAttention(_Sized):
 
 @dataclass(frozen=True)
 class Importance(_Sized):
-    """AIM's score in torch: ``parts`` blocks of rows, one after the other."""
+    """AIM's score in torch, computed in ``parts`` blocks of rows."""
 
     label: ClassVar[str] = Elementwise.IMPORTANCE.value
 

@@ -15,10 +15,10 @@ PHASES = (
     "llm.head",
     "importance",
 )
-"""In the order of a forward pass; ``vision`` and ``llm`` are the sums of their parts."""
+"""The phases in the order of a forward pass; ``vision`` and ``llm`` are the sums of their parts."""
 
 GROUPS = ("vision", "merge", "llm", "importance")
-"""What a prefill is made of: each of PHASES belongs to one of them."""
+"""The groups of phases; each of PHASES belongs to one of them."""
 
 
 @dataclass(frozen=True)

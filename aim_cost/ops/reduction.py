@@ -64,10 +64,10 @@ def importance_ops(
     width: int,
     iterations: int = IMPORTANCE_ITERATIONS,
 ) -> list[Op]:
-    """Ops of AIM's score over the ``tokens`` entering ``layer``, a block of rows after the other.
+    """Ops of AIM's score over the ``tokens`` entering ``layer``, computed block by block of rows.
 
-    A block is written as logits, then in float32. Once made it is read once, but for the part on
-    the diagonal, which is read once per iteration.
+    A block is written as logits, then in float32. It is then read once; its part on the diagonal is
+    read once per iteration.
     """
     diagonal, others = formulas.importance_entries(tokens)
     scores = batch * heads * (diagonal + others)

@@ -8,12 +8,12 @@ from typing import Any, cast
 import pandas as pd
 
 from aim_cost.conventions.convention import get_convention
+from aim_cost.files.text import text_of
+from aim_cost.files.yaml_text import yaml_tree
 from aim_cost.papers.efficiency import published_rows
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.text_files.text import text_of
-from aim_cost.text_files.yaml_text import yaml_tree
 from aim_cost.units import si
 
 COLUMNS = (

@@ -5,11 +5,11 @@ from importlib import resources
 from typing import Any
 
 from aim_cost.case import Case, Estimate
+from aim_cost.files.text import text_of
+from aim_cost.files.yaml_text import yaml_tree
 from aim_cost.models.workload import Workload
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.text_files.text import text_of
-from aim_cost.text_files.yaml_text import yaml_tree
 from aim_cost.units import milli, tera
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from aim_cost.case import Estimate
 from aim_cost.conventions.convention import get_convention
+from aim_cost.files.text import text_of
+from aim_cost.files.yaml_text import yaml_tree
 from aim_cost.methods.library import get_method
 from aim_cost.methods.parameter import show_value
 from aim_cost.models.model import ModelSpec, load_model_spec
 from aim_cost.models.workload import Workload
 from aim_cost.papers.efficiency import published_rows
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.text_files.text import text_of
-from aim_cost.text_files.yaml_text import yaml_tree
 from aim_cost.units import tera
 
 NO_REDUCTION = "none"
@@ -46,6 +46,11 @@ class Figure:
     reason: str = ""
     note: str = ""
     stated: str = ""
+
+    @property
+    def remark(self) -> str:
+        """Why ``gives`` is another number, or else what had to be derived; empty without either."""
+        return self.reason or self.note
 
     def computed(self, result: Estimate) -> str:
         """The count of ``result`` to the digits of ``printed``."""

@@ -1,4 +1,4 @@
-"""Accuracy over FLOPs and over TTFT: methods of several papers, each against its own baseline."""
+"""Accuracy over FLOPs and over TTFT; each method is compared with the baseline of its paper."""
 
 from dataclasses import replace
 from itertools import cycle

@@ -1,4 +1,4 @@
-"""The plots by name, and what ``aim-cost plot`` hands to one."""
+"""The plots by name, and the options that ``aim-cost plot`` passes to them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from aim_cost.schedules.schedule import Schedule
 
 @dataclass(frozen=True)
 class Request:
-    """What the options of ``aim-cost plot`` say.
+    """The options of ``aim-cost plot``.
 
     Args:
         plot: the name of the plot.

@@ -52,7 +52,7 @@ class OpPoint:
 
     @property
     def flops_per_s(self) -> float:
-        """What is attained."""
+        """Attained FLOP/s."""
         return self.flops / self.time_s
 
 

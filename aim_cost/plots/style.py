@@ -1,4 +1,4 @@
-"""What all pictures share: size, fonts, colours, small print, and how they are written."""
+"""The style of all pictures: size, fonts, colours, small print, and the writing of files."""
 
 import io
 from pathlib import Path

@@ -11,7 +11,7 @@ from aim_cost.plots.style import COLOURS, COLUMN, DASHES, finish, new_figure, se
 
 
 def tokens(results: Sequence[Estimate]) -> Figure:
-    """A line a schedule: tokens entering each decoder layer; the grey floor is text.
+    """One line for each schedule: tokens entering each decoder layer; the grey floor is text.
 
     Args: results, estimates of one model and workload under up to six schedules.
     """

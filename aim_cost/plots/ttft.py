@@ -28,7 +28,7 @@ _LOOKS = {
 
 
 def ttft(results: Sequence[Estimate]) -> Figure:
-    """A bar an estimate, cut into vision, merging, LLM and importance; the whisker is the band.
+    """One bar an estimate, split into vision, merging, LLM and importance; the whisker is the band.
 
     Args: results, estimates that differ in schedule, device or both.
     """
@@ -76,7 +76,7 @@ def _draw(request: Request) -> Figure:
 
 
 def _whisker(axis, place: int, result: Estimate, longest: float) -> None:  # type: ignore[no-untyped-def]
-    """The band, and the total behind it."""
+    """Draw the band, and the total after it."""
     total, end = milli(result.ttft_s), milli(result.ttft_s)
     if result.ttft.high_s is not None:
         low, end = milli(result.ttft.low_s), milli(result.ttft.high_s)

@@ -14,6 +14,8 @@ from typing import Any
 from aim_cost.checks import mapping, whole
 from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.files import write_atomically
+from aim_cost.files.tree import read_tree
+from aim_cost.files.yaml_text import yaml_text
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import VisualInput, Workload
 from aim_cost.schedules.language import Piece, nearest
@@ -22,8 +24,6 @@ from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.select import Select
 from aim_cost.schedules.trace import TokenTrace
 from aim_cost.schedules.vision_merge import VisionMerge
-from aim_cost.text_files.tree import read_tree
-from aim_cost.text_files.yaml_text import yaml_text
 
 
 @dataclass(frozen=True)

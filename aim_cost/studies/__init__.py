@@ -1,1 +1,1 @@
-"""Questions asked of many estimates: compare, plan, equal budgets, evidence of accuracy."""
+"""Studies of many estimates: compare, plan, equal budgets, evidence of accuracy."""

@@ -12,6 +12,7 @@ from aim_cost.methods.parameter import Value, show_value
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.studies.entry import (
     Entry,
+    Met,
     average_tokens,
     reduced_flops,
     resolve,
@@ -22,7 +23,7 @@ from aim_cost.units import show, show_time, si
 
 @dataclass(frozen=True)
 class Kind:
-    """What is held equal: a number of a schedule, how it is shown, and how people give it.
+    """A quantity that methods are given equal amounts of, and its units for people.
 
     Args: prefix, SI, of what ``--budget`` takes; unit, in words.
     """
@@ -55,7 +56,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What every method of a comparison may cost: ``amount`` in the unit of ``kind``, SI."""
+    """The most that each method of a comparison may cost: ``amount`` in the SI unit of ``kind``."""
 
     kind: Kind
     amount: float
@@ -114,7 +115,7 @@ def meet(case: Case, request: Request, budget: Budget) -> Entry:
     while most - least > 1:
         middle = (least + most) // 2
         cost = search.cost(steps[middle])
-        # too few tokens to be a schedule at all lies below any budget
+        # a value that leaves too few tokens for a schedule lies below any budget
         if cost is None or cost <= budget.amount:
             least = middle
         else:
@@ -149,12 +150,10 @@ class _Search:
         return None if schedule is None else self.measure(schedule)
 
     def met(self, found: Entry, cost: float) -> Entry:
-        amount = self.budget.amount
-        columns = {"budget": amount, "budget.reached": cost, "budget.share": cost / amount}
-        return replace(found, budget=columns)
+        return replace(found, met=Met(self.budget.amount, cost))
 
     def unmet(self, value: Value, bound: str, cost: float | None) -> Entry:
-        """The entry that says how near the budget the method comes, and where."""
+        """The entry with the nearest cost to the budget, and the value that gives it."""
         if cost is None:
             return Entry(self.method, self.fixed, reason=self.entry(value).reason)
         shown, kind = self.budget.kind.show, self.budget.kind

@@ -1,4 +1,4 @@
-"""What a plan may choose from: schedules of merging and pruning, priced, and what limits them."""
+"""Candidates: the priced schedules that a plan chooses from, and the limits on them."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,7 +22,7 @@ _PRUNE_LENGTHS = (1, 2, 4, 8, 15)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a prefill may cost; None is no limit. FLOPs as executed, all phases.
+    """Limits on the cost of a prefill; None is no limit. FLOPs are executed ones of all phases.
 
     Raises: SpecError for a limit that is no number above 0.
     """
@@ -63,7 +63,7 @@ def as_option(name: str, value: float) -> str:
 def candidates(case: Case, frames: tuple[int, ...]) -> pd.DataFrame:
     """All schedules considered, priced for videos of ``frames``.
 
-    Columns: frames, retention, tokens (of a frame after merging), l1, l2 (behind the last layer
+    Columns: frames, retention, tokens (of a frame after merging), l1, l2 (after the last layer
     where nothing is pruned), pruned, llm.flops, total.flops, ttft_s, share (LLM FLOPs, of those of
     no reduction and equal frames).
     Raises: SpecError or ProfileError, as ``estimate`` would.
@@ -99,7 +99,7 @@ def priced(case: Case, row: pd.Series) -> Estimate:
 
 
 def uses(case: Case, row: pd.Series) -> dict[str, float]:
-    """What a row of ``candidates`` costs, under the names of the limits."""
+    """The cost of a row of ``candidates``, by the names of the limits."""
     peak = _peak_bytes(at_frames(case, int(row["frames"])), schedule_of(row))
     return {"ttft_s": row["ttft_s"], "flops": row["total.flops"], "memory_bytes": peak}
 

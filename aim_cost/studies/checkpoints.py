@@ -1,4 +1,4 @@
-"""Whether a name that a file of scores gives its model is that of the model asked for."""
+"""Tells whether the model's name in a file of scores means the model that is asked for."""
 
 from aim_cost.models.model import ModelSpec, preset_names
 

@@ -1,30 +1,46 @@
-"""Entry: one method of a comparison, resolved for a case; and what it leaves of the work."""
+"""Entry: one method of a comparison, resolved for a case, and its cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from aim_cost.case import Case, Estimate
 from aim_cost.errors import ScheduleError
 from aim_cost.methods.method import Method, Request
 from aim_cost.methods.parameter import Value
 from aim_cost.papers.figures import NO_REDUCTION
+from aim_cost.render import Row
 from aim_cost.schedules.schedule import EXECUTED_RULE, Schedule
 from aim_cost.schedules.trace import TokenTrace
+
+
+@dataclass(frozen=True)
+class Met:
+    """How near a method came to its budget: both in the unit of the budget's kind, SI."""
+
+    budget: float
+    reached: float
+
+    @property
+    def share(self) -> float:
+        return self.reached / self.budget
+
+    def to_row(self) -> Row:
+        """Columns of a row."""
+        return {"budget": self.budget, "budget.reached": self.reached, "budget.share": self.share}
 
 
 @dataclass(frozen=True)
 class Entry:
     """One method of a comparison, resolved; ``schedule`` is None where ``reason`` says why.
 
-    Args: budget, how a budget was met, as columns of the row.
+    Args: met, how a budget was met, where there was one.
     """
 
     method: Method | None
     parameters: Mapping[str, Value] = field(default_factory=dict)
     schedule: Schedule | None = None
     reason: str = ""
-    budget: Mapping[str, Any] = field(default_factory=dict)
+    met: Met | None = None
 
     @property
     def name(self) -> str:
@@ -43,7 +59,7 @@ def token_trace(case: Case, schedule: Schedule) -> TokenTrace:
 
 
 def resolve(case: Case, request: Request) -> Entry:
-    """The method on ``case``; one that does not fit it says so in the entry.
+    """The entry of the method on ``case``; a method that does not fit has the reason in its entry.
 
     Raises: ScheduleError when a parameter that was given is wrong.
     """

@@ -1,4 +1,4 @@
-"""What data say of a schedule's accuracy: a row's own score, or one between two rows."""
+"""Evidence of a schedule's accuracy: a row's own score, or a score between two rows."""
 
 from dataclasses import astuple, dataclass
 from itertools import combinations
@@ -21,7 +21,7 @@ BASES = ("row", "interpolated", "none")
 
 @dataclass(frozen=True)
 class Knobs:
-    """What AIM's schedules vary. Without pruning l1 and l2 lie behind the last layer.
+    """The numbers that AIM's schedules vary. Without pruning l1 and l2 lie after the last layer.
 
     ``tokens``: of a frame after merging.
     """

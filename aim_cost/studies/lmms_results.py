@@ -88,7 +88,7 @@ def _directions(data: Mapping[str, Any], task: str, source: str) -> Mapping[str,
 
 
 def _lower_is_better(metric: str, directions: Mapping[str, Any]) -> bool | None:
-    """What the file says, else what the name says; None where the two disagree."""
+    """Whether lower is better, by the file or the metric's name; None where they disagree."""
     said, name = directions.get(metric), metric.strip().lower()
     if not isinstance(said, bool):
         return name in _ERRORS
@@ -141,7 +141,7 @@ def _arguments(config: Mapping[str, Any], where: str) -> dict[str, str]:
 
 
 def _schedule(arguments: Mapping[str, str]) -> Schedule:
-    """As the options of a command say it; without any of them nothing was reduced."""
+    """The schedule that the options say; without any of them nothing was reduced."""
     given = {name: arguments[name] for name in ("schedule", *PARTS) if arguments.get(name)}
     return Schedule.from_options(given, "model_args.{}")
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from aim_cost.checks import one_of
 from aim_cost.errors import ScheduleError, SpecError
+from aim_cost.files.csv_text import read_csv
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.studies.lmms_results import lmms_scores, looks_like_lmms
 from aim_cost.studies.own_score import OwnScore, OwnScores, Scale
-from aim_cost.text_files.csv_text import read_csv
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 
 _FIX = (
     "Write columns schedule and accuracy; optional: benchmark or kind, scale, importance, frames, "
@@ -140,7 +140,7 @@ def _check_range(value: float, scale: Scale | None, where: str) -> None:
 
 
 def _ranked(schedule: Schedule, importance: object, where: str) -> Schedule:
-    """The schedule with a ranking that stands beside it."""
+    """The schedule, with the ranking that its row says in another column."""
     if not importance or schedule.prune is None or schedule.prune.importance == importance:
         return schedule
     if schedule.prune.importance != Prune.importance:

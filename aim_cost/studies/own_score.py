@@ -1,4 +1,4 @@
-"""OwnScore: one score that a user measured, and the table of accuracy that many of them make."""
+"""OwnScore: one score that a user measured, and the table of accuracy of several of them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from aim_cost.schedules.schedule import Schedule
 
 
 class Scale(StrEnum):
-    """What the number of a score counts in."""
+    """The unit of a score."""
 
     SHARE = "share"
     PERCENT = "percent"
@@ -22,7 +22,7 @@ class Scale(StrEnum):
 
 @dataclass(frozen=True)
 class Measure:
-    """What lmms-eval measured of a task: a metric, over answers that a filter cut out."""
+    """What lmms-eval measured in a task: a metric, of the answers that a filter extracted."""
 
     metric: str
     filter: str
@@ -149,7 +149,7 @@ def _no_baseline(score: OwnScore, benchmark: str) -> SpecError:
 
 
 def _scales(scores: Sequence[OwnScore], benchmark: str) -> list[Scale]:
-    """The scale of each score: its own, or what the numbers without one say together.
+    """The scale of each score: its own, or one that fits all numbers without a scale.
 
     Numbers up to 1 are shares, numbers from 0 to 100 percent; both at once could be either.
     """

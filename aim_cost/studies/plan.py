@@ -26,6 +26,7 @@ from aim_cost.studies.candidates import (
     uses,
     within,
 )
+from aim_cost.studies.cited import Cited
 from aim_cost.studies.evidence import expect, is_of, known_rows
 from aim_cost.studies.own_accuracy import read_scores
 from aim_cost.studies.plan_result import Plan
@@ -122,7 +123,9 @@ def _plan(
         benchmark=benchmark,
         difference=None if pd.isna(chosen["difference"]) else float(chosen["difference"]),
         basis=str(chosen["basis"]),
-        rows=tuple(known.iloc[i].to_dict() for i in chosen[["first", "second"]] if i >= 0),
+        rows=tuple(
+            Cited.of(known.iloc[i].to_dict()) for i in chosen[["first", "second"]] if i >= 0
+        ),
         other_models=_other_models(accuracy, case.model),
         binding=broken(case, ranked.iloc[rank - 1], limits) if rank else (),
         least_reduction=priced(case, least),
@@ -154,7 +157,7 @@ def _ranked(case: Case, known: pd.DataFrame, frames: int, choose_frames: bool) -
 
 
 def _infeasible(case: Case, limits: Limits, ranked: pd.DataFrame) -> InfeasibleError:
-    """Which limit binds, what comes nearest to it, and whether fewer frames would do."""
+    """The error that names the binding limit, the nearest schedule, and frames that would fit."""
     given = limits.given()
     quick = ranked[["ttft_s", "total.flops"]] / [limits.ttft_s or inf, limits.flops or inf]
     most: tuple[tuple[float, str], dict[str, float], int] | None = None

@@ -1,15 +1,14 @@
 """Plan: what ``plan`` returns, as a row and as the table that ``aim-cost plan`` prints."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import pandas as pd
 from rich.console import Group, RenderableType
 
 from aim_cost.case import Case, Estimate
 from aim_cost.papers.accuracy import benchmark_title, sampling_note
-from aim_cost.render import Report, table
+from aim_cost.render import Report, Row, table
 from aim_cost.studies.candidates import LIMIT_FLAGS, Limits, show_limit
+from aim_cost.studies.cited import Cited
 from aim_cost.timing.prefill_time import is_faster
 from aim_cost.units import show, show_time
 
@@ -35,7 +34,7 @@ class Plan(Report):
     benchmark: str
     difference: float | None
     basis: str
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Cited, ...]
     other_models: tuple[str, ...]
     binding: tuple[str, ...]
     least_reduction: Estimate
@@ -53,14 +52,12 @@ class Plan(Report):
     def __rich__(self) -> RenderableType:
         return _table(self)
 
-    def to_row(self) -> dict[str, Any]:
+    def to_row(self) -> Row:
         """One flat row, SI units, dots between the levels."""
         priced, keep = self.result.to_row(), self.least_reduction
         names = ("model", "hardware", "dtype", "execution", "frames", "text_tokens", "batch")
         figures = ("ttft_s", "ttft_low_s", "ttft_high_s", "total.flops", "llm.flops")
         memory = ("peak_memory_bytes", "kv_cache_bytes", "source")
-        cited = ("method", "schedule", "frames", "accuracy", "baseline", "difference", "note")
-        of_score = ("scale", "lower_is_better", "n")
         row = {"kind": "plan", "schedule": priced["schedule"]}
         row |= {"schedule_file": self.result.schedule.to_dict()}
         row |= {name: priced[name] for name in (*names, *figures, *memory)}
@@ -68,17 +65,11 @@ class Plan(Report):
         row |= {
             "accuracy.benchmark": self.benchmark,
             "accuracy.difference": self.difference,
-            "accuracy.evidence": self.rows[0]["evidence"] if self.rows else "no evidence",
+            "accuracy.evidence": self.rows[0].evidence if self.rows else "no evidence",
             "accuracy.basis": self.basis if self.rows else None,
-            "accuracy.source": self.rows[0]["source"] if self.rows else None,
+            "accuracy.source": self.rows[0].source if self.rows else None,
             "accuracy.left_out": list(self.other_models),
-            "accuracy.rows": [
-                {
-                    name: None if pd.isna(row.get(name)) else row[name]
-                    for name in (*cited, *of_score)
-                }
-                for row in self.rows
-            ],
+            "accuracy.rows": [row.to_row() for row in self.rows],
         }
         row |= {f"limits.{name}": value for name, value in vars(self.limits).items()}
         if self.result.notes:
@@ -94,7 +85,7 @@ class Plan(Report):
 
 
 def _table(plan: Plan) -> RenderableType:
-    """The schedule, what it costs beside its limits, and what its accuracy rests on."""
+    """The table of the schedule, its cost against the limits, and the evidence for its accuracy."""
     result, workload = plan.result, plan.result.workload
     title = (
         f"{result.schedule.label()}, {workload.frames} frames\n"
@@ -156,37 +147,35 @@ def _accuracy(plan: Plan) -> str:
     if plan.basis == "interpolated":
         how = "interpolated between two rows, linear in LLM FLOPs"
     row = plan.rows[0]
-    kind, source = row["evidence"], row["source"]
     unit, sampling = "points", _sampling(plan.benchmark, row)
-    if row.get("scale") == "points":
+    if row.scale == "points":
         unit = "of the benchmark's own points"
-    if row.get("lower_is_better") is True:
+    if row.lower_is_better is True:
         unit += " (lower is better: a plus is a gain)"
     return (
         f"{name}: expected difference to no reduction {plan.difference:+.1f} {unit}; {how}. "
-        f"Evidence: {kind}, {source}. {sampling}"
+        f"Evidence: {row.evidence}, {row.source}. {sampling}"
     ).rstrip()
 
 
-def _sampling(benchmark: str, row: dict[str, Any]) -> str:
-    """How sure a score is: own ones by their own number of questions, in percent alone."""
-    if row["evidence"] == "published":
+def _sampling(benchmark: str, row: Cited) -> str:
+    """A sentence on the sampling error of a score; own scores have it only in percent."""
+    if row.evidence == "published":
         return sampling_note(benchmark)
-    of_questions = row.get("scale") == "percent" and not row.get("lower_is_better")
-    known = of_questions and pd.notna(row.get("n"))
-    return sampling_note(benchmark, int(row["n"])) if known else ""
+    of_questions = row.scale == "percent" and not row.lower_is_better
+    return sampling_note(benchmark, row.n) if of_questions and row.n is not None else ""
 
 
 def _rows(plan: Plan) -> list[str]:
     return [f"  {_row(row)}" for row in plan.rows]
 
 
-def _row(row: dict[str, Any]) -> str:
-    frames = "" if pd.isna(row["frames"]) else f"{row['frames']} frames, "
-    over = f", over {row['note']}" if row["evidence"] == "own" and row["note"] else ""
+def _row(row: Cited) -> str:
+    frames = "" if row.frames is None else f"{row.frames} frames, "
+    over = f", over {row.note}" if row.evidence == "own" and row.note else ""
     return (
-        f"{frames}{row['schedule']}: {row['accuracy']:.1f} against {row['baseline']:.1f} "
-        f"({row['difference']:+.1f}){over}"
+        f"{frames}{row.schedule.label()}: {row.accuracy:.1f} against {row.baseline:.1f} "
+        f"({row.difference:+.1f}){over}"
     )
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from aim_cost.checks import mapping, whole
 from aim_cost.errors import ProfileError
 from aim_cost.files import write_atomically
+from aim_cost.files.tree import read_yaml
+from aim_cost.files.yaml_text import yaml_text
 from aim_cost.ops.kind import Elementwise
-from aim_cost.text_files.tree import read_yaml
-from aim_cost.text_files.yaml_text import yaml_text
 from aim_cost.timing.elementwise import Dispatch, KernelFigures, read_dispatch, read_elementwise
 from aim_cost.timing.form import Array
 from aim_cost.timing.forms import FORMS

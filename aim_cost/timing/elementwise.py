@@ -7,9 +7,9 @@ from typing import Any
 
 from aim_cost.checks import mapping, whole
 from aim_cost.errors import ProfileError
+from aim_cost.files.text import text_of
+from aim_cost.files.yaml_text import yaml_tree
 from aim_cost.ops.kind import Elementwise, Importance
-from aim_cost.text_files.text import text_of
-from aim_cost.text_files.yaml_text import yaml_tree
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ def _names_in(names: NDArray[np.str_], *groups: str) -> Mask:
 
 
 def _spread(kinds: Index, errors_s: Array) -> float:
-    """Kernels of one kind lean the same way on one device; the kinds err independently."""
+    """The error of a sum of times, seconds; only errors of the same kind of kernels add up."""
     return float(np.sqrt((np.bincount(kinds, errors_s) ** 2).sum()))
 
 

@@ -2,31 +2,118 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from rich.progress import track
 from torch import Tensor
 
-from aim_cost.case import estimate
+from aim_cost.case import Case
 from aim_cost.checks import whole
 from aim_cost.devices.hardware import load_hardware
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Execution, Workload
-from aim_cost.render import console
+from aim_cost.render import Row, console
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import MeasurementError
 from aim_runtime.reduction.chance import drawing
 
-Row = dict[str, Any]
 Answers = Callable[[Schedule], Tensor]
 """Runs an exam under a schedule: bool [n], whether each answer is right."""
 
 _Z = 1.96  # of a 95 % interval
-_ALL = "all"
+ALL = "all"
+"""The kind of a line over questions of every kind."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share or a difference of shares, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def leaves_out_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Right answers to questions of one kind under one schedule.
+
+    Args:
+        kind: of the questions; ALL for all of them.
+        draws: runs that this is the mean of; one where chance decides nothing.
+        llm_flops: of one prompt, with scoring; total_flops: of everything; convention executed.
+        time_s: of one prompt, measured, vision apart.
+        share: of right answers over ``n`` questions, with Wilson's interval.
+        difference: to no reduction on the same questions; random_difference: to the same schedule
+            with merging and pruning at random, None where nothing is chosen; paired.
+    """
+
+    kind: str
+    schedule: Schedule
+    draws: int
+    llm_flops: int
+    total_flops: int
+    time_s: float
+    share: Interval
+    n: int
+    difference: Interval
+    random_difference: Interval | None
+
+    def to_row(self) -> Row:
+        """One flat row."""
+        prune, random = self.schedule.prune, self.random_difference
+        return {
+            "kind": self.kind,
+            "schedule": self.schedule.label(),
+            "importance": prune.importance if prune else None,
+            "draws": self.draws,
+            "llm_flops": self.llm_flops,
+            "total_flops": self.total_flops,
+            "time_s": self.time_s,
+            "accuracy": self.share.value,
+            "ci_low": self.share.low,
+            "ci_high": self.share.high,
+            "n": self.n,
+            "difference": self.difference.value,
+            "difference_low": self.difference.low,
+            "difference_high": self.difference.high,
+            "random_difference": random.value if random else None,
+            "random_difference_low": random.low if random else None,
+            "random_difference_high": random.high if random else None,
+        }
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Accuracy":
+        """The inverse of ``to_row``. Raises: KeyError for another row."""
+
+        def interval(value: str, name: str) -> Interval:
+            return Interval(row[value], row[f"{name}_low"], row[f"{name}_high"])
+
+        random = None
+        if row["random_difference"] is not None:
+            random = interval("random_difference", "random_difference")
+        return cls(
+            kind=row["kind"],
+            schedule=Schedule.read(row["schedule"]),
+            draws=row["draws"],
+            llm_flops=row["llm_flops"],
+            total_flops=row["total_flops"],
+            time_s=row["time_s"],
+            share=interval("accuracy", "ci"),
+            n=row["n"],
+            difference=interval("difference", "difference"),
+            random_difference=interval("random_difference", "random_difference")
+            if random
+            else None,
+        )
 
 
 def measure_accuracy(
@@ -37,65 +124,58 @@ def measure_accuracy(
     workload: Workload,
     *,
     draws: int = 3,
-    done: Sequence[Row] = (),
-    keep: Callable[[Sequence[Row]], None] = lambda rows: None,
-) -> list[Row]:
-    """Rows of accuracy: for each schedule one of all questions and one of each kind.
+    done: Sequence[Accuracy] = (),
+    keep: Callable[[Sequence[Accuracy]], None] = lambda lines: None,
+) -> list[Accuracy]:
+    """For each schedule a line of all questions and one of each kind.
 
-    ``accuracy`` with its 95 % Wilson interval ``ci_low``, ``ci_high`` over ``n`` questions;
-    ``difference`` to no reduction on the same questions, and ``random_difference`` to the same
-    schedule with merging and pruning at random, each with a 95 % interval of paired differences;
-    random schedules are the mean of ``draws``. ``llm_flops`` (with scoring) and ``total_flops`` of
-    one prompt under the convention ``executed``; ``time_s`` of one prompt, measured, vision apart.
+    Random schedules are the mean of ``draws``.
 
     Args:
         answers: runs the exam; kinds: of its questions.
         spec, workload: of the model and of one prompt, for the FLOPs.
-        done: rows of an earlier run, kept as they are.
-        keep: called with all rows after each schedule.
+        done: lines of an earlier run; those of an exam of as many questions are kept as they are.
+        keep: called with all lines after each schedule.
     Ctrl-C ends it; what was kept is kept. Raises: MeasurementError.
     """
     whole(draws, "draws", MeasurementError)
     known: dict[Schedule, tuple[Tensor, float]] = {}
 
     def shares(schedule: Schedule) -> tuple[Tensor, float]:
-        """Of each question the share of draws that got it right, and seconds a prompt."""
+        """The share of draws that got each question right, and seconds a prompt."""
         if schedule not in known:
             known[schedule] = _run(answers, schedule, draws)
         return known[schedule]
 
-    rows = list(done)
-    finished = {row["schedule"] for row in done}
-    todo = [schedule for schedule in schedules if schedule.label() not in finished]
+    finished = {line.schedule for line in done if line.kind == ALL and line.n == len(kinds)}
+    lines = [line for line in done if line.schedule in finished]
+    todo = [schedule for schedule in schedules if schedule not in finished]
     for schedule in track(todo, "accuracy", console=console(error=True), transient=True):
         right, time_s = shares(schedule)
         baseline = shares(Schedule())[0]
         twin = at_random(schedule)
         chance = shares(twin)[0] if twin not in (None, schedule) else None
-        facts = {
-            "schedule": schedule.label(),
-            "importance": schedule.prune.importance if schedule.prune else None,
-            "draws": draws if is_random(schedule) else 1,
-            **_flops(spec, workload, schedule),
-            "time_s": time_s,
-        }
-        for kind in (_ALL, *dict.fromkeys(kinds)):
-            inside = torch.tensor([kind in (_ALL, name) for name in kinds], device="cpu")
-            rows.append(
-                {
-                    "kind": kind,
-                    **facts,
-                    **_share(right[inside]),
-                    **_paired("difference", right[inside], baseline[inside]),
-                    **_paired(
-                        "random_difference",
-                        right[inside],
-                        None if chance is None else chance[inside],
-                    ),
-                }
+        llm_flops, total_flops = _flops(spec, workload, schedule)
+        for kind in (ALL, *dict.fromkeys(kinds)):
+            inside = torch.tensor([kind in (ALL, name) for name in kinds])
+            lines.append(
+                Accuracy(
+                    kind=kind,
+                    schedule=schedule,
+                    draws=draws if is_random(schedule) else 1,
+                    llm_flops=llm_flops,
+                    total_flops=total_flops,
+                    time_s=time_s,
+                    share=_share(right[inside]),
+                    n=int(inside.sum()),
+                    difference=_paired(right[inside], baseline[inside]),
+                    random_difference=None
+                    if chance is None
+                    else _paired(right[inside], chance[inside]),
+                )
             )
-        keep(rows)
-    return rows
+        keep(lines)
+    return lines
 
 
 def _run(answers: Answers, schedule: Schedule, draws: int) -> tuple[Tensor, float]:
@@ -111,7 +191,7 @@ def _run(answers: Answers, schedule: Schedule, draws: int) -> tuple[Tensor, floa
 
 
 def is_random(schedule: Schedule) -> bool:
-    """Whether chance decides anything under ``schedule``."""
+    """Whether ``schedule`` draws random numbers."""
     parts = (schedule.merge and schedule.merge.by, schedule.prune and schedule.prune.importance)
     return "random" in parts
 
@@ -127,30 +207,27 @@ def at_random(schedule: Schedule) -> Schedule | None:
     )
 
 
-def _flops(spec: ModelSpec, workload: Workload, schedule: Schedule) -> Row:
+def _flops(spec: ModelSpec, workload: Workload, schedule: Schedule) -> tuple[int, int]:
+    """FLOPs of the LLM with scoring, and of everything."""
     anywhere = load_hardware("cpu-generic")  # FLOPs do not depend on it
-    priced = estimate(spec, workload, schedule, anywhere, Execution(dtype="float32"))
-    llm = priced.phase("llm").flops + priced.phase("importance").flops
-    return {"llm_flops": llm, "total_flops": priced.flops}
+    priced = Case(spec, workload, anywhere, Execution(dtype="float32")).price(schedule)
+    return priced.phase("llm").flops + priced.phase("importance").flops, priced.flops
 
 
-def _share(right: Tensor) -> Row:
+def _share(right: Tensor) -> Interval:
     """A share with Wilson's interval, which holds near 0 and 1 too."""
     n, p = len(right), float(right.mean())
     middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-    return {"accuracy": p, "ci_low": middle - half, "ci_high": middle + half, "n": n}
+    return Interval(p, middle - half, middle + half)
 
 
-def _paired(name: str, right: Tensor, other: Tensor | None) -> Row:
+def _paired(right: Tensor, other: Tensor) -> Interval:
     """The mean difference on the same questions, and its interval."""
-    keys = (name, f"{name}_low", f"{name}_high")
-    if other is None:
-        return dict.fromkeys(keys)
     gaps = right - other
     mean = float(gaps.mean())
     half = _Z * float(gaps.std(correction=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else 1.0
-    return dict(zip(keys, (mean, mean - half, mean + half), strict=True))
+    return Interval(mean, mean - half, mean + half)
 
 
 def exam_schedules() -> list[Schedule]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import track
@@ -11,18 +10,51 @@ from torch import Tensor
 from torch.nn import functional
 
 from aim_cost.checks import whole
-from aim_cost.render import console
+from aim_cost.files.csv_text import read_csv
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
+from aim_cost.render import Row, console
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.text_files.csv_text import read_csv
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 from aim_runtime.errors import InputError
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.patch import patched
 from aim_runtime.seams import cache_of, with_cache
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far one schedule moves the next-token distributions from those of no reduction.
+
+    Args:
+        prompts, steps: that were compared.
+        kl_mean, kl_p95: KL of the reduced from the unreduced distribution over all steps, nats;
+            kl_first: of the first token alone.
+        top1_agreement: the share of steps with the same most likely token.
+        answers_equal: the share of prompts where it is the same at every step.
+        tokens_per_layer: of the last prompt.
+    """
+
+    model: str
+    dtype: str
+    schedule: Schedule
+    prompts: int
+    steps: int
+    kl_mean: float
+    kl_p95: float
+    kl_first: float
+    top1_agreement: float
+    answers_equal: float
+    tokens_per_layer: tuple[int, ...]
+
+    def to_row(self) -> Row:
+        """One flat row."""
+        return {
+            "kind": "fidelity",
+            **vars(self),
+            "schedule": self.schedule.label(),
+            "tokens_per_layer": list(self.tokens_per_layer),
+        }
 
 
 @dataclass(frozen=True)
@@ -67,7 +99,7 @@ def fidelity_rows(
     schedules: Schedule | str | Iterable[Schedule | str],
     *,
     new_tokens: int = 16,
-) -> list[Row]:
+) -> list[Fidelity]:
     """Compare the next-token distributions of each schedule with those of no reduction.
 
     Each prompt is answered greedily without reduction; then every schedule is led along that
@@ -76,16 +108,13 @@ def fidelity_rows(
     Args:
         prompts: each makes the inputs of one prompt, batch 1.
         new_tokens: decoding steps compared, the first of them right after the prefill.
-    Returns: a row per schedule: ``kl_mean`` and ``kl_p95`` in nats, KL of the reduced from the
-        unreduced distribution over all steps; ``kl_first``, of the first token alone;
-        ``top1_agreement``, the share of steps with the same most likely token; ``answers_equal``,
-        the share of prompts where it is the same at every step; ``tokens_per_layer`` of the last.
+    Returns: one for each schedule.
     """
     whole(new_tokens, "new_tokens", InputError)
     schedules = Schedule.all_of(schedules)
     divergences: list[list[Tensor]] = [[] for _ in schedules]
     agreements: list[list[Tensor]] = [[] for _ in schedules]
-    tokens: list[list[int]] = [[] for _ in schedules]
+    tokens: list[tuple[int, ...]] = [() for _ in schedules]
     for prompt in track(prompts, "fidelity", console=console(error=True), transient=True):
         inputs = prompt()
         reference, answer, _ = _steps(loaded, Schedule(), inputs, new_tokens, None)
@@ -94,16 +123,7 @@ def fidelity_rows(
             divergences[index].append(_divergence(reference, reduced))
             agreements[index].append(reference.argmax(-1) == reduced.argmax(-1))
     return [
-        {
-            "kind": "fidelity",
-            "model": loaded.spec.name,
-            "dtype": loaded.dtype,
-            "schedule": schedule.label(),
-            "prompts": len(prompts),
-            "steps": new_tokens,
-            **_summary(torch.stack(gaps), torch.stack(same)),
-            "tokens_per_layer": counts,
-        }
+        _fidelity(loaded, schedule, torch.stack(gaps), torch.stack(same), counts)
         for schedule, gaps, same, counts in zip(
             schedules, divergences, agreements, tokens, strict=True
         )
@@ -113,7 +133,7 @@ def fidelity_rows(
 @torch.inference_mode()
 def _steps(
     loaded: Loaded, schedule: Schedule, inputs: Inputs, steps: int, answer: Tensor | None
-) -> tuple[Tensor, Tensor, list[int]]:
+) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Log probabilities [steps, vocabulary], the answer [steps] followed, tokens of each layer.
 
     ``answer``: None follows the most likely tokens.
@@ -121,7 +141,7 @@ def _steps(
     model, log_probabilities, followed = loaded.model, [], []
     with patched(model, schedule) as trace:
         output = model(**inputs, use_cache=True, logits_to_keep=1)
-        counts = list(trace.tokens.attention_tokens)
+        counts = trace.tokens.attention_tokens
         for step in range(steps):
             logits = output.logits[0, -1].float()
             log_probabilities.append(logits.log_softmax(dim=-1))
@@ -141,12 +161,21 @@ def _divergence(reference: Tensor, reduced: Tensor) -> Tensor:
     return functional.kl_div(reduced, reference, log_target=True, reduction="none").sum(dim=-1)
 
 
-def _summary(gaps: Tensor, same: Tensor) -> Row:
-    """Of gaps and same [prompts, steps]."""
-    return {
-        "kl_mean": float(gaps.mean()),
-        "kl_p95": float(gaps.flatten().quantile(0.95)),
-        "kl_first": float(gaps[:, 0].mean()),
-        "top1_agreement": float(same.float().mean()),
-        "answers_equal": float(same.all(dim=1).float().mean()),
-    }
+def _fidelity(
+    loaded: Loaded, schedule: Schedule, gaps: Tensor, same: Tensor, tokens: tuple[int, ...]
+) -> Fidelity:
+    """Args: gaps and same, [prompts, steps]."""
+    prompts, steps = gaps.shape
+    return Fidelity(
+        model=loaded.spec.name,
+        dtype=loaded.dtype,
+        schedule=schedule,
+        prompts=prompts,
+        steps=steps,
+        kl_mean=float(gaps.mean()),
+        kl_p95=float(gaps.flatten().quantile(0.95)),
+        kl_first=float(gaps[:, 0].mean()),
+        top1_agreement=float(same.float().mean()),
+        answers_equal=float(same.all(dim=1).float().mean()),
+        tokens_per_layer=tokens,
+    )

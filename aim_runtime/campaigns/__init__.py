@@ -1,1 +1,1 @@
-"""Campaigns: many measurements within a budget of minutes, and what they say of predictions."""
+"""Campaigns: many measurements within a budget of minutes, and the errors of predictions."""

@@ -1,4 +1,4 @@
-"""How long a step of a campaign will take, and whether the device's memory holds it."""
+"""The expected time of a campaign's steps, and whether the device's memory holds them."""
 
 from dataclasses import dataclass, replace
 
@@ -15,12 +15,12 @@ from aim_runtime.measurement.row_key import RunKey
 from aim_runtime.measurement.run_kind import RunKind
 
 Shape = tuple[str, int, int]
-"""What a plan of cuDNN is built for: which part of which model, tokens, and sequences at once."""
+"""The key of a cuDNN plan: which part of which model, tokens, and sequences at once."""
 
 
 @dataclass(frozen=True)
 class Overheads:
-    """Costs beside the prefills themselves. Nobody has measured them here on a GPU.
+    """Costs other than the prefills themselves. They have not been measured on a GPU.
 
     Args:
         reserve: predicted seconds of prefills are multiplied by it.
@@ -58,7 +58,7 @@ class Overheads:
 
 @dataclass(frozen=True)
 class Warmth:
-    """What a process has done that the next step need not do again: a model, attention plans."""
+    """The model and attention plans that a process has and the next step need not make again."""
 
     started: bool = False
     model: str | None = None
@@ -73,7 +73,7 @@ class Costs:
         self._overheads = overheads or Overheads()
 
     def seconds(self, step: Step, warmth: Warmth) -> float:
-        """Of a step, with what has to be done before it."""
+        """Seconds of a step, with the work that has to be done before it."""
         return self.before_s(step, warmth) + self._work_s(step)
 
     def before_s(self, step: Step, warmth: Warmth) -> float:
@@ -87,7 +87,7 @@ class Costs:
         return total
 
     def after(self, step: Step, warmth: Warmth) -> Warmth:
-        """What is warm when the step has run."""
+        """The model and plans that exist after the step."""
         model = warmth.model if isinstance(step, KernelStep) else step.model
         return Warmth(True, model, warmth.shapes | self._shapes(step))
 
@@ -139,7 +139,7 @@ class Costs:
 
     def _shapes(self, step: Step) -> frozenset[Shape]:
         if isinstance(step, KernelStep):
-            return frozenset()  # its plans serve no prefill: the sizes lie between
+            return frozenset()  # its plans serve no prefill, whose sizes lie between its own
         tower: Shape = ("tower", step.spec.vision.tokens, step.frames)
         lengths = {tokens for one in self._priced(step) for tokens in one.tokens_per_layer}
         if isinstance(step, DecodeStep):  # one token more each time
@@ -157,7 +157,7 @@ class Costs:
         return [self.priced(step.model, key.run) for key in self._setting.row_keys(step)]
 
     def priced(self, model: str, run: RunKey) -> Figures:
-        """What the model says of a run."""
+        """The model's figures of a run."""
         return priced(load_model_spec(model), run, self._setting.hardware)
 
     def peak_bytes(self, figures: Figures) -> int:

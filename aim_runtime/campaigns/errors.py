@@ -74,7 +74,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Drift:
-    """A workload measured again later: TTFT then, beside median and quartiles of the first time."""
+    """A workload measured again later: its TTFT, and median and quartiles of the first time."""
 
     row: Joined
     first: Joined
@@ -96,7 +96,7 @@ class Drift:
 
 
 def error_lines(rows: Sequence[Joined]) -> list[ErrorLine]:
-    """Of each way, backend and split, in the order of Way."""
+    """The errors of each way, backend and split, in the order of Way."""
     backends = dict.fromkeys(row.key.attention_backend for row in rows)
     lines = []
     for way, backend, held_out, beforehand in product(Way, backends, (False, True), (True, False)):
@@ -138,7 +138,7 @@ def _mean_tau(rows: Sequence[Joined], way: Way) -> float | None:
 
 
 def gains(rows: Sequence[Joined]) -> list[Gain]:
-    """Of each row that was measured the first time and has a baseline."""
+    """The gain of each row that was measured the first time and has a baseline."""
     first = [row for row in rows if row.key.visit == 1]
     base = {
         _workload(row): row
@@ -153,7 +153,7 @@ def gains(rows: Sequence[Joined]) -> list[Gain]:
 
 
 def drifts(rows: Sequence[Joined]) -> list[Drift]:
-    """Of each row that was measured again."""
+    """The drift of each row that was measured again."""
     first = {(_workload(row), row.key.run): row for row in rows if row.key.visit == 1}
     return [
         Drift(row, earlier)

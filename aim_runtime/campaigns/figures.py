@@ -29,7 +29,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the model says of one prefill.
+    """The model's figures of one prefill.
 
     Args:
         times, flops_of: of each phase and group of phases.
@@ -56,7 +56,7 @@ class Figures:
 
     @classmethod
     def of_estimate(cls, found: Estimate) -> "Figures":
-        """Of an estimate under transformers of today."""
+        """The figures of an estimate, under the newest transformers."""
         older = replace(found.execution, keeps_tower_states=True)
         with_states = prefill_memory(found.model, found.workload, found.trace, older)
         return cls(

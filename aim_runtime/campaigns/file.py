@@ -8,9 +8,9 @@ from typing import Any
 
 from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.render import Row
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 from aim_runtime.campaigns.predictions_file import utc_now
 from aim_runtime.campaigns.record import KernelTables, Status, StepRecord
 from aim_runtime.campaigns.setting import Setting
@@ -32,7 +32,7 @@ Timed = Measurement | Decoding
 
 
 class BudgetSpent(Exception):
-    """The minutes of a call are over in the middle of a step."""
+    """Raised when the minutes of a call are over in the middle of a step."""
 
 
 class CampaignFile:
@@ -48,7 +48,9 @@ class CampaignFile:
         self.kernels: list[KernelTables] = []
         if self.path.exists():
             self._read()
-        for half in folder.glob(f".{CAMPAIGN}.*"):  # what a kill in the middle of a write left
+        for half in folder.glob(
+            f".{CAMPAIGN}.*"
+        ):  # a temporary file that a kill in the middle of a write left
             half.unlink()
 
     @property

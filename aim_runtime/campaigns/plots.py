@@ -60,7 +60,8 @@ def _times(axis: Any, rows: "Sequence[Joined]") -> None:
                 [milli(high - time) for time, _, high in ends],
             ]
         axis.errorbar(
-            *(clock, predicted),
+            clock,
+            predicted,
             yerr=band,
             fmt="os"[number],
             markersize=3,

@@ -1,4 +1,4 @@
-"""What the model says of a run before the clock has run."""
+"""Prediction: what the model says of a run before the run is timed."""
 
 import functools
 import hashlib
@@ -130,7 +130,7 @@ def predict(
     predicted_at: str,
     commit: str | None,
 ) -> Prediction:
-    """All that the model says of a run on ``hardware`` without measurements of that device."""
+    """The predictions of a run on ``hardware`` that need no measurement of that device."""
     calibration, sha256 = _public(hardware)
     return Prediction(
         run=run,

@@ -9,9 +9,9 @@ from rich.progress import track
 
 from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.render import console
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 from aim_runtime.campaigns.prediction import Prediction, predict
 from aim_runtime.campaigns.setting import Setting
 from aim_runtime.campaigns.step import Step

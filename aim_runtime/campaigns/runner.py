@@ -121,7 +121,10 @@ class DeviceRunner:
     def kernels(self, step: KernelStep, seconds: float) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as folder:
             files = microbench(
-                *(step.spec, step.workload, Path(folder), self._device),
+                step.spec,
+                step.workload,
+                Path(folder),
+                self._device,
                 self.setting.dtype,
                 seconds,
                 self.setting.attention,

@@ -12,12 +12,11 @@ import pandas as pd
 import transformers
 
 from aim_cost.devices.hardware import HardwareProfile
-from aim_cost.ops.kind import Elementwise
 from aim_cost.ops.op import PHASES
 from aim_cost.render import Row
 from aim_cost.timing.calibration import Calibration
 from aim_cost.timing.elementwise import Dispatch, figures_of
-from aim_cost.timing.fit.table import dims_of, table_name
+from aim_cost.timing.fit.table import table_name
 from aim_cost.timing.form import Ceilings
 from aim_cost.timing.prefill_time import nearest_calibration
 from aim_cost.units import dtype_bytes
@@ -25,7 +24,7 @@ from aim_runtime.campaigns.cost import Costs, Warmth
 from aim_runtime.campaigns.setting import Setting
 from aim_runtime.campaigns.step import DecodeStep, KernelStep, PrefillStep, Step
 from aim_runtime.errors import MeasurementError
-from aim_runtime.kernels.case import Case
+from aim_runtime.kernels.case import Case, Stream
 from aim_runtime.kernels.elementwise import elementwise_cases
 from aim_runtime.kernels.microbench import PROFILE_FILE
 from aim_runtime.kernels.products import attention_cases, gemm_cases
@@ -132,8 +131,7 @@ class StandIn:
         for case in cases:
             time_s = _case_s(case, self._calibration, Ceilings.of(hardware, dtype), width)
             time_s *= float(np.exp(self._random.gauss(0.0, self._noise)))
-            row = {**case.row, "latency_ms": 1e3 * time_s, "repeats": 5}
-            tables.setdefault(case.table, []).append(row)
+            tables.setdefault(case.table, []).append(case.to_row(time_s, repeats=5))
         files = {PROFILE_FILE: profile_yaml(hardware)}
         for name, rows in tables.items():
             file = f"{table_name(hardware.name, name, dtype)}.csv"
@@ -168,17 +166,16 @@ class _Run(TimedRun):
 
 def _case_s(case: Case, calibration: Calibration, ceilings: Ceilings, width: int) -> float:
     """Seconds of a kernel by a calibration."""
-    if case.table in calibration.kernels:
-        model = calibration.kernels[case.table].model
-        dims = tuple(np.array([float(value)]) for value in dims_of(case.table, case.row))
-        return float(model.time_s(ceilings, dims)[0])
-    bytes_per_s = ceilings.elements_per_s * width
-    if "kind" not in case.row:  # no law was fitted to such products on this device: a roofline
+    kind, bytes_per_s = case.kind, ceilings.elements_per_s * width
+    if isinstance(kind, Stream):
+        found = figures_of(calibration.elementwise, kind.kind)
+        start_s = found.start_s or calibration.dispatch.launch_s.value * found.kernels
+        moved = kind.bytes * found.traffic
+        return float(kind.parts * start_s + moved / (found.efficiency * bytes_per_s))
+    fitted = calibration.kernels.get(case.table)
+    if fitted is None:  # no law was fitted to such products on this device: a roofline
         return max(case.flops / ceilings.flops_per_s, case.moved_bytes / bytes_per_s)
-    found = figures_of(calibration.elementwise, Elementwise(case.row["kind"]))
-    start_s = found.start_s or calibration.dispatch.launch_s.value * found.kernels
-    moved = case.row["bytes"] * found.traffic
-    return float(case.row["parts"] * start_s + moved / (found.efficiency * bytes_per_s))
+    return float(fitted.model.time_s(ceilings, tuple(np.array([float(d)]) for d in kind.dims))[0])
 
 
 def _dispatch_rows(dispatch: Dispatch) -> list[Row]:

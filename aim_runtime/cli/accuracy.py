@@ -1,21 +1,23 @@
-"""aim-runtime accuracy: what a schedule costs in right answers."""
+"""aim-runtime accuracy: the share of right answers under schedules."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import RenderableType
 
 from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import FormatOption, PartOptions, SchedulesOption
-from aim_cost.files import write_atomically
-from aim_cost.render import Format, Row, console, print_rows, table, to_csv
+from aim_cost.render import Format, console, print_rows, table
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 from aim_cost.units import mega
 from aim_runtime.cli.options import with_baseline
-from aim_runtime.errors import MeasurementError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aim_runtime.answers.accuracy import Accuracy, Interval
 
 
 @grouped
@@ -39,7 +41,9 @@ def accuracy(
     from aim_cost.checks import whole
     from aim_cost.models.model import ModelSpec
     from aim_cost.models.workload import Workload
-    from aim_runtime.answers.accuracy import exam_schedules, measure_accuracy
+    from aim_runtime.answers.accuracy import ALL, exam_schedules, measure_accuracy
+    from aim_runtime.answers.accuracy_file import AccuracyFile, ExamKey, exam_row
+    from aim_runtime.errors import MeasurementError
     from aim_runtime.patching.patch import patched
     from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny
     from aim_runtime.tiny.exam import draw_exam, encoded_by, right_answers
@@ -49,97 +53,53 @@ def accuracy(
     exam = draw_exam(tiny, split, questions, frames=frames, seed=seed)
     asked = with_baseline(parts.all(schedule))
     chosen = asked or exam_schedules()
-    facts = {"model": model, "split": split, "frames": frames, "seed": seed}
+    key = ExamKey(model, split, frames, seed)
+    file = AccuracyFile(out, key, resume=resume) if out is not None else None
 
-    def answers(schedule: Schedule) -> Any:
+    def answers(schedule: Schedule) -> "Tensor":
         merge = schedule.vision_merge
         seen = exam if merge is None else encoded_by(tiny, exam, merge)
         with patched(tiny, schedule):
             return right_answers(tiny, seen)
 
-    others, done = _earlier(out, facts, len(exam.kinds)) if out and resume else ([], [])
-
-    def keep(rows: Any) -> None:
-        if out is not None:
-            _write(out, [*others, *({**facts, **row} for row in rows)])
-
     text = exam.input_ids.shape[1] - exam.visual_tokens
-    rows = measure_accuracy(
+    lines = measure_accuracy(
         answers,
         exam.kinds,
         chosen,
         ModelSpec.from_hf_config(tiny.config.to_dict(), name="tiny"),
         Workload(text_tokens=text, frames=frames),
         draws=draws,
-        done=done,
-        keep=keep,
+        done=file.earlier if file else (),
+        keep=file.save if file else lambda lines: None,
     )
-    rows = [{**facts, **row} for row in rows]
     if form is not Format.table:
-        print_rows(rows, form)
+        print_rows([exam_row(key, line) for line in lines], form)
         return
-    console().print(_table(rows, questions))
+    console().print(_table([line for line in lines if line.kind == ALL], questions))
 
 
-def _table(rows: list[dict[str, Any]], questions: int) -> Any:
-    lines = [
+def _table(lines: "Sequence[Accuracy]", questions: int) -> RenderableType:
+    cells = [
         (
-            row["schedule"],
-            f"{mega(row['llm_flops']):.0f}",
-            f"{100 * row['accuracy']:.1f}",
-            f"{100 * row['ci_low']:.0f} - {100 * row['ci_high']:.0f}",
-            _points(row, "difference"),
-            _points(row, "random_difference"),
+            line.schedule.label(),
+            f"{mega(line.llm_flops):.0f}",
+            f"{100 * line.share.value:.1f}",
+            f"{100 * line.share.low:.0f} - {100 * line.share.high:.0f}",
+            _points(line.difference),
+            _points(line.random_difference),
         )
-        for row in rows
-        if row["kind"] == "all"
+        for line in lines
     ]
     columns = ("schedule", "MFLOPs", "right", "95 %", "to none", "to random")
     note = (
         f"{questions} questions; percent, and points of difference on the same questions. "
         "MFLOPs of the LLM with scoring, one prompt. * the 95 % interval leaves 0 out."
     )
-    return table("Accuracy under schedules", columns, lines, note)
+    return table("Accuracy under schedules", columns, cells, note)
 
 
-def _points(row: dict[str, Any], name: str) -> str:
-    if row[name] is None:
+def _points(difference: "Interval | None") -> str:
+    if difference is None:
         return "-"
-    clear = row[f"{name}_low"] > 0 or row[f"{name}_high"] < 0
-    return f"{100 * row[name]:+.1f}{'*' if clear else ' '}"
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = to_csv(rows) if path.suffix == ".csv" else json.dumps({"rows": rows}, indent=1)
-    write_atomically(path, (text + "\n").encode())
-
-
-def _earlier(path: Path, facts: Row, questions: int) -> tuple[list[Row], list[Row]]:
-    """The rows of other exams in a file, and those of this one without ``facts``, which they share.
-
-    Raises: MeasurementError for another file, and for rows of this exam over other questions.
-    """
-    if not path.exists():
-        return [], []
-    try:
-        rows = json_tree(text_of(path))["rows"]
-        for row in rows:  # labels as they are written today: rows are told apart by them
-            row["schedule"] = Schedule.read(row["schedule"]).label()
-        same = [row for row in rows if all(row[key] == value for key, value in facts.items())]
-        counts = {row["n"] for row in same if row["kind"] == "all"} - {questions}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise MeasurementError(
-            str(path),
-            expected="JSON rows that accuracy wrote",
-            got=" ".join(str(error).split()),
-            fix="Give another --out, or leave --resume out.",
-        ) from error
-    if counts:
-        raise MeasurementError(
-            str(path),
-            expected=f"rows over {questions} questions, as asked for",
-            got=f"rows over {min(counts)}",
-            fix="Give the same --questions, or another --out.",
-        )
-    others = [row for row in rows if row not in same]
-    return others, [{key: value for key, value in row.items() if key not in facts} for row in same]
+    return f"{100 * difference.value:+.1f}{'*' if difference.leaves_out_zero else ' '}"

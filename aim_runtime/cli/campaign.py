@@ -26,7 +26,7 @@ _INTERRUPTED = 130  # the exit status of a command that Ctrl-C has ended
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """What a campaign runs on, and how."""
+    """The device of a campaign and its clock."""
 
     hardware: Annotated[
         str | None,
@@ -172,7 +172,7 @@ def _print_plan(planned: "list[Planned]", minutes: float, form: Format) -> None:
 
 
 def _record(record: "StepRecord") -> Row:
-    """What is printed of a step that ran: what it did, and how it ended."""
+    """The printed line of a step that ran: what it did, and how it ended."""
     return {
         **record.step.to_row(),
         "status": record.status.value,

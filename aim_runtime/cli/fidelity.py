@@ -55,16 +55,16 @@ def fidelity(
     made = [partial(inputs, prompt) for prompt in asked]
     rows = fidelity_rows(loaded, made, chosen, new_tokens=new_tokens)
     if form is not Format.table:
-        print_rows(rows, form)
+        print_rows([row.to_row() for row in rows], form)
         return
     lines = [
         (
-            row["schedule"],
-            f"{row['kl_mean']:.3f}",
-            f"{row['kl_p95']:.3f}",
-            f"{row['kl_first']:.3f}",
-            f"{100 * row['top1_agreement']:.0f} %",
-            f"{100 * row['answers_equal']:.0f} %",
+            row.schedule.label(),
+            f"{row.kl_mean:.3f}",
+            f"{row.kl_p95:.3f}",
+            f"{row.kl_first:.3f}",
+            f"{100 * row.top1_agreement:.0f} %",
+            f"{100 * row.answers_equal:.0f} %",
         )
         for row in rows
     ]

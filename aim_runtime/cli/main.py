@@ -3,10 +3,8 @@
 torch and transformers take seconds to import, so each command imports what it needs.
 """
 
-import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,8 +20,7 @@ from aim_cost.cli.options import (
     new_app,
     run,
 )
-from aim_cost.files import write_atomically
-from aim_cost.render import Format, console, print_rows, table, to_csv
+from aim_cost.render import Format, print_rows
 from aim_runtime.cli.accuracy import accuracy
 from aim_runtime.cli.campaign import campaign
 from aim_runtime.cli.fidelity import fidelity
@@ -36,6 +33,7 @@ from aim_runtime.cli.options import (
     load_model,
 )
 from aim_runtime.cli.report import report
+from aim_runtime.cli.selfcheck import selfcheck
 from aim_runtime.cli.validate import validate
 from aim_runtime.tiny import cli as tiny
 
@@ -47,6 +45,7 @@ app.command()(campaign)
 app.command()(accuracy)
 app.command()(fidelity)
 app.command()(report)
+app.command()(selfcheck)
 
 
 @app.command()
@@ -109,87 +108,11 @@ def generate(
     chosen = parts.one(schedule)
     require_onevision_spec(spec_of(model), "generate")
     loaded = load_model(model, device, dtype)
-    row = answer(loaded, video, prompt, frames, chosen, max_new_tokens, damaged=damaged)
+    found = answer(loaded, video, prompt, frames, chosen, max_new_tokens, damaged=damaged)
     if form is not Format.table:
-        print_rows([row], form)
+        print_rows([found.to_row()], form)
         return
-    print(row["text"])
-
-
-@app.command()
-def selfcheck(
-    vectors: Annotated[
-        Path | None,
-        typer.Option(help="Recorded outputs, in the format of prefill_prune_*.safetensors."),
-    ] = None,
-    device: DeviceOption = None,
-    minutes: Annotated[
-        float, typer.Option(help="Begin no further check of the device after so many minutes.")
-    ] = 5,
-    out: Annotated[
-        Path | None, typer.Option(help="Write a .json after each check; Ctrl-C keeps it.")
-    ] = None,
-    form: FormatOption = Format.table,
-) -> None:
-    """Is what runs here right, and how fast is the device at best? Exit status 1 if not right.
-
-    Dropping against masking, with these versions; attention by each backend, the score's kernel,
-    patched, captured and repeated prefills on this device; its GEMM and copy rates.
-    """
-    from aim_runtime.models.load import default_device, place_of
-    from aim_runtime.validation.device_check import device_checks
-    from aim_runtime.validation.selfcheck import selfcheck as run_selfcheck
-
-    place = place_of(device or default_device())
-    result = run_selfcheck(vectors, device=str(place))
-    rows: list[dict[str, Any]] = []
-    for check in device_checks(place, seconds=60 * minutes):
-        rows.append(check.to_row())
-        result |= {
-            "device": rows,
-            "passed": result["passed"] and check.passed is not False,
-        }
-        if out is not None:
-            write_atomically(out, (json.dumps(result, indent=2) + "\n").encode())
-    if form is Format.json:
-        print(json.dumps(result, indent=2))
-    elif form is Format.csv:
-        print(to_csv(rows))
-    else:
-        console().print(_selfcheck_table(result))
-        console().print(_device_table(str(place), rows))
-    sys.exit(0 if result["passed"] else 1)
-
-
-def _device_table(device: str, rows: list[dict[str, Any]]) -> Any:
-    verdicts = {True: "right", False: "WRONG", None: ""}
-    lines = [(row["name"], row["got"], verdicts[row["passed"]]) for row in rows]
-    note = "No verdict: a fact, or nothing to check here."
-    for row in rows:
-        if row["passed"] is False:
-            note += f" {row['name']}: expected {row['expected']}."
-    columns = ("check", "got", "verdict")
-    return table(f"This device: {device}", columns, lines, note)
-
-
-def _selfcheck_table(result: dict[str, Any]) -> Any:
-    lines = [
-        (
-            name,
-            "equal" if check["kept_sets_equal"] else "DIFFER",
-            f"{check['max_logit_difference']:.1e}"
-            if check["max_logit_difference"] is not None
-            else "not finite",
-            "equal" if check["greedy_tokens_equal"] else "DIFFER",
-        )
-        for name, check in result["checks"].items()
-    ]
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    note = f"{'Passed' if result['passed'] else 'FAILED'}; logits may differ by " + (
-        f"{result['logit_tolerance']:.0e}. {versions}."
-    )
-    columns = ("check", "kept sets", "largest logit difference", "greedy tokens")
-    return table("Physical drop against the mask-based reference", columns, lines, note)
+    print(found.text)
 
 
 def main() -> None:

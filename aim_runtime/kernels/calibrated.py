@@ -35,8 +35,9 @@ def present_calibration(
 
     A GPU whose calibration is shipped gets that one. Any other device is measured for ``seconds``
     (as in ``microbench``), once for each model, size of prompt, dtype and version of torch and
-    transformers; the tables stay in ``cache_folder``. They are measured anew where the device now
-    runs more than a quarter faster or slower than it did then: one of the two times it was busy.
+    transformers; the tables stay in ``cache_folder``. They are measured again where the device now
+    runs more than a quarter faster or slower than it did then, since it was busy one of the two
+    times.
     """
     known = known_profile(device)
     if known is not None and known.name in calibration_names():

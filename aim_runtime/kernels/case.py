@@ -3,10 +3,19 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from aim_cost.ops.kind import (
+    CausalAttention,
+    Elementwise,
+    EncoderAttention,
+    FusedImportance,
+    Product,
+)
+from aim_cost.render import Row
+from aim_cost.timing.fit.table import size_columns
 
 _ALIGNED = 128  # elements: every view starts at a line of the cache
 _SLACK = 16 * _ALIGNED  # more than the views of any kernel need to begin at a line
@@ -41,14 +50,14 @@ class Pool:
         return view
 
     def activations(self, *shape: int) -> Tensor:
-        """A stretch of the warm part, written just now, beside the others of this kernel."""
+        """A stretch of the warm part that was just written, next to the others of this kernel."""
         size = math.prod(shape)
         view = self._warm[self._warm_at : self._warm_at + size].view(shape)
         self._warm_at += _aligned(size)
         return view.neg_()
 
     def free_scratch(self, elements: int) -> None:
-        """Leave the allocator as a layer leaves it: so much memory was written and freed just now.
+        """Leave the allocator as a layer leaves it: so much memory was just written and freed.
 
         A CPU's allocator hands large free blocks back to the system, and whoever writes next pays
         for the pages; a GPU's keeps them.
@@ -61,26 +70,54 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """Kernels bound by memory: the kind, the least bytes of their op, and how often they run."""
+
+    kind: Elementwise
+    bytes: int
+    parts: int
+
+
+Sized = Product | CausalAttention | EncoderAttention | FusedImportance
+
+
+@dataclass(frozen=True)
 class Case:
     """One row of a table.
 
     Args:
-        table: gemm, causal_attention, encoder_attention, fused_importance or elementwise.
-        row: its columns, without the time.
+        kind: what runs, with the sizes that its time depends on.
         flops, moved_bytes: of one run, to foresee how long it takes.
         weights, activations: at least the elements that it takes from either part of a Pool.
         scratch: elements of the widest activation of the layer around it.
         make: takes inputs from a pool and returns the kernel to time.
     """
 
-    table: str
-    row: dict[str, Any]
+    kind: Sized | Stream
     flops: float
     moved_bytes: float
     weights: int
     activations: int
     scratch: int
     make: Callable[[Pool], Work]
+
+    @property
+    def table(self) -> str:
+        """The table that the row is of, as ``table_name`` takes it."""
+        return "elementwise" if isinstance(self.kind, Stream) else self.kind.label
+
+    def to_row(self, time_s: float, repeats: int) -> Row:
+        """The row of the table; ``time_s`` is the median of ``repeats`` runs."""
+        time = {"latency_ms": time_s * 1e3, "repeats": repeats}
+        if isinstance(self.kind, Stream):
+            stream = self.kind
+            return {
+                "kind": stream.kind.value,
+                "bytes": stream.bytes,
+                "parts": stream.parts,
+                **time,
+            }
+        return {**size_columns(self.kind), **time}
 
 
 def _aligned(size: int) -> int:

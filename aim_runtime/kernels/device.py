@@ -1,4 +1,4 @@
-"""Which hardware profile describes the device we run on."""
+"""The hardware profile of the present device."""
 
 import torch
 

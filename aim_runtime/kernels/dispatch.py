@@ -1,10 +1,9 @@
-"""What it costs to start kernels: the host's time for each, and the device's least time."""
+"""The cost of starting kernels: the host's time for each, and the device's least time."""
 
 import time
 from collections.abc import Callable
 from dataclasses import fields
 from statistics import median, quantiles
-from typing import Any
 
 import torch
 from transformers import Qwen2Config
@@ -13,6 +12,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from aim_cost.models import decoder
 from aim_cost.models.model import ModelSpec
 from aim_cost.ops.kind import Elementwise
+from aim_cost.render import Row
 from aim_cost.timing.elementwise import Dispatch, default_eager, figures_of
 
 _CALLS = 15  # layers started in a row: fewer kernels than a CUDA queue holds
@@ -21,14 +21,12 @@ _REPEATS = 20
 _WAIT_CYCLES = 1_000_000  # about half a millisecond, many times what launching a graph takes
 _SYNCHRONOUS_S = 1e-9  # a CPU computes in step: what starting costs is part of each kernel's time
 
-Row = dict[str, Any]
-
 
 def dispatch_rows(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> list[Row]:
     """Seconds a kernel by ``kind``: host_s_per_kernel, launch_s, graph_launch_s.
 
     Host: a decoder layer of one token is started again and again without waiting; its time is
-    divided by the kernels that the cost model counts. Launch: empty kernels queued one behind
+    divided by the kernels that the cost model counts. Launch: empty kernels queued one after
     another, by the stream and inside a CUDA graph. Medians and quartiles of 20.
     """
     if device.type == "cpu":

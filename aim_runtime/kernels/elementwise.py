@@ -1,4 +1,4 @@
-"""What is not a product, one case for each op of the graph, run by the code that the model runs."""
+"""Cases of elementwise ops, one for each op of the graph, run by the model's own code."""
 
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from aim_cost.ops import reduction
 from aim_cost.ops.kind import Elementwise, Importance
 from aim_cost.ops.op import Op
 from aim_cost.timing.elementwise import measured_as
-from aim_runtime.kernels.case import Case, Pool, Work
+from aim_runtime.kernels.case import Case, Pool, Stream, Work
 from aim_runtime.kernels.sizes import Sizes, every_other
 from aim_runtime.reduction.importance import pagerank_importance
 from aim_runtime.reduction.merge import match_tokens
@@ -76,8 +76,7 @@ def _collect(
         make = work.get(kind)
         if make is not None:
             cases[kind, op.bytes] = Case(
-                table="elementwise",
-                row={"kind": kind.value, "bytes": op.bytes, "parts": op.kind.parts},
+                kind=Stream(kind, op.bytes, op.kind.parts),
                 flops=op.flops,
                 moved_bytes=_PASSES * op.bytes,
                 weights=embeddings if kind is Elementwise.EMBED_TOKENS else 0,

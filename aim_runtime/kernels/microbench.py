@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import pandas as pd
 import torch
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from aim_cost.files import write_atomically
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Workload
-from aim_cost.render import console
+from aim_cost.render import Row, console
 from aim_cost.timing.fit.table import table_name
 from aim_cost.timing.form import Ceilings
 from aim_cost.units import dtype_bytes
@@ -48,8 +47,6 @@ _COLD_BYTES = 2**28  # several times any last-level cache
 
 _ATTENTION_TABLES = "causal_attention", "encoder_attention"
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -76,8 +73,8 @@ def microbench(
     Sizes: geometric steps up to the unreduced prompt of ``workload``, at the model's dims and at
     others around them. Clock: the monotonic one on a CPU; CUDA events around the replay of a graph
     of ten launches on a GPU. Every round runs all cases once or, where they are short, three times,
-    in an order shuffled anew; rounds go on for ``seconds`` (80 on a CPU, 60 on a GPU). The first
-    warms up. Statistic: the median of the runs during which no other process took a core from us,
+    in a new random order; rounds go on for ``seconds`` (80 on a CPU, 60 on a GPU). The first warms
+    up. Statistic: the median of the runs during which no other process took a core from this one,
     or of all runs where there is none. Cases that would not fit into the time five times are left
     out, the longest first. Ctrl-C writes what there is. Rows of attention name its backend:
     ``attention``, or the one that torch takes for the model's decoder.
@@ -236,8 +233,8 @@ def _tables(cases: Sequence[Case], samples: dict[int, list[Sample]]) -> dict[str
         quiet = [sample.time_s for sample in taken if not sample.disturbed]
         times = quiet or [sample.time_s for sample in taken]
         if times:
-            row = {**cases[place].row, "latency_ms": median(times) * 1e3, "repeats": len(times)}
-            tables.setdefault(cases[place].table, []).append(row)
+            case = cases[place]
+            tables.setdefault(case.table, []).append(case.to_row(median(times), len(times)))
     return tables
 
 

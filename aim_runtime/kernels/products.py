@@ -9,6 +9,7 @@ from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from aim_cost.models.model import ModelSpec
+from aim_cost.ops.kind import CausalAttention, EncoderAttention, Product
 from aim_runtime.kernels.case import Case, Pool, Work
 from aim_runtime.kernels.sizes import Sizes, every_other
 
@@ -36,7 +37,7 @@ def gemm_cases(spec: ModelSpec, sizes: Sizes, width: int) -> list[Case]:
         cases.append(_patch_embedding(spec, images, width))
     for n, k in _other_widths():
         cases += [_linear(m, n, k, False, m * n, width) for m in every_other(sizes.tokens)]
-    return list({tuple(case.row.values()): case for case in cases}.values())
+    return list({case.kind: case for case in cases}.values())
 
 
 def attention_cases(spec: ModelSpec, sizes: Sizes, width: int) -> list[Case]:
@@ -51,7 +52,7 @@ def attention_cases(spec: ModelSpec, sizes: Sizes, width: int) -> list[Case]:
     for other_heads in (own, *_TOWERS):
         for tokens in (vision.tokens // 4, vision.tokens // 2, vision.tokens):
             cases += [_encoder(tokens, images, *other_heads, width) for images in sizes.images[:2]]
-    return list({(case.table, *case.row.values()): case for case in cases}.values())
+    return list({case.kind: case for case in cases}.values())
 
 
 def _other_widths() -> list[tuple[int, int]]:
@@ -89,8 +90,7 @@ def _product(
     m: int, n: int, k: int, scratch: int, width: int, make: Callable[[Pool], Work]
 ) -> Case:
     return Case(
-        table="gemm",
-        row={"m": m, "n": n, "k": k},
+        kind=Product(m, n, k),
         flops=2 * m * n * k,
         moved_bytes=width * (m * k + n * k + m * n),
         weights=(n + 1) * k,
@@ -131,10 +131,9 @@ def _attention(
         return lambda: sdpa_attention_forward(module, query, key, value, None, scaling=scaling)
 
     elements = 2 * batch * tokens * (heads + key_value_heads) * head_dim  # q, k, v and the output
-    row = {"sequence_length": tokens, "batch_size": batch, "num_heads": heads}
+    kind = CausalAttention if causal else EncoderAttention
     return Case(
-        table="causal_attention" if causal else "encoder_attention",
-        row={**row, "num_key_value_heads": key_value_heads, "head_dim": head_dim},
+        kind=kind(tokens, batch, heads, key_value_heads, head_dim),
         flops=4 * batch * heads * tokens * tokens * head_dim,
         moved_bytes=width * elements,
         weights=0,

@@ -1,9 +1,9 @@
-"""Writing a measured hardware profile, so that aim_cost can read it back."""
+"""Writes a measured hardware profile, which aim_cost reads back."""
 
 from typing import Any
 
 from aim_cost.devices.hardware import HardwareProfile, Quantity
-from aim_cost.text_files.yaml_text import yaml_text
+from aim_cost.files.yaml_text import yaml_text
 
 
 def profile_yaml(profile: HardwareProfile) -> str:

@@ -15,7 +15,7 @@ def score_cases(spec: ModelSpec, sizes: Sizes, width: int) -> list[Case]:
     cases = [_score(tokens, *own, width) for tokens in sizes.tokens]
     for other in DECODERS:
         cases += [_score(tokens, *other, width) for tokens in every_other(sizes.tokens)]
-    return list({tuple(case.row.values()): case for case in cases}.values())
+    return list({case.kind: case for case in cases}.values())
 
 
 def _score(tokens: int, heads: int, key_value_heads: int, head_dim: int, width: int) -> Case:
@@ -29,11 +29,9 @@ def _score(tokens: int, heads: int, key_value_heads: int, head_dim: int, width: 
         return lambda: fused_importance(query, key, scaling=head_dim**-0.5)
 
     elements = tokens * (heads + key_value_heads) * head_dim
-    row = {"sequence_length": tokens, "batch_size": 1, "num_heads": heads}
     passes = IMPORTANCE_ITERATIONS + 1
     return Case(
-        table=FusedImportance.label,
-        row={**row, "num_key_value_heads": key_value_heads, "head_dim": head_dim},
+        kind=FusedImportance(tokens, 1, heads, key_value_heads, head_dim),
         # it takes several times as long as its products alone would
         flops=4 * passes * heads * tokens**2 * head_dim,
         moved_bytes=width * passes * elements,

@@ -2,15 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
+from aim_cost.render import Row
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import InputError
 from aim_runtime.measurement.place import device_name
 from aim_runtime.models.load import Loaded
 from aim_runtime.trace import RunTrace
-
-Row = dict[str, Any]
 
 
 class SampleLog:

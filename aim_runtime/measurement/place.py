@@ -1,4 +1,4 @@
-"""Where a run takes place, as its row says it."""
+"""The place of a run: device, versions and attention backend, as its row has them."""
 
 import torch
 

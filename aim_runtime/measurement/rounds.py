@@ -1,4 +1,4 @@
-"""Rounds: every run in turn, over and over, so that drift hits all of them alike."""
+"""Rounds: every run in turn, many times, so that drift affects all of them equally."""
 
 import random
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from aim_runtime.measurement.timed_run import TimedRun
 
 
 class Rounds:
-    """``warmup`` untimed rounds, then ``repeats`` timed ones, each in an order shuffled anew.
+    """``warmup`` untimed rounds, then ``repeats`` timed ones, each in a new random order.
 
     Args: store, its complete rows are not measured again; it gets the rows after each timed round.
     """

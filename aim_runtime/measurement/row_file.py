@@ -7,9 +7,9 @@ from typing import Protocol, TypeVar
 
 from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.render import to_csv
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 from aim_runtime.errors import MeasurementError
 from aim_runtime.measurement.environment import Environment, environment
 from aim_runtime.measurement.measurement import Measurement
@@ -19,7 +19,7 @@ _SOFTWARE = ("torch", "transformers", "cuda", "gpu")
 
 
 class RowStore(Protocol):
-    """Where a measurement finds the rows of before and leaves its own."""
+    """A store of rows: it has the earlier rows of a measurement and keeps the new ones."""
 
     def earlier(self) -> Sequence[Measurement]:
         """Rows that need not be measured again where they are complete."""

@@ -1,4 +1,4 @@
-"""What tells one row from another: the run that was asked for, and where and how it ran."""
+"""RowKey: the identity of a row, which is the run that was asked for, and where and how it ran."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -43,7 +43,7 @@ class TimedRun(ABC):
         """Give memory back after a failure; there may be none to give."""
 
     def _driver_allocations(self) -> int | None:
-        """How often the driver was asked for memory so far; None where nobody counts."""
+        """How often the driver was asked for memory so far; None where it is not counted."""
         return None
 
     def __call__(self, *, timed: bool) -> None:
@@ -66,7 +66,7 @@ class TimedRun(ABC):
             self._free()
 
     def measurement(self) -> Measurement:
-        """What is known now; times are None before the first timed run and after a failure."""
+        """The measurement so far; times are None before the first timed run and after a failure."""
         samples = [] if self._error else self._samples
         ttft = [sum(sample.values()) for sample in samples]
         told_apart = bool(samples) and WHOLE not in samples[0]

@@ -129,6 +129,18 @@ class Adapter(ABC):
     def items(self, inputs: Inputs, modality: str) -> Items | None:
         """The images, or the videos, of ``inputs`` in order; None without any."""
 
+    def require_as_configured(self, inputs: Inputs, *names: str) -> None:
+        """Raises: PatchError for arguments that make other tokens than the config says."""
+        for name in names:
+            given, own = inputs.get(name), getattr(self.config, name)
+            if given is not None and given != own:
+                raise PatchError(
+                    name,
+                    expected=f"{own}, as in the model's config, or none",
+                    got=given,
+                    fix=f"Set model.config.{name} instead.",
+                )
+
     def items_of_pixels(self, inputs: Inputs, modality: str) -> Items:
         """``items`` of ``inputs`` that have some. Raises: PatchError without any."""
         items = self.items(inputs, modality)

@@ -11,9 +11,9 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from aim_cost.checks import whole
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.models.model import ModelSpec, preset_config, preset_names
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 from aim_cost.units import dtype_bytes
 from aim_runtime.errors import LoadError
 from aim_runtime.models import MODEL_TYPES
@@ -86,8 +86,15 @@ def load(
                 got=layers if layers is not None else vision_layers,
                 fix="Add random_weights (--random-weights), or run all layers.",
             )
-        fields = cut_layers(fields, layers, vision_layers)
+        fields = cut_layers(_completed(fields), layers, vision_layers)
     spec = ModelSpec.from_hf_config(fields, name=name)
+    if spec.quantization is not None:
+        raise LoadError(
+            "quantization_config",
+            expected="weights that are not quantised",
+            got=spec.quantization.label,
+            fix="Take the checkpoint that it was made of, or, for random weights, remove it.",
+        )
     kind = MODEL_TYPES[spec.model_type]
     if random_weights:
         config = _config(kind, fields, spec.name)
@@ -106,7 +113,7 @@ def spec_of(
     """The dimensions of what ``load`` would load, without loading it. Raises: as ``load``."""
     fields, name, _ = _resolve(name_or_path_or_config)
     if layers is not None or vision_layers is not None:
-        fields = cut_layers(fields, layers, vision_layers)
+        fields = cut_layers(_completed(fields), layers, vision_layers)
     return ModelSpec.from_hf_config(fields, name=name)
 
 
@@ -175,10 +182,18 @@ def _hub_config(source: str) -> dict[str, Any]:
         raise _unreadable(source, error) from error
 
 
+def _completed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The config in the nested form, with all that its class fills in. Raises: SpecError."""
+    spec = ModelSpec.from_hf_config(fields)
+    full = _config(MODEL_TYPES[spec.model_type], fields, spec.name).to_dict()
+    own = ("aim_cost", "_name_or_path")  # of which the class knows nothing, or forgets them
+    return dict(full) | {name: fields[name] for name in own if name in fields}
+
+
 def cut_layers(
     fields: Mapping[str, Any], layers: int | None = None, vision_layers: int | None = None
 ) -> dict[str, Any]:
-    """The config with ``layers`` decoder layers and at most as many vision layers.
+    """The complete config with ``layers`` decoder layers and at most as many vision layers.
 
     Args: vision_layers, that many vision layers instead.
     Raises: LoadError when the model has fewer.

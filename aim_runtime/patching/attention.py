@@ -3,19 +3,20 @@
 The registry is the one seam that shows q and k after the rotary embedding. The prefill in progress
 arrives as the keyword ``aim_prefill``, passed down by the decoder layer; without it, as in decode,
 they are the stock functions. ``aim_padding`` [B] comes with layers whose rows have padding of their
-own.
+own, ``aim_left`` with those that tokens may have left.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
+from aim_runtime.models.part import Part
 from aim_runtime.patching.prefill import Prefill
 from aim_runtime.reduction.uneven import padded_mask
 
@@ -35,7 +36,7 @@ def observed_name(implementation: str) -> str:
 
 def _observed(stock: Attention) -> Attention:
     def attention(
-        module: nn.Module,
+        module: Part,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -44,6 +45,7 @@ def _observed(stock: Attention) -> Attention:
         scaling: float,
         aim_prefill: Prefill | None = None,
         aim_padding: Tensor | None = None,
+        aim_left: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         if aim_padding is not None:
@@ -51,11 +53,11 @@ def _observed(stock: Attention) -> Attention:
             if stock is eager_attention_forward:  # which adds its mask
                 least = torch.finfo(query.dtype).min
                 attention_mask = torch.where(attention_mask, 0.0, least).to(query.dtype)
-        elif attention_mask is not None and attention_mask.shape[-1] != key.shape[2]:
+        elif aim_left and attention_mask is not None and attention_mask.shape[-1] != key.shape[2]:
             attention_mask = _for_those_left(attention_mask, query.shape[2], key.shape[2])
         output = stock(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         if aim_prefill is not None:
-            aim_prefill.observe_attention(query, key, scaling)
+            aim_prefill.observe_attention(module.layer_idx, query, key, scaling)
         return output
 
     return attention

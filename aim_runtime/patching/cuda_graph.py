@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
@@ -25,6 +24,7 @@ from aim_runtime.models.adapters.llava_onevision import LlavaOnevisionAdapter
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.capturable import EAGER_WAY, capturable, refusal
+from aim_runtime.patching.encoding import merge_features
 from aim_runtime.patching.patch import patched
 from aim_runtime.patching.prefill import Prefill
 from aim_runtime.prompts.layout import Layout, Shortened
@@ -93,7 +93,6 @@ class StaticPrefill:
         self._visual = mask[..., None].to(device)
         # which visual token stands where; anything in range at text
         self._place = (mask.cumsum(dim=1) - 1).clamp_(min=0)[..., None].to(device)
-        self._prefill: Prefill | None = None  # while its layers run
         self._fill(short.inputs["input_ids"], inputs["pixel_values_videos"])
 
     @property
@@ -123,23 +122,10 @@ class StaticPrefill:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """The patched model; where tokens leave inside a layer, its projection runs for the rest.
-
-        Raises: PatchError, ScheduleError, as ``patch``.
-        """
-        handles = []
+        """The patched model. Raises: PatchError, ScheduleError, as ``patch``."""
         model, schedule = self._loaded.model, self._schedule
         with patched(model, schedule, last_layer=self._last_layer) as self._patched:
-            if self._schedule.prune and self._schedule.prune.drop_point == "after_attention":
-                handles = [
-                    layer.self_attn.o_proj.register_forward_pre_hook(self._leave_attention)
-                    for layer in self._loaded.model.model.language_model.layers
-                ]
-            try:
-                yield
-            finally:
-                for handle in handles:
-                    handle.remove()
+            yield
 
     def prepare(self) -> Callable[[], PrefillOutput]:
         """Send what the host knows to the device; the result runs the rest, inside ``attached``."""
@@ -167,9 +153,9 @@ class StaticPrefill:
         x = torch.where(self._visual, features, text)
         positions = torch.arange(x.shape[1], device=x.device)[None]
         angles = decoder.rotary_emb(x, positions)
-        self._prefill = prefill
-        for layer in decoder.layers:
+        for number, layer in enumerate(decoder.layers):
             x, arguments = prefill.enter_layer(
+                number,
                 x,
                 {
                     "attention_mask": None,  # causal: nothing is padded
@@ -181,7 +167,6 @@ class StaticPrefill:
             )
             x = layer(x, **arguments)
             prefill.observe_mlp(x)
-        self._prefill = None
         self.trace.tower = self._patched.tower
         logits = self._loaded.model.lm_head(decoder.norm(x)[:, -1:])
         lengths = tuple(cache.get_seq_length(i) for i in range(len(decoder.layers)))
@@ -191,15 +176,16 @@ class StaticPrefill:
     def _features(self) -> Tensor:
         """Visual tokens of all videos, newlines included: [videos, tokens, hidden]."""
         core = self._loaded.model.model
-        # the patch has merged them
         features: Tensor = core.get_video_features(self._pixels).pooler_output
+        if self._schedule.merge is not None:
+            items = tuple(placed.item for row in self._prompt.placed for placed in row)
+            merged, _ = merge_features(features, items, self._schedule.merge)
+            assert isinstance(merged, Tensor)  # as the features were
+            features = merged
         if not lack_newlines(features, self._prompt.placed[0][0].tokens):
             return features
         newline = core.image_newline.expand(len(features), 1, -1)
         return torch.cat([features, newline], dim=1)
-
-    def _leave_attention(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        return (self._prefill.stay(args[0]),) if self._prefill is not None else None
 
     def _shortened(self, inputs: Inputs) -> Shortened:
         if inputs.get("pixel_values_videos") is None or inputs.get("pixel_values") is not None:

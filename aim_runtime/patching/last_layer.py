@@ -85,7 +85,8 @@ def of_last_token(layer: Part) -> Callable[..., Tensor]:
             whole: Tensor = own(hidden_states, *args, **kwargs)
             return whole
         mixed = _attend(layer.self_attn, layer.input_layernorm(hidden_states), **kwargs)
-        hidden_states = prefill.leave(hidden_states) + layer.self_attn.o_proj(mixed)
+        left = prefill.leave(layer.self_attn.layer_idx, hidden_states)
+        hidden_states = left + layer.self_attn.o_proj(mixed)
         changed: Tensor = layer.mlp(layer.post_attention_layernorm(hidden_states))
         return hidden_states + changed
 

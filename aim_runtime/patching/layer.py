@@ -7,15 +7,17 @@ from typing import Any
 from torch import Tensor
 
 from aim_runtime.models.part import Part
+from aim_runtime.patching.current import Current
 
 
-def leaving_after_attention(layer: Part) -> Callable[..., Tensor]:
+def leaving_after_attention(layer: Part, run: Current[Any]) -> Callable[..., Tensor]:
     """The forward of a Qwen2 or Llama decoder layer, for a prefill that drops tokens inside it.
 
     The attention sees every token that enters; a hook before its output projection (``stay`` of
     Prefill) lets those that stay pass, and so does the residual here. Other calls, as in decode,
     run the layer's own forward. The parts and their order are those of both classes in
     every tested transformers.
+    Args: run, where that hook finds the prefill, also when the layer is computed again.
     """
     own = layer.forward
 
@@ -26,8 +28,9 @@ def leaving_after_attention(layer: Part) -> Callable[..., Tensor]:
             whole: Tensor = own(hidden_states, *args, **kwargs)
             return whole
         normed = layer.input_layernorm(hidden_states)
-        mixed, _ = layer.self_attn(hidden_states=normed, **kwargs)
-        hidden_states = prefill.leave(hidden_states) + mixed
+        with run.during(prefill):
+            mixed, _ = layer.self_attn(hidden_states=normed, **kwargs)
+        hidden_states = prefill.leave(layer.self_attn.layer_idx, hidden_states) + mixed
         changed: Tensor = layer.mlp(layer.post_attention_layernorm(hidden_states))
         return hidden_states + changed
 

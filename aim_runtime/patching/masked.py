@@ -18,7 +18,9 @@ from transformers import (
 from transformers.masking_utils import eager_mask
 
 from aim_cost.models.workload import VisualInput
+from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
+from aim_runtime.errors import PatchError
 from aim_runtime.models import require_onevision
 from aim_runtime.models.part import Part
 from aim_runtime.patching.patch import patched
@@ -40,9 +42,11 @@ def masked(
     """Run ``model`` under ``schedule`` inside the block: merged for good, pruned by masks.
 
     One prompt at a time. The trace that comes back holds full counts, since nothing leaves.
-    Raises: PatchError for other models.
+    Raises: PatchError for other models, for a schedule that prunes in another way than AIM, and
+        when several prompts come at once.
     """
     decoder = require_onevision(model, "masked").model.language_model
+    _require_aims_way(schedule)
     merging = Schedule(merge=schedule.merge, vision_merge=schedule.vision_merge)
     with patched(model, merging, recorder=recorder) as trace:
         state = _Masks(schedule, recorder)
@@ -53,6 +57,21 @@ def masked(
                 hook = layer.register_forward_pre_hook(state.enter_layer, with_kwargs=True)
                 undo.callback(hook.remove)
             yield trace
+
+
+def _require_aims_way(schedule: Schedule) -> None:
+    """Raises: PatchError unless AIM's score prunes between layers, and nothing is selected."""
+    prune = schedule.prune
+    way = Prune.importance, Prune.drop_point, Prune.inject_at
+    if schedule.select is not None or (
+        prune is not None and (prune.importance, prune.drop_point, prune.inject_at) != way
+    ):
+        raise PatchError(
+            "schedule",
+            expected="merging, and pruning between layers by pagerank, as AIM masks",
+            got=schedule.label(),
+            fix="Drop tokens instead: with patched(model, schedule).",
+        )
 
 
 class _Masks:
@@ -73,6 +92,13 @@ class _Masks:
         return args, kwargs | {"aim_masks": self}
 
     def _begin(self, prefill: Prefill) -> None:
+        if len(prefill.visual) > 1:
+            raise PatchError(
+                "inputs",
+                expected="one prompt at a time under masked",
+                got=f"{len(prefill.visual)} prompts",
+                fix="Call the model for each prompt.",
+            )
         plan, pruning = prefill.plan, Schedule(prune=self._schedule.prune)
         everything = VisualInput(groups=1, group_tokens=plan.visual_tokens, newline_tokens=0)
         self._counts = pruning.resolve_visual(
@@ -124,7 +150,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     del attention_mask, kwargs  # one prompt without padding: the mask is made here
     output = aim_masks.attend(module.layer_idx, query, key, value, scaling)
-    aim_prefill.observe_attention(query, key, scaling)
+    aim_prefill.observe_attention(module.layer_idx, query, key, scaling)
     return output, None
 
 

@@ -30,7 +30,9 @@ from aim_runtime.models.part import Part
 from aim_runtime.models.wrapped import model_inside
 from aim_runtime.patching.attention import SUPPORTED_ATTENTION
 from aim_runtime.patching.executable import check_executable
+from aim_runtime.patching.generate import Generation
 from aim_runtime.patching.last_layer import LastTokenAlone
+from aim_runtime.patching.logits import CallerLogits
 from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.prompt_shortening import PromptShortening
 from aim_runtime.patching.token_dropping import TokenDropping
@@ -110,27 +112,40 @@ def patch(
     embedded = _embedded_prompt(model, adapter, schedule, visual_mask)
     trace = RunTrace()
     positions = PositionKeeping(adapter, schedule.merge)
-    prompts = tower = last = None
+    reduces = schedule != Schedule()
+    prompts = tower = last = generation = logits = None
     if adapter is not None:
         prompts = PromptShortening(
-            *(model, adapter, schedule.merge, positions, recorder), takes_ids=embedded is None
+            adapter,
+            schedule.merge,
+            positions,
+            recorder,
+            reduces=reduces,
+            takes_ids=embedded is None,
         )
         if schedule.vision_merge is not None:
             tower = TowerMerging(adapter, schedule.vision_merge, trace)
     if last_layer is LastLayer.NEEDED:
         last = LastTokenAlone(model, decoder)
+    if reduces:
+        generation = Generation(
+            model, positions, adapter, prompts, prunes=schedule.prune is not None
+        )
+        logits = CallerLogits(model, prompts, embedded)
     dropping = TokenDropping(
         decoder,
         schedule,
+        reduces=reduces,
         prompts=prompts,
         embedded=embedded,
         positions=positions,
         last=last,
+        logits=logits,
         recorder=recorder,
         trace=trace,
     )
     with Changes() as changes:  # a change that fails takes those before it back
-        for part in (dropping, last, tower, prompts, positions):
+        for part in (dropping, last, logits, tower, prompts, positions, generation):
             if part is not None:
                 part.attach(changes)
         setattr(decoder, _PATCH, changes.pop_all())

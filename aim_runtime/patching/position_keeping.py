@@ -9,24 +9,13 @@ from transformers import DynamicCache
 
 from aim_cost.schedules.merge import Merge
 from aim_runtime.models.adapter import Adapter
-from aim_runtime.models.compiled import uncompiled
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.patching.undo import Changes
-from aim_runtime.prompts.axes import Axes
-from aim_runtime.prompts.cached import (
-    Cached,
-    cached_tokens,
-    require_empty_cache,
-    unknown_cache,
-)
+from aim_runtime.prompts.axes import AxesPositions
+from aim_runtime.prompts.cached import Cached, cached_tokens, require_empty_cache, unknown_cache
 from aim_runtime.prompts.encoded import Encoded
 from aim_runtime.prompts.layout import Shortened
-from aim_runtime.prompts.positions import (
-    positions_behind,
-    unmerged_places,
-    unmerged_positions,
-    with_positions,
-)
+from aim_runtime.prompts.positions import KeptPositions, Positions, RecountedPositions
 from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.seams import cache_in
 
@@ -38,112 +27,96 @@ class PositionKeeping:
     """
 
     def __init__(self, adapter: Adapter | None, merge: Merge | None) -> None:
-        self._axes = Axes(adapter) if adapter is not None and adapter.has_axes else None
         self._merges = merge is not None
-        self._keeps = self._axes is None and merge is not None and merge.positions == "kept"
+        self._axes = AxesPositions(adapter) if adapter is not None and adapter.has_axes else None
+        self._kind: Positions | None = self._axes
+        if self._axes is None and merge is not None:
+            keeps = merge.positions == "kept"
+            self._kind = KeptPositions() if keeps else RecountedPositions()
         self._cached: WeakKeyDictionary[DynamicCache, Cached] = WeakKeyDictionary()
 
-    @property
-    def needs_places(self) -> bool:
-        """Whether positions depend on which places merging leaves."""
-        return self._keeps or (self._axes is not None and self._merges)
-
     def attach(self, changes: Changes) -> None:
-        """Let the model compute positions of the prompt as it was before merging."""
-        if self._axes is None:
-            return
-        inner = self._axes.inner
-        changes.callback(setattr, inner, "rope_deltas", inner.rope_deltas)
-        rope_index = uncompiled(self._axes.behind(inner.get_rope_index))
-        changes.replace(inner, "get_rope_index", rope_index)
-
-    def expect(self, prompt: Prompt, inputs: Inputs) -> None:
-        """Prepare for a prompt whose positions the model is about to compute.
-
-        Args: inputs, the caller's own. Raises: PatchError.
-        """
+        """Restore what a model with three axes keeps of the last prompt."""
         if self._axes is not None:
-            self._axes.expect(prompt, inputs)
+            inner = self._axes.inner
+            changes.callback(setattr, inner, "rope_deltas", inner.rope_deltas)
 
-    def forget(self) -> None:
-        """What was prepared serves no other prompt."""
-        if self._axes is not None:
-            self._axes.forget()
+    def check(self, given: Inputs, prompt: Prompt) -> None:
+        """Raises: PatchError for a caller's inputs from which no positions can be computed."""
+        if self._kind is not None:
+            self._kind.check(given, prompt)
 
-    def follow_up(self, inputs: Inputs) -> Prompt:
-        """The prompt in the cache of ``inputs``, from which ``generate`` goes on.
+    def of_prompt(self, given: Inputs, short: Shortened) -> tuple[Inputs, Tensor | None]:
+        """The inputs of a shortened prompt, with its positions as far as they are known.
 
-        Raises: PatchError for a cache that is not known.
+        Args: given, the caller's inputs.
+        Returns: also a table of the caller's positions, for ``of_prefill``.
+        Raises: PatchError.
         """
-        earlier = self.cached(inputs)
-        if earlier is None:
-            raise unknown_cache(cached_tokens(inputs))
-        if self._axes is not None:
-            self._axes.deltas = earlier.deltas
-        return earlier.prompt
-
-    def of_generation(self, short: Shortened) -> Inputs:
-        """The inputs of ``generate``, with the positions from which it counts on.
-
-        Those of visual tokens are set in the prefill, when they have been merged.
-        """
-        if not self._moves(short.prompt):
-            return short.inputs
-        prompt = short.prompt.padded(short.inputs.get("attention_mask"))
-        positions = unmerged_positions(prompt, {})
-        return short.inputs | {"position_ids": positions.to(short.inputs["input_ids"].device)}
+        if self._kind is None or short.prompt.cut is None:
+            return short.inputs, None
+        return self._kind.prepare(given, short.inputs, short.prompt)
 
     def of_prefill(
-        self, inputs: Inputs, prompt: Prompt, encoded: Mapping[str, Encoded | None]
+        self, inputs: Inputs, prompt: Prompt, encoded: Mapping[str, Encoded], table: Tensor | None
     ) -> Inputs:
-        """A decoder's ``inputs`` with the positions of ``prompt``. Raises: PatchError."""
-        if self._moves(prompt):
-            positions = unmerged_positions(prompt, encoded)
-            return with_positions(inputs, positions, text=~prompt.visual_mask)
-        if self._axes is not None and any(prompt.lost):
-            return self._axes.look_up(inputs, prompt, unmerged_places(prompt, encoded))
-        return inputs
-
-    def of_new_ids(self, inputs: Inputs) -> Inputs:
-        """A vision-language model's ``inputs`` after a cached prompt, on three axes.
-
-        Raises: PatchError for a cache that is not known, unless nothing is merged.
-        """
-        if self._axes is None or inputs.get("position_ids") is not None:
+        """A decoder's ``inputs`` with the positions of ``prompt``."""
+        if self._kind is None or prompt.cut is None:
             return inputs
+        return self._kind.merged(inputs, prompt, encoded, table)
+
+    def of_new_tokens(self, inputs: Inputs, tokens: int) -> Inputs:
+        """A vision-language model's ``inputs`` of ``tokens`` new ones after a cached prompt.
+
+        Raises: PatchError for a cache that is not known, unless nothing is merged; and for
+        positions that do not go on from the prompt.
+        """
         cached = self.cached(inputs)
-        if cached is None and self._merges:
+        if cached is None and (self._merges or tokens > 1):
             require_empty_cache(inputs)
-        return self._axes.go_on(inputs, cached) if cached else inputs
+        if self._kind is None or cached is None:
+            return inputs
+        return self._kind.after(inputs, cached, tokens)
 
-    def of_new_tokens(self, inputs: Inputs, tokens: int, *, embedded: bool) -> Inputs:
-        """A decoder's ``inputs`` of ``tokens`` new tokens after a cached prompt.
+    def go_on(self, inputs: Inputs) -> Inputs:
+        """The inputs of ``generate`` after a cached prompt, with the positions on three axes.
 
-        Args: embedded, whether a mask tells the visual tokens, which it does in prefills alone.
+        A model knows how far those of its last prompt went, which may be another.
         Raises: PatchError for a cache that is not known.
         """
-        cached, counted = self.cached(inputs), inputs.get("position_ids") is not None
-        if cached is None and self._keeps and not counted:
-            require_empty_cache(inputs)
-        if tokens > 1 and (cached is None or embedded):
-            require_empty_cache(inputs)
-        if cached is None or counted or not self._moves(cached.prompt):
+        cached = self.cached(inputs)
+        if cached is None:
+            raise unknown_cache(cached_tokens(inputs))
+        ids = inputs.get("inputs")
+        ids = inputs.get("input_ids") if ids is None else ids
+        if self._axes is None or ids is None:
             return inputs
-        cache_tokens, x = cached_tokens(inputs), inputs.get("inputs_embeds")
-        device = (inputs["input_ids"] if x is None else x).device
-        lost = torch.tensor(cached.prompt.lost, device=device)[:, None]
-        positions = positions_behind(cache_tokens, tokens, cached.prompt, lost)
-        return inputs | {"position_ids": positions}
+        if inputs.get("position_ids") is not None:
+            return inputs
+        mask = inputs.get("attention_mask")
+        mask = torch.ones_like(ids) if mask is None else mask
+        positions = (mask.long().cumsum(-1) - 1).clamp(min=0) + cached.deltas.to(mask.device)
+        return inputs | {"position_ids": positions.expand(3, -1, -1)}
+
+    def lost_columns(self, inputs: Inputs) -> int:
+        """The tokens of the caller's prompt beyond those that a cache holds of it."""
+        cached = self.cached(inputs)
+        return 0 if cached is None else cached.prompt.caller_tokens - cached.prompt.tokens
 
     def cached(self, inputs: Inputs) -> Cached | None:
         """The prompt in the cache of a call; None for one that is not known."""
         return self._cached.get(cache_in(inputs))
 
-    def remember(self, cache: DynamicCache, prompt: Prompt, padding: list[Tensor]) -> None:
-        """Know ``prompt``, now in ``cache``; ``padding`` [B] of each layer, where rows differ."""
-        deltas = None if self._axes is None else self._axes.deltas_of(len(prompt.visual))
-        self._cached[cache] = Cached(prompt, padding, deltas)
+    def remember(
+        self, cache: DynamicCache, prompt: Prompt, padding: list[Tensor], positions: Tensor | None
+    ) -> None:
+        """Know ``prompt``, now in ``cache``.
 
-    def _moves(self, prompt: Prompt) -> bool:
-        """Whether tokens have other positions than their places in the merged prompt."""
-        return self._keeps and any(prompt.lost)
+        Args: padding, [B] of each layer, where rows differ; positions, those of the prompt as the
+            decoder got them, [..., B, n].
+        """
+        last = highest = torch.full((1, 1), prompt.tokens - 1)  # as a decoder counts
+        if positions is not None:
+            axes = positions[-3:] if positions.dim() == 3 else positions[None]
+            last, highest = axes[0, :, -1:], axes.amax(dim=(0, 2))[:, None]
+        self._cached[cache] = Cached(prompt, padding, last, highest)

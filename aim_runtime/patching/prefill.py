@@ -48,6 +48,7 @@ class Prefill:
         device: of the decoder's first layer.
     Where all rows hold visual tokens alike, padding is text that stays. Other rows are padded anew
     in each layer, up to the longest.
+    A layer that is computed again, as gradient checkpointing does, does what it did.
     """
 
     def __init__(
@@ -79,8 +80,10 @@ class Prefill:
         self._padding = None if padding is None else padding.to(device, non_blocking=True)
         everything = torch.arange(prompt.tokens, device=device)
         self._left = everything.expand(self.visual.shape[0], -1)
-        self._next: Tensor | None = None  # which of those left stay, once a layer has decided
+        self._chosen: dict[int, Tensor] = {}  # of each layer that decided, which of its tokens stay
+        self._next: Tensor | None = None  # the last of them, until the others have left
         self._positions: dict[str, Any] | None = {}  # of those left; None where out of date
+        self._entries: list[tuple[Tensor | None, dict[str, Any]]] = []  # of each layer
         self._kept: list[Tensor] = []
         self._attention_tokens: list[tuple[int, ...]] = []  # of each layer, in each row
         self._mlp_tokens: list[tuple[int, ...]] = []
@@ -89,23 +92,36 @@ class Prefill:
         self._last_queries: int | None = None
 
     def enter_layer(
-        self, hidden_states: Tensor, kwargs: dict[str, Any]
+        self, layer: int, hidden_states: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]]:
         """Drop what the layer before decided, from the hidden states and from the positions.
 
         ``kwargs`` are the decoder layer's own: its position ids and embeddings are those of the
         whole prompt in every layer.
         """
-        if not self._kept:
+        if layer == len(self._entries):
+            self._decide_between(hidden_states, kwargs)
+            self._entries.append((self._leave(), self._entering(kwargs)))
+        index, own = self._entries[layer]
+        if index is not None:
+            hidden_states = take_tokens(hidden_states, index)
+        if self._score is not None and self._score.whole_layer:
+            self._entered = hidden_states.detach()
+        return hidden_states, kwargs | own
+
+    @torch.no_grad()
+    def _decide_between(self, hidden_states: Tensor, kwargs: dict[str, Any]) -> None:
+        """Before a layer, what its score needs of the prompt, or of the layer before."""
+        if not self._entries:
             self._note(hidden_states)
         if self._waiting is not None:
             self._rank_passed(self._waiting, hidden_states, kwargs | (self._positions or {}))
-        hidden_states = self.leave(hidden_states)
-        if self._score is not None and self._score.whole_layer:
-            self._entered = hidden_states
+
+    def _entering(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The keywords of a layer that differ from those of the whole prompt."""
         if self._positions is None:
             cos, sin = (take_tokens(x, self._left) for x in kwargs["position_embeddings"])
-            self._positions = {"position_embeddings": (cos, sin)}
+            self._positions = {"position_embeddings": (cos, sin), "aim_left": True}
             if kwargs.get("position_ids") is not None:
                 self._positions["position_ids"] = take_tokens(kwargs["position_ids"], self._left)
             if not self.prompt.is_even:
@@ -114,19 +130,22 @@ class Prefill:
             none = torch.zeros(len(self._left), dtype=torch.int64, device=self._left.device)
             self.layer_padding.append(none if self._padding is None else self._padding)
         self._kept.append(self._left)
-        return hidden_states, kwargs | self._positions | {"aim_prefill": self}
+        return self._positions | {"aim_prefill": self}
 
-    def observe_attention(self, query: Tensor, key: Tensor, scaling: float) -> None:
+    @torch.no_grad()
+    def observe_attention(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
         """Record a layer's attention; where the plan drops tokens next, choose those that stay.
 
         Shapes: query[B, heads, n, d], key[B, kv_heads, n, d], both after the rotary embedding. A
         query of the last token alone lets that token stay.
         """
-        layer, now = len(self._attention_tokens), key.shape[2]
+        if layer < len(self._attention_tokens):
+            return  # computed again
+        now = key.shape[2]
         self._attention_tokens.append(self._real_tokens(now))
         if query.shape[2] < now:
             self._last_queries = query.shape[2]
-            self._next = torch.full_like(self._left[:, -1:], now - 1)
+            self._next = self._chosen[layer] = torch.full_like(self._left[:, -1:], now - 1)
             self._next_padding, self._next_padded = 0 * self._next[:, 0], (0,) * len(self._plans)
             return
         stay = tuple(
@@ -140,7 +159,7 @@ class Prefill:
         for row in ranked:
             self._scored_layers[row] += (layer,)
         if not ranked:
-            self._choose(stay, None)
+            self._choose(layer, stay, None)
             return
         assert self._score is not None
         if self._score.whole_layer:
@@ -148,7 +167,7 @@ class Prefill:
             return
         with self._recorder.span("importance"):
             at = Attended(self._choice(stay), query, key, scaling)
-            self._choose(stay, LAYER_IMPORTANCE[self._score.name](at))
+            self._choose(layer, stay, LAYER_IMPORTANCE[self._score.name](at))
 
     def _note(self, embeds: Tensor) -> None:
         """Before the first layer, have the score note what it needs of the prompt."""
@@ -173,7 +192,7 @@ class Prefill:
                 angles=kwargs["position_embeddings"],
                 norm=self._decoder.norm,
             )
-            self._choose(waiting.stay, LAYER_IMPORTANCE[self._score.name](at))
+            self._choose(waiting.layer, waiting.stay, LAYER_IMPORTANCE[self._score.name](at))
 
     def _targets(self, layer: int) -> list[int]:
         """Visual tokens of each row that the plan leaves behind ``layer``."""
@@ -192,45 +211,62 @@ class Prefill:
         noted = None if self._noted is None else take_tokens(self._noted, self._left)
         return Choice(self.visual, text, self._padding, *counts, noted)
 
-    def _choose(self, stay: tuple[int, ...], scores: Tensor | None) -> None:
-        """Decide which tokens go on: ``stay`` visual ones of each row."""
+    def _choose(self, layer: int, stay: tuple[int, ...], scores: Tensor | None) -> None:
+        """Decide which tokens go on after ``layer``: ``stay`` visual ones of each row."""
         text = self.prompt.text_tokens
         count = max(map(sum, zip(text, stay, strict=True)))
         self._candidates = stay
         if self.prompt.is_even:
-            self._next = select_tokens(self.visual, count, scores)
+            self._next = self._chosen[layer] = select_tokens(self.visual, count, scores)
             return
         before = self._padded
         self._next_padded = tuple(count - t - s for t, s in zip(text, stay, strict=True))
         host = torch.tensor([before, stay, self._next_padded])
         padding, staying, self._next_padding = host.to(self.visual.device, non_blocking=True)
-        self._next = select_rows(self.visual, padding, staying, count, scores)
+        index = select_rows(self.visual, padding, staying, count, scores)
+        self._next = self._chosen[layer] = index
 
     def _real_tokens(self, tokens: int) -> tuple[int, ...]:
         """Of each row that has ``tokens``, those that do not only even it out."""
         return tuple(tokens - padded for padded in self._padded)
 
-    def stay(self, x: Tensor) -> Tensor:
-        """Of x[B, n, ...], the tokens that the layer has decided to keep."""
-        return x if self._next is None else take_tokens(x, self._next)
+    def stay(self, layer: int, mixed: Tensor) -> Tensor:
+        """Of what attention gives, [B, n, ...], the tokens that ``layer`` has decided to keep."""
+        if self._last_queries is not None and mixed.shape[1] == self._last_queries:
+            return mixed  # it has answered no others
+        return take_tokens(mixed, self._chosen[layer]) if layer in self._chosen else mixed
 
-    def leave(self, x: Tensor) -> Tensor:
-        """``stay``, and from now on the others are gone."""
-        if self._next is None:
-            return x
-        x = self.stay(x)
-        self.visual, self._left = self.stay(self.visual), self.stay(self._left)
+    def leave(self, layer: int, x: Tensor) -> Tensor:
+        """Of x[B, n, ...], the tokens that ``layer`` keeps; from now on the others are gone."""
+        self._leave()
+        return take_tokens(x, self._chosen[layer]) if layer in self._chosen else x
+
+    def _leave(self) -> Tensor | None:
+        """Let go the tokens that were not chosen last; returns those that stay."""
+        index, self._next = self._next, None
+        if index is None:
+            return None
+        self.visual, self._left = take_tokens(self.visual, index), take_tokens(self._left, index)
         if not self.prompt.is_even:
             self._padding, self._padded = self._next_padding, self._next_padded
             # padding repeats a token that may be visual
-            place = torch.arange(x.shape[1], device=x.device)
+            place = torch.arange(index.shape[1], device=index.device)
             self.visual = self.visual & (place >= self._padding[:, None])
-        self._next = self._positions = None
-        return x
+        self._positions = None
+        return index
 
     def observe_mlp(self, x: Tensor) -> None:
         """Record a layer's MLP from its input x[B, n, hidden]."""
         self._mlp_tokens.append(self._real_tokens(x.shape[1]))
+
+    def places(self) -> Tensor:
+        """The places in the caller's prompt of what is left, int64 [B, n]; -1 at padding."""
+        padding = 0 if self.prompt.is_even or self._padding is None else self._padding[:, None]
+        index = torch.arange(self._left.shape[1], device=self._left.device)
+        places = self._left
+        if self.prompt.cut is not None:
+            places = self.prompt.cut.sources.to(places.device).gather(1, places)
+        return places.masked_fill(index < padding, -1)
 
     def finish(self, trace: RunTrace, cache_tokens: tuple[int, ...]) -> None:
         """Write the record. Raises: PatchError when a layer ran without being observed."""

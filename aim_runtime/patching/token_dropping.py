@@ -1,11 +1,12 @@
 """TokenDropping: lets tokens leave between and inside the decoder's layers."""
 
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from torch import Tensor, nn
 
+from aim_cost.errors import AimError
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.trace import TokenTrace
 from aim_runtime.errors import PatchError
@@ -16,12 +17,13 @@ from aim_runtime.patching.attention import observed_name
 from aim_runtime.patching.current import Current
 from aim_runtime.patching.last_layer import LastTokenAlone
 from aim_runtime.patching.layer import leaving_after_attention
+from aim_runtime.patching.logits import CallerLogits
 from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.prefill import Prefill
 from aim_runtime.patching.prompt_shortening import Entering, PromptShortening
 from aim_runtime.patching.undo import Changes
-from aim_runtime.prompts.cached import cached_tokens
-from aim_runtime.prompts.prompt import Prompt
+from aim_runtime.prompts.cached import cached_tokens, require_empty_cache
+from aim_runtime.prompts.prompt import Prompt, check_follow_up_mask
 from aim_runtime.recorder import Recorder
 from aim_runtime.seams import cache_in, cache_of, named
 from aim_runtime.trace import RunTrace
@@ -43,6 +45,8 @@ class TokenDropping:
     """Runs the decoder under ``schedule``, and writes ``trace`` after each prefill.
 
     Args:
+        reduces: whether the schedule does anything; if not, runs are only observed, and one that
+            cannot be is no error.
         prompts: where the prompts of ids come from; None for a bare language model.
         embedded: the prompt that ``inputs_embeds`` hold, if the caller described one.
         last: what calls want of the last layer; None where it computes every token.
@@ -53,16 +57,19 @@ class TokenDropping:
         decoder: Part,
         schedule: Schedule,
         *,
+        reduces: bool,
         prompts: PromptShortening | None,
         embedded: Prompt | None,
         positions: PositionKeeping,
         last: LastTokenAlone | None,
+        logits: CallerLogits | None,
         recorder: Recorder,
         trace: RunTrace,
     ) -> None:
-        self._decoder, self._schedule = decoder, schedule
+        self._decoder, self._schedule, self._reduces = decoder, schedule, reduces
         self._prompts, self._embedded, self._positions = prompts, embedded, positions
-        self._last, self._recorder, self._trace = last, recorder, trace
+        self._last, self._logits = last, logits
+        self._recorder, self._trace = recorder, trace
         self._run: Current[Run] = Current()
 
     def attach(self, changes: Changes) -> None:
@@ -78,30 +85,44 @@ class TokenDropping:
             changes.hook(layer.mlp.register_forward_pre_hook, self._enter_mlp)
             if self._schedule.prune and self._schedule.prune.drop_point == "after_attention":
                 project = layer.self_attn.o_proj
-                changes.hook(project.register_forward_pre_hook, self._leave_attention)
-                changes.replace(layer, "forward", leaving_after_attention(layer))
+                leave = partial(self._leave_attention, layer=layer.self_attn.layer_idx)
+                changes.hook(project.register_forward_pre_hook, leave)
+                changes.replace(layer, "forward", leaving_after_attention(layer, self._run))
 
     def _begin(self, module: nn.Module, args: Args, kwargs: Inputs) -> tuple[Args, Inputs]:
         """Before the decoder: decide whether a prefill starts or new text follows one."""
         inputs = named(module, args, kwargs)
+        try:
+            run, inputs = self._starting(inputs)
+        except AimError as error:
+            if self._reduces:
+                raise
+            self._trace.miss(error)
+            return args, kwargs
+        return (), inputs | {"aim_run": run}
+
+    def _starting(self, inputs: Inputs) -> tuple[Run | None, Inputs]:
+        """The run that starts, and the decoder's inputs for it. Raises: AimError."""
         x = inputs.get("inputs_embeds")
         x = inputs["input_ids"] if x is None else x
         entering = None if self._prompts is None else self._prompts.take()
-        run: Run
-        if cached_tokens(inputs):
-            embedded = self._embedded is not None
-            cached = self._positions.cached(inputs)
-            inputs = self._positions.of_new_tokens(inputs, x.shape[1], embedded=embedded)
-            run = FollowUp([] if cached is None else cached.padding)
-        else:
-            run, inputs = self._prefill(entering, inputs, x)
-        return (), inputs | {"aim_run": run}
+        if not cached_tokens(inputs):
+            require_uncompiled(self._decoder)
+            return self._prefill(entering, inputs, x)
+        if not self._reduces:
+            return None, inputs
+        cached = self._positions.cached(inputs)
+        if cached is None:
+            if x.shape[1] > 1:
+                require_empty_cache(inputs)
+            return FollowUp([]), inputs
+        check_follow_up_mask(inputs.get("attention_mask"), cached.prompt)
+        return FollowUp(cached.padding), inputs
 
     def _prefill(
         self, entering: Entering | None, inputs: Inputs, x: Tensor
     ) -> tuple[Prefill, Inputs]:
-        """A prefill of x[B, n, ...], and the decoder's inputs for it. Raises: PatchError."""
-        require_uncompiled(self._decoder)
+        """A prefill of x[B, n, ...], and the decoder's inputs for it. Raises: AimError."""
         prompt = self._embedded if entering is None else entering.prompt
         if prompt is None:
             raise PatchError(
@@ -119,9 +140,9 @@ class TokenDropping:
             )
         prompt = prompt.expand(x.shape[0]).padded(inputs.get("attention_mask"))
         encoded = {}
-        if self._prompts is not None and entering is not None:
-            encoded = self._prompts.encoded(entering, prompt)
-        inputs = self._positions.of_prefill(inputs, prompt, encoded)
+        if entering is not None:
+            encoded = entering.encoded
+            inputs = self._positions.of_prefill(inputs, prompt, encoded, entering.positions)
         counts = {n: c for one in encoded.values() for n, c in one.counts.items()}
         plans = self._plans(prompt)
         prefill = Prefill(
@@ -152,24 +173,31 @@ class TokenDropping:
 
         @wraps(own, updated=())
         def forward(*args: Any, aim_run: Run | None = None, **kwargs: Any) -> Any:
-            with self._run.during(aim_run):
+            if aim_run is None:
                 return own(*args, **kwargs)
+            with self._run.during(aim_run):
+                return own(*args, aim_run=aim_run, **kwargs)
 
         return uncompiled(forward)
 
     def _enter_layer(self, module: Part, args: Args, kwargs: Inputs) -> tuple[Args, Inputs] | None:
-        run = self._run.value
+        """Before a layer; when it is computed again too, as gradient checkpointing does."""
+        if "aim_run" not in kwargs:
+            return None
+        kwargs, layer = dict(kwargs), module.self_attn.layer_idx
+        run: Run = kwargs.pop("aim_run")
         if isinstance(run, Prefill):
-            hidden_states, kwargs = run.enter_layer(args[0], kwargs)
+            hidden_states, kwargs = run.enter_layer(layer, args[0], kwargs)
             return (hidden_states, *args[1:]), kwargs
-        if run is not None and run.padding:
-            return args, kwargs | {"aim_padding": run.padding[module.self_attn.layer_idx]}
-        return None
+        own = {"aim_padding": run.padding[layer]} if run.padding else {}
+        return args, kwargs | own | {"aim_left": True}
 
-    def _leave_attention(self, module: nn.Module, args: Args, kwargs: Inputs) -> Any:
+    def _leave_attention(self, module: nn.Module, args: Args, kwargs: Inputs, *, layer: int) -> Any:
         """Before the output projection, where tokens leave inside a layer."""
         run = self._run.value
-        return ((run.stay(args[0]), *args[1:]), kwargs) if isinstance(run, Prefill) else None
+        if not isinstance(run, Prefill):
+            return None
+        return (run.stay(layer, args[0]), *args[1:]), kwargs
 
     def _enter_mlp(self, module: nn.Module, args: Args, kwargs: Inputs) -> None:
         run = self._run.value
@@ -183,7 +211,19 @@ class TokenDropping:
             return
         cache = cache_in(kwargs)
         cache = cache_of(output) if cache is None else cache
-        layers = range(len(self._decoder.layers)) if cache is not None else ()
-        prefill.finish(self._trace, tuple(cache.get_seq_length(layer) for layer in layers))
-        if cache is not None:
-            self._positions.remember(cache, prefill.prompt, prefill.layer_padding)
+        # gradient checkpointing leaves it empty
+        filled = cache is not None and cache.get_seq_length() > 0
+        layers = range(len(self._decoder.layers)) if filled else ()
+        try:
+            prefill.finish(self._trace, tuple(cache.get_seq_length(layer) for layer in layers))
+        except AimError as error:
+            if self._reduces:
+                raise
+            self._trace.miss(error)
+        if not self._reduces:
+            return
+        if self._logits is not None:
+            self._logits.leave(prefill.places())
+        if filled:
+            positions = kwargs.get("position_ids")
+            self._positions.remember(cache, prefill.prompt, prefill.layer_padding, positions)

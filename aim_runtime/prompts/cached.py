@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -17,12 +18,28 @@ class Cached:
 
     Args:
         padding: [B] of each layer, where rows differ.
-        deltas: [B, 1], as in ``Axes``.
+        last_position: [B or 1, 1], of the prompt's last token.
+        highest_position: [B or 1, 1], of any token; on three axes a video may go beyond the text
+            after it.
     """
 
     prompt: Prompt
     padding: list[Tensor]
-    deltas: Tensor | None
+    last_position: Tensor
+    highest_position: Tensor
+
+    @property
+    def deltas(self) -> Tensor:
+        """How far positions after the prompt are ahead of its tokens, [B, 1].
+
+        So Qwen2-VL counts them: ``rope_deltas``.
+        """
+        prompt = self.prompt
+        before = prompt.padding if prompt.cut is None else prompt.cut.padding
+        padding = torch.zeros(1, 1) if before is None else before[:, None]
+        return (
+            self.highest_position + 1 - (prompt.caller_tokens - padding).to(self.highest_position)
+        )
 
 
 def cached_tokens(inputs: Inputs) -> int:

@@ -10,13 +10,20 @@ from aim_cost.schedules.merge import Merge
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.inputs import Inputs
-from aim_runtime.models.visual import MODALITIES, VisualItem, visual_input
-from aim_runtime.prompts.encoded import Encoded, features_of_another_run
-from aim_runtime.prompts.prompt import Placed, Prompt, check_visual_mask, left_padding, text_prompt
+from aim_runtime.models.visual import MODALITIES, visual_input
+from aim_runtime.prompts.encoded import Items
+from aim_runtime.prompts.prompt import (
+    Cut,
+    Placed,
+    Prompt,
+    check_visual_mask,
+    left_padding,
+    text_prompt,
+)
+from aim_runtime.reduction.select import take_tokens
 
-Items = Sequence[VisualItem]
-
-_PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
+_EMBEDS = "inputs_embeds"
+_PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", _EMBEDS)
 
 
 @dataclass(frozen=True)
@@ -38,21 +45,19 @@ class Layout:
     def __init__(self, adapter: Adapter, merge: Merge | None) -> None:
         self._adapter, self._merge = adapter, merge
 
-    def prepare(
-        self, inputs: Inputs, encoded: Mapping[str, Encoded | None] | None = None
-    ) -> Shortened:
+    def prepare(self, inputs: Inputs, known: Mapping[str, Items] | None = None) -> Shortened:
         """Shorten ``input_ids`` and what goes with them to the placeholders that merging leaves.
 
-        Inputs that are already short pass unchanged; ``inputs`` itself is not changed. Rows that
-        lose different numbers of tokens are padded on the left to a common length.
-        Args: encoded, what was encoded last for each modality, for prompts with ready features.
-        Raises: PatchError when placeholders and pixels do not fit, and for position_ids of a prompt
-        that merging shortens; ScheduleError where it does not fit.
+        ``inputs`` itself is not changed; ``position_ids`` stay as they are. Rows that lose
+        different numbers of tokens are padded on the left to a common length.
+        Args: known, the items of ready features by modality.
+        Raises: PatchError when placeholders and pixels do not fit; ScheduleError where the schedule
+        does not fit.
         """
-        masks = self._masks(inputs)
+        masks = self._masks(inputs["input_ids"])
         rows: list[list[Placed]] = [[] for _ in inputs["input_ids"]]
         for modality, mask in masks.items():
-            items, copies = self._items(inputs, modality, encoded or {})
+            items, copies = self._items(inputs, modality, known or {})
             if items is None and not bool(mask.any()):
                 continue
             if items is None:
@@ -67,81 +72,49 @@ class Layout:
                 row += placed
         return self._shortened(inputs, masks, rows)
 
-    def prepare_follow_up(self, inputs: Inputs, earlier: Prompt) -> Shortened:
-        """``prepare`` a conversation whose beginning, with all its pixels, is cached.
+    def visual_mask(self, ids: Tensor) -> Tensor:
+        """Where ids[B, n] are placeholders: bool [B, n], on the host."""
+        return torch.stack(list(self._masks(ids).values())).any(dim=0)
 
-        The pixels are left out of the result. Raises: PatchError when the visual tokens are not
-        those of ``earlier``.
-        """
-        masks = self._masks(inputs)
-        placed = earlier.placed or ((),) * len(inputs["input_ids"])
-        rows: list[list[Placed]] = [[] for _ in placed]
-        for modality, mask in masks.items():
-            for row, cached, here in zip(rows, placed, mask, strict=True):
-                known = [place for place in cached if place.modality == modality]
-                sizes = [[p.item.tokens for p in known], [p.tokens for p in known]]
-                found = next((size for size in sizes if sum(size) == int(here.sum())), None)
-                if found is None:
-                    raise PatchError(
-                        "input_ids",
-                        expected=f"the whole conversation, with the {sum(sizes[0])} visual tokens "
-                        "whose keys and values are cached",
-                        got=f"{int(here.sum())} placeholders",
-                        fix="Start a new cache for new images and videos.",
-                    )
-                row += _in_a_row(here, known, found)
-        gone = {name for names in self._adapter.pixel_inputs.values() for name in names}
-        inputs = {name: value for name, value in inputs.items() if name not in gone}
-        return self._shortened(inputs, masks, rows)
-
-    def has_visual_tokens(self, inputs: Inputs) -> bool:
-        """Whether there is a placeholder in ``input_ids``."""
-        return any(bool(mask.any()) for mask in self._masks(inputs).values())
-
-    def _masks(self, inputs: Inputs) -> dict[str, Tensor]:
-        ids = inputs["input_ids"].cpu()
+    def _masks(self, ids: Tensor) -> dict[str, Tensor]:
+        ids = ids.cpu()
         tokens = self._adapter.placeholders
         return {modality: ids == tokens[modality] for modality in MODALITIES if modality in tokens}
 
     def _items(
-        self, inputs: Inputs, modality: str, encoded: Mapping[str, Encoded | None]
+        self, inputs: Inputs, modality: str, known: Mapping[str, Items]
     ) -> tuple[Items | None, int]:
         """The items of a modality, and how often each prompt with its items was repeated."""
-        ready = (inputs.get("mm_encoder_outputs") or {}).get(modality)
-        if ready is None:
+        items = known.get(modality)
+        if items is None:
             return self._adapter.items(inputs, modality), 1
-        last, features = encoded.get(modality), ready.pooler_output
-        if last is None or len(features) % len(last.items):
-            raise features_of_another_run(f"features of {len(features)} {modality}s")
-        return last.items, len(features) // len(last.items)
+        return items, len(inputs["mm_encoder_outputs"][modality].pooler_output) // len(items)
 
     def _place(self, mask: Tensor, modality: str, items: Items, copies: int) -> list[list[Placed]]:
         """Items of each row of mask[B, n]: they fill its placeholders in order."""
         short = [item.merged_tokens(self._merge) for item in items]
         full = [item.tokens for item in items]
         given = mask.sum(dim=1).tolist()
-        sizes = next((s for s in (full, short) if sum(s) * copies == sum(given)), [])
         rows: list[list[Placed]] = []
         first = 0
-        for row, count in enumerate(given if sizes else ()):
+        for row, count in enumerate(given if sum(full) * copies == sum(given) else ()):
             if row % copies and rows[-1]:  # the same prompt again
                 first = rows[-1][0].number
             after = first
-            while sum(sizes[first:after]) < count and after < len(sizes):
+            while sum(full[first:after]) < count and after < len(full):
                 after += 1
-            if sum(sizes[first:after]) != count:
+            if sum(full[first:after]) != count:
                 break
             known = [
                 Placed(items[i], modality, i, start=0, tokens=short[i]) for i in range(first, after)
             ]
-            rows.append(_in_a_row(mask[row], known, sizes[first:after]))
+            rows.append(_in_a_row(mask[row], known))
             first = after
         if len(rows) < len(given) or first != len(items):
-            merged = f" ({sum(short) * copies} when already merged)" if short != full else ""
             raise PatchError(
                 "input_ids",
                 expected=f"{sum(full) * copies} {modality} placeholders for {len(items)} "
-                f"{modality}{'s' * (len(items) > 1)}{merged}, those of each in one prompt",
+                f"{modality}{'s' * (len(items) > 1)}, those of each in one prompt",
                 got=f"{', '.join(map(str, given))}",
                 fix="Let the model's processor write the prompt.",
             )
@@ -163,44 +136,39 @@ class Layout:
                 self._merge.token_counts(size)  # before anything is encoded
         if mask.sum(dim=1).tolist() == [sum(placed.tokens for placed in row) for row in rows]:
             return Shortened(inputs, Prompt(mask, visual, tuple(map(tuple, rows))))
-        if inputs.get("position_ids") is not None:
-            raise PatchError(
-                "position_ids",
-                expected="none, because merging shortens the prompt",
-                got="position_ids of the full prompt",
-                fix="Leave them out.",
-            )
-        for name in _PER_TOKEN:
-            one = inputs.get(name)
-            if one is not None and one.shape != mask.shape:
+        given = [name for name in _PER_TOKEN if inputs.get(name) is not None]
+        for name in given:
+            if inputs[name].shape[:2] != mask.shape or inputs[name].dim() > 2 + (name == _EMBEDS):
                 raise PatchError(
                     name,
                     expected=f"one of each token: {list(mask.shape)}",
-                    got=list(one.shape),
+                    got=list(inputs[name].shape),
                     fix="Pass all that the processor returned.",
                 )
         before = left_padding(inputs.get("attention_mask"), mask)
         index, padding = _without_ends(rows, ids.shape[1], before)
         shortened = {
-            name: inputs[name].gather(1, index.to(inputs[name].device))
-            for name in _PER_TOKEN
-            if inputs.get(name) is not None
+            name: take_tokens(inputs[name], index.to(inputs[name].device)) for name in given
         }
+        sources = index.clone()
         if padding is not None:
             real = torch.arange(index.shape[1]) >= padding[:, None]
             shortened["attention_mask"] = real.to(ids.device).long()
+            sources[~real] = -1
         placed = tuple(_moved(rows, before, padding))
-        return Shortened(inputs | shortened, Prompt(mask.gather(1, index), visual, placed))
+        cut = Cut(sources, ids.shape[1], before)
+        return Shortened(inputs | shortened, Prompt(mask.gather(1, index), visual, placed, cut=cut))
 
 
-def _in_a_row(mask: Tensor, known: Sequence[Placed], sizes: Sequence[int]) -> list[Placed]:
-    """The places of a row's items, which fill the placeholders of mask[n], ``sizes`` each.
+def _in_a_row(mask: Tensor, known: Sequence[Placed]) -> list[Placed]:
+    """The places of a row's items, which fill the placeholders of mask[n].
 
     Raises: PatchError for text inside a run that merging shortens.
     """
     places = mask.nonzero()[:, 0].tolist()
     placed, start = [], 0
-    for item, size in zip(known, sizes, strict=True):
+    for item in known:
+        size = item.item.tokens
         first, last = places[start], places[start + size - 1]
         if item.lost and last - first != size - 1:
             raise PatchError(

@@ -33,6 +33,27 @@ class Placed:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """The places that the tokens of a shortened prompt have in the caller's.
+
+    Args:
+        sources: int64 [B, n] on the host, the place of each token; -1 at padding that the caller's
+            prompt does not have. The tokens of an image or a video count on from its first place.
+        tokens: N, of each row of the caller's prompt.
+        padding: int64 [B] on the host, of the caller's prompt; None without any.
+    """
+
+    sources: Tensor
+    tokens: int
+    padding: Tensor | None
+
+    def expand(self, copies: int) -> "Cut":
+        """Repeat each row ``copies`` times."""
+        padding = None if self.padding is None else self.padding.repeat_interleave(copies)
+        return replace(self, sources=self.sources.repeat_interleave(copies, dim=0), padding=padding)
+
+
+@dataclass(frozen=True)
 class Prompt:
     """The prompts of a batch.
 
@@ -43,12 +64,14 @@ class Prompt:
         placed: the images and videos of each row in order; () where embeddings were given.
         padding: int64 [B] on the host, tokens of padding at the start of each row; None without
             any.
+        cut: how merging has shortened the caller's prompt; None where it has not.
     """
 
     visual_mask: Tensor
     visual: tuple[VisualInput, ...]
     placed: tuple[tuple[Placed, ...], ...] = ()
     padding: Tensor | None = None
+    cut: Cut | None = None
 
     @property
     def tokens(self) -> int:
@@ -71,6 +94,11 @@ class Prompt:
         return tuple(text.tolist())
 
     @property
+    def caller_tokens(self) -> int:
+        """The tokens of each row of the caller's prompt, N."""
+        return self.tokens if self.cut is None else self.cut.tokens
+
+    @property
     def lost(self) -> tuple[int, ...]:
         """The number of tokens that merging removes from each row."""
         return tuple(sum(placed.lost for placed in row) for row in self.placed)
@@ -88,6 +116,7 @@ class Prompt:
             visual_mask=self.visual_mask.repeat_interleave(copies, dim=0),
             visual=tuple(row for row in self.visual for _ in range(copies)),
             placed=tuple(row for row in self.placed for _ in range(copies)),
+            cut=None if self.cut is None else self.cut.expand(copies),
         )
 
     def padded(self, attention_mask: Tensor | None) -> "Prompt":
@@ -138,6 +167,29 @@ def left_padding(attention_mask: Tensor | None, visual_mask: Tensor) -> Tensor |
     if bool((visual_mask & ~real).any()):
         raise refuse("0 at visual tokens", "Visual tokens leave by the schedule alone.")
     return padding
+
+
+def check_follow_up_mask(attention_mask: Tensor | None, prompt: Prompt) -> None:
+    """Raises: PatchError unless a mask after a cached prompt hides its padding, and no more.
+
+    Args: attention_mask [B, n], of the tokens that are cached and those that are new.
+    """
+    if attention_mask is None:
+        return
+    got = "another kind of mask"
+    if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
+        before = prompt.padding if prompt.cut is None else prompt.cut.padding
+        padding = 0 if before is None else before.to(attention_mask.device)[:, None]
+        places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        if not bool((attention_mask.bool() != (places >= padding)).any()):
+            return
+        got = "zeros elsewhere"
+    raise PatchError(
+        "attention_mask",
+        expected="None, or 0 at the padding of the cached prompt and 1 elsewhere [batch, tokens]",
+        got=got,
+        fix="Go on with the mask of the prompt, and 1 for each new token.",
+    )
 
 
 def check_visual_mask(mask: Tensor, where: str) -> None:

@@ -11,10 +11,11 @@ from PIL import Image
 from aim_cost.checks import whole
 from aim_cost.imports import import_optional
 from aim_runtime.errors import InputError
+from aim_runtime.videos.album import Progress
 from aim_runtime.videos.file import existing_file
 from aim_runtime.videos.image import ImageFile, is_image
 from aim_runtime.videos.limits import Limits
-from aim_runtime.videos.stream import Progress, VideoStream
+from aim_runtime.videos.stream import VideoStream
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def sample_video(
     bound = limits or Limits()
     try:
         source = (
-            ImageFile(path, where, bound, damaged)
+            ImageFile(path, where, bound, damaged, progress)
             if is_image(path)
             else VideoStream(path, where, bound, damaged, progress)
         )

@@ -1,4 +1,4 @@
-"""Which draw the random baselines take."""
+"""Random numbers of the random baselines, by the number of a draw."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import torch
 
 _SEED = 2412
-_STEP = 7919  # a prime, so that draws and sizes do not meet
+_STEP = 7919  # a prime, so that seeds of different draws and sizes differ
 _DRAW: ContextVar[int | None] = ContextVar("draw", default=None)
 
 
@@ -15,7 +15,7 @@ _DRAW: ContextVar[int | None] = ContextVar("draw", default=None)
 def drawing(number: int) -> Iterator[None]:
     """Inside, random choices are those of draw ``number``, and differ from row to row.
 
-    Outside they are one draw that depends on sizes alone, so a prompt fares alike in any batch.
+    Outside they are one draw that depends only on sizes, so a prompt gets the same in any batch.
     """
     token = _DRAW.set(number)
     try:

@@ -11,8 +11,8 @@ import transformers
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from aim_cost.files import write_atomically
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_runtime.errors import LoadError
 from aim_runtime.tiny.packed import packed_accuracy, packed_questions
 from aim_runtime.tiny.questions import VOCABULARY

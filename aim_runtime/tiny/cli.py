@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from aim_cost.cli.options import FormatOption
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
 from aim_cost.render import Format, console, print_rows, table
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
 
 app = typer.Typer(help="A tiny LLaVA-OneVision on videos of real digits.", no_args_is_help=True)
 

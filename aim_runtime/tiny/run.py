@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from aim_cost.files import write_atomically
-from aim_cost.text_files.json_text import json_tree
+from aim_cost.files.json_text import json_tree
 from aim_runtime.errors import LoadError
 from aim_runtime.tiny.heads import Heads
 from aim_runtime.tiny.model import new_model

@@ -9,7 +9,7 @@ from aim_cost.render import Row
 from aim_runtime.validation.comparison import Comparison
 
 PHASES = ("ttft", "vision", "merge", "llm", "importance")
-"""What an agreement has errors of, one by one."""
+"""The phases of which an agreement has errors."""
 
 
 @dataclass(frozen=True)

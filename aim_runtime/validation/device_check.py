@@ -1,11 +1,10 @@
-"""device_checks(): is what runs on this device right, and how fast is the device at best?"""
+"""device_checks(): checks that this device computes right, and measures its peak rates."""
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from aim_cost.devices.hardware import HardwareProfile
 from aim_cost.models.model import preset_config
 from aim_cost.models.workload import Workload
+from aim_cost.render import Row
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
@@ -39,8 +39,6 @@ _SIZES = {"cuda": (24, 26, 8, 1669), "cpu": (4, 2, 1, 300)}  # layers, frames, t
 _SCORE_BEYOND = 0.01  # share of 16-bit scores that another order of sums may change
 _ATTENTION_ERROR = 1e-2  # of a 16-bit attention against fp32, relative norm
 _NEW_LENGTHS = (1001, 1103, 1213, 1301)
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def device_checks(
 
 
 class _Bench:
-    """What the checks share: a device, its ceilings and a loaded model, each made when needed."""
+    """A device, its ceilings and a loaded model for all checks, each made when needed."""
 
     def __init__(self, device: torch.device, dtype: str) -> None:
         self._device, self._name, self._dtype = device, dtype, getattr(torch, dtype)

@@ -1,7 +1,9 @@
-"""Does the physical drop equal its reference with the versions installed here?"""
+"""Checks that dropping tokens equals its mask-based reference with the installed versions."""
 
 import math
 import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from aim_cost.errors import SpecError
+from aim_cost.files.json_text import json_tree
+from aim_cost.render import Row
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.text_files.json_text import json_tree
 from aim_runtime.patching.patch import patched
 from aim_runtime.reference import Reference
 from aim_runtime.trace import RunTrace
@@ -36,44 +39,81 @@ _FIELDS = (
 )
 _SMALL = dict(zip(_FIELDS, (256, 64, 128, 8, 4, 2, 512, 1e-6, False, 1e4), strict=True))
 
-Result = dict[str, Any]
+
+@dataclass(frozen=True)
+class Equality:
+    """A run by the physical drop against another run of the same prompt.
+
+    Args: max_logit_difference, at text positions; None where it is not finite.
+    """
+
+    kept_sets_equal: bool
+    max_logit_difference: float | None
+    greedy_tokens_equal: bool
+
+    @property
+    def passed(self) -> bool:
+        difference = self.max_logit_difference
+        near = difference is not None and difference <= LOGIT_TOLERANCE
+        return near and self.kept_sets_equal and self.greedy_tokens_equal
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """Dropping against masking with the versions installed here.
+
+    Args: checks, ``reference``, and ``vectors`` where some were given; versions, by library.
+    """
+
+    checks: Mapping[str, Equality]
+    versions: Mapping[str, str]
+
+    @property
+    def total(self) -> Equality:
+        """All checks as one: equal where all are, with the largest difference."""
+        found = self.checks.values()
+        differences = [one.max_logit_difference for one in found]
+        finite = [difference for difference in differences if difference is not None]
+        return Equality(
+            kept_sets_equal=all(one.kept_sets_equal for one in found),
+            max_logit_difference=max(finite) if len(finite) == len(differences) else None,
+            greedy_tokens_equal=all(one.greedy_tokens_equal for one in found),
+        )
+
+    @property
+    def passed(self) -> bool:
+        return self.total.passed
+
+    def to_dict(self) -> Row:
+        """Everything as plain data, for JSON."""
+        return {
+            "passed": self.passed,
+            **asdict(self.total),
+            "logit_tolerance": LOGIT_TOLERANCE,
+            "checks": {name: asdict(check) for name, check in self.checks.items()},
+            "versions": dict(self.versions),
+        }
 
 
 @torch.no_grad()
-def selfcheck(vectors: Path | None = None, *, device: str = "cpu") -> Result:
+def selfcheck(vectors: Path | None = None, *, device: str = "cpu") -> SelfCheck:
     """Run a small random Qwen2 by dropping and by masking, fp32, and compare; so for ``vectors``.
 
     Args:
         vectors: a safetensors file with a recorded run: metadata ``config`` and ``boundaries``;
             ``weights.*``, ``inputs_embeds``, ``patched.kept_into_layer.NN``, ``patched.logits``,
             ``fixed.greedy_tokens``, under pruning linear:14:22.
-    Returns: ``passed``; over all checks ``kept_sets_equal``, ``max_logit_difference`` (at text
-        positions; None if not finite) and ``greedy_tokens_equal``; the same of each in
-        ``checks``; ``logit_tolerance`` and ``versions``.
     Raises: SpecError for a file that cannot be read or lacks a part.
     """
     checks = {"reference": _against_reference(device)}
     if vectors is not None:
         checks["vectors"] = _against_vectors(Path(vectors), device)
-    differences = [check["max_logit_difference"] for check in checks.values()]
-    summary: Result = {
-        "kept_sets_equal": all(check["kept_sets_equal"] for check in checks.values()),
-        "max_logit_difference": None if None in differences else max(differences),
-        "greedy_tokens_equal": all(check["greedy_tokens_equal"] for check in checks.values()),
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
     }
-    largest = summary["max_logit_difference"]
-    passed = largest is not None and largest <= LOGIT_TOLERANCE
-    return {
-        "passed": passed and summary["kept_sets_equal"] and summary["greedy_tokens_equal"],
-        **summary,
-        "logit_tolerance": LOGIT_TOLERANCE,
-        "checks": checks,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-    }
+    return SelfCheck(checks, versions)
 
 
 def qwen2_config(fields: dict[str, Any]) -> Qwen2Config:
@@ -94,7 +134,7 @@ def qwen2_config(fields: dict[str, Any]) -> Qwen2Config:
     return Qwen2Config(**wanted, **ends, rope_parameters=rope)
 
 
-def _against_reference(device: str) -> Result:
+def _against_reference(device: str) -> Equality:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = qwen2_config(_SMALL)
@@ -113,7 +153,7 @@ def _against_reference(device: str) -> Result:
     )
 
 
-def _against_vectors(path: Path, device: str) -> Result:
+def _against_vectors(path: Path, device: str) -> Equality:
     def refuse(expected: str, got: object) -> SpecError:
         fix = "Record it like shared/golden/prefill_prune_std0.1.safetensors."
         return SpecError(str(path), expected=expected, got=got, fix=fix)
@@ -169,14 +209,14 @@ class _Run:
         self._text = ~visual[0].to(embeds.device)
         self._greedy = new[0].tolist()
 
-    def compare(self, kept: list[Tensor], logits: Tensor, greedy: list[int]) -> Result:
+    def compare(self, kept: list[Tensor], logits: Tensor, greedy: list[int]) -> Equality:
         """With the kept positions of every layer, logits[n, V] and greedy tokens of another run."""
         left = self.trace.kept[-1][0]
         here, there = self._logits[self._text[left]], logits[self._text]
         difference = float((here - there).abs().max())
         same = (torch.equal(a[0], b) for a, b in zip(self.trace.kept, kept, strict=True))
-        return {
-            "kept_sets_equal": all(same),
-            "max_logit_difference": difference if math.isfinite(difference) else None,
-            "greedy_tokens_equal": self._greedy == greedy,
-        }
+        return Equality(
+            kept_sets_equal=all(same),
+            max_logit_difference=difference if math.isfinite(difference) else None,
+            greedy_tokens_equal=self._greedy == greedy,
+        )

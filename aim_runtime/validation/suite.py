@@ -1,4 +1,4 @@
-"""The schedules that are run when the user names none: no two of them do the same."""
+"""The schedules that are run when the user names none. No two of them do the same."""
 
 from collections.abc import Iterable
 

@@ -86,7 +86,7 @@ def validate(
     video: np.ndarray | None = None,
     last_layer: LastLayer = LastLayer.ALL,
 ) -> Validation:
-    """Predict, count and time every schedule on the device that holds the model.
+    """Predict every schedule, run it, and time it on the device that holds the model.
 
     Args:
         hardware: a profile's name or file; by default that of this device, with its calibration,

@@ -1,10 +1,13 @@
 """Album: the frames of a file that are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from aim_runtime.videos.limits import Limits
+
+Progress = Callable[[int, int], None]
+"""Called with steps done and all steps while frames are decoded."""
 
 
 class Album:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from aim_cost.imports import import_optional
@@ -12,10 +13,11 @@ _NOT_VIDEOS = {
     **dict.fromkeys(("hls", "concat", "dash", "sdp", "rtsp"), "a list of files"),
     **dict.fromkeys(("image2", "gif", "apng", "webp"), "a picture that Pillow cannot read"),
 }
+_JPEG = b"\xff\xd8"
 _PICTURES = ("mjpeg", "png", "bmp", "gif", "webp")  # codecs of covers
 
 
-def video_index(container: Any, where: str) -> int:
+def video_index(container: Any, path: Path, where: str) -> int:
     """The index of the video among all streams of an open ``av`` container.
 
     A stream with several frames before one with a single frame, then the default, then the larger
@@ -23,10 +25,7 @@ def video_index(container: Any, where: str) -> int:
     Raises: InputError where there is none, or none that can be decoded.
     """
     av = import_optional("av")
-    form = container.format.name
-    got = _NOT_VIDEOS.get(form)
-    if form.endswith("_pipe"):
-        got = "a picture that Pillow cannot read"
+    got = _other_kind(container, path)
     if got is not None:
         raise _no_video(where, got)
     kind = av.stream.Disposition
@@ -57,6 +56,17 @@ def video_index(container: Any, where: str) -> int:
         ),
     )
     return int(best.index)
+
+
+def _other_kind(container: Any, path: Path) -> str | None:
+    """What the file is if it is no video, as far as its format tells."""
+    form = container.format.name
+    if form.endswith("_pipe"):
+        return "a picture that Pillow cannot read"
+    if form == "mjpeg":  # found wherever something holds a JPEG: documents, other pictures
+        with path.open("rb") as file:
+            return None if file.read(2) == _JPEG else "a picture inside something else"
+    return _NOT_VIDEOS.get(form)
 
 
 def _with_one_packet(

@@ -8,14 +8,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from aim_runtime.errors import InputError
-from aim_runtime.videos.album import Album
-from aim_runtime.videos.file import damaged, require_whole
+from aim_runtime.videos.album import Album, Progress
+from aim_runtime.videos.file import require_whole
 from aim_runtime.videos.limits import Limits
-from aim_runtime.videos.picture import picture_of_image, resized
+from aim_runtime.videos.picture import picture_of_image, pillow_errors, resized
 from aim_runtime.videos.timeline import Timeline
 
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
-_STILL = ("JPEG", "BMP", "TIFF")
+_FORMATS = (*_ANIMATED, "JPEG", "BMP", "TIFF")
+_KIND_OF_PICTURE = 254
+"""The TIFF tag whose lowest bit marks a smaller copy of another picture."""
 _NO_DELAY_MS = 100
 """What browsers wait where a GIF says 0."""
 
@@ -26,16 +28,23 @@ class ImageFile:
     Args: as those of ``VideoStream``.
     """
 
-    def __init__(self, path: Path, where: str, limits: Limits, takes_damaged: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        where: str,
+        limits: Limits,
+        takes_damaged: bool,
+        progress: Progress | None,
+    ) -> None:
         self._path, self._where, self._limits = path, where, limits
-        self._takes_damaged = takes_damaged
+        self._takes_damaged, self._progress = takes_damaged, progress
         if not takes_damaged:
             require_whole(path, where)
         stamps, now = [], 0
         for image in self._images():
             stamps.append(now)
             limits.require_frames(len(stamps), where)
-            now += round(image.info.get("duration", 0)) or _NO_DELAY_MS
+            now += round(image.info.get("duration") or 0) or _NO_DELAY_MS
         self._timeline = Timeline(tuple(stamps), Fraction(1, 1000))
 
     def timeline(self) -> Timeline:
@@ -50,6 +59,8 @@ class ImageFile:
                 picture = picture_of_image(image, self._where)
                 size = album.size(picture.shape[1], picture.shape[0])
                 album.keep(number, resized(picture, size))
+            if self._progress is not None:
+                self._progress(number + 1, len(self._timeline))
         return album.frames, self._timeline
 
     def _images(self) -> Iterator[Image.Image]:
@@ -57,51 +68,52 @@ class ImageFile:
 
         Raises: InputError.
         """
-        with open_image(self._path) as image:
-            self._limits.require_size(*image.size, self._where)
-            count = getattr(image, "n_frames", 1)
-            if image.format == "TIFF" and count > 1:
-                raise InputError(
-                    self._where,
-                    expected="a video or one picture",
-                    got=f"a TIFF of {count} pages",
-                    fix="Save the page that you mean, or make a GIF of them.",
-                )
-            animated = image.format in _ANIMATED and count > 1
-            # the first picture of a PNG may be one for programs that do not know animations
-            first = int(animated and bool(image.info.get("default_image")))
-            for number in range(first, count if animated else 1):
+        with pillow_errors(self._where):
+            image = _open(self._path)
+        with image:
+            for number in self._numbers(image):
                 try:
-                    image.seek(number)
-                    image.load()
-                except Exception as error:  # Pillow raises OSError, SyntaxError, EOFError and more
+                    with pillow_errors(self._where):
+                        image.seek(number)
+                        image.load()
+                except InputError:
                     if self._takes_damaged:
                         return
-                    raise damaged(self._where, f"damage: {error}") from error
+                    raise
                 yield image
+
+    def _numbers(self, image: Image.Image) -> range:
+        """The numbers that Pillow gives the frames. Raises: InputError."""
+        self._limits.require_size(*image.size, self._where)
+        with pillow_errors(self._where):
+            count = getattr(image, "n_frames", 1)
+        is_copy = getattr(image, "tag_v2", {}).get(_KIND_OF_PICTURE, 0) & 1
+        if image.format == "TIFF" and (count > 1 or is_copy):
+            raise InputError(
+                self._where,
+                expected="a video or one picture",
+                got=f"a TIFF of {count} pages" if count > 1 else "a raw photo with a preview",
+                fix="Save the picture that you mean as PNG, or make a GIF of several.",
+            )
+        if image.format not in _ANIMATED or count == 1:
+            return range(1)
+        # the first picture of a PNG may be one for programs that do not know animations
+        return range(int(bool(image.info.get("default_image"))), count)
 
 
 def is_image(path: Path) -> bool:
-    """Whether Pillow reads the file. Raw MJPEG looks like JPEG, so its name tells."""
+    """Whether Pillow knows the format. Raw MJPEG looks like JPEG, so its name tells."""
     if path.suffix.lower() in (".mjpeg", ".mjpg"):
         return False
     try:
-        with open_image(path):
+        with _open(path):
             return True
     except UnidentifiedImageError:
         return False
+    except Exception:  # of a format that it knows; reading it tells what is wrong
+        return True
 
 
-def open_image(path: Path) -> Image.Image:
-    """Raises: UnidentifiedImageError for other formats; InputError for too many pixels."""
+def _open(path: Path) -> Image.Image:
     Image.init()
-    formats = [name for name in (*_ANIMATED, *_STILL) if name in Image.OPEN]
-    try:
-        return Image.open(path, formats=formats)
-    except Image.DecompressionBombError as error:
-        raise InputError(
-            f"video {path.name}",
-            expected="a picture of fewer pixels",
-            got="more than twice PIL.Image.MAX_IMAGE_PIXELS",
-            fix="Scale it down.",
-        ) from error
+    return Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN])

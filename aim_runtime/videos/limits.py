@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from aim_cost.checks import whole
 from aim_runtime.errors import InputError
 
+_LARGEST = 2**50
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -22,7 +24,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("frame_pixels", "frames", "sampled_bytes"):
-            whole(getattr(self, name), f"limits.{name}", InputError)
+            whole(getattr(self, name), f"limits.{name}", InputError, at_most=_LARGEST)
 
     def require_size(self, width: int, height: int, where: str) -> None:
         """Raises: InputError for a frame of no pixels, or of too many."""

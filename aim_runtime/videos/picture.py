@@ -1,5 +1,7 @@
 """Pictures: a decoded frame or a Pillow image as upright RGB with square pixels."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -7,12 +9,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from aim_cost.errors import AimError
 from aim_runtime.errors import InputError
+from aim_runtime.videos.file import damaged
 from aim_runtime.videos.hdr import Transfer, standard_range
 
 _WHITE = 255  # what transparent pictures lie on
 _FULL_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_UNKNOWN_WHITE = ("I", "F")
 
 
 @dataclass(frozen=True)
@@ -95,20 +100,29 @@ def picture_of_frame(frame: Any, size: tuple[int, int]) -> np.ndarray:
 def picture_of_image(image: Image.Image, where: str) -> np.ndarray:
     """A Pillow image, turned as its EXIF says; its colour profile is not applied.
 
-    Returns: uint8 [H, W, 3], RGB. Raises: InputError for pixels whose white is unknown.
+    Returns: uint8 [H, W, 3], RGB.
+    Raises: InputError for an image that does not decode, or whose white is unknown.
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode in _SIXTEEN_BITS:
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise _unknown_white(image, where)
-        return np.stack([((grey + 128) // 257).astype(np.uint8)] * 3, axis=-1)
-    if image.mode == "F":
-        raise _unknown_white(image, where)
-    if image.mode in _FULL_ALPHA or "transparency" in image.info:
-        picture = np.asarray(image.convert("RGBA"))
-        return _on_white(picture[..., :3], picture[..., 3:])
-    return np.asarray(image.convert("RGB"))
+    with pillow_errors(where):
+        return _picture(ImageOps.exif_transpose(image), where)
+
+
+@contextmanager
+def pillow_errors(where: str) -> Iterator[None]:
+    """Raises: InputError for whatever Pillow raises."""
+    try:
+        yield
+    except (AimError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            where,
+            expected="a picture of at most twice PIL.Image.MAX_IMAGE_PIXELS pixels",
+            got="more",
+            fix="Scale it down.",
+        ) from error
+    except Exception as error:  # OSError, SyntaxError, EOFError, RuntimeError, TypeError and more
+        raise damaged(where, f"damage: {str(error).rstrip('.')}") from error
 
 
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -119,17 +133,25 @@ def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
 
 
+def _picture(image: Image.Image, where: str) -> np.ndarray:
+    if image.mode in _SIXTEEN_BITS:
+        grey = np.asarray(image).astype(np.uint32)
+        return np.stack([((grey + 128) // 257).astype(np.uint8)] * 3, axis=-1)
+    if image.mode in _UNKNOWN_WHITE:
+        raise InputError(
+            where,
+            expected="a picture of 8 or 16 bits a channel",
+            got=f"mode {image.mode}",
+            fix="Scale its values to 8 bits, and save it as PNG.",
+        )
+    if image.mode in _FULL_ALPHA or "transparency" in image.info:
+        picture = np.asarray(image.convert("RGBA"))
+        return _on_white(picture[..., :3], picture[..., 3:])
+    return np.asarray(image.convert("RGB"))
+
+
 def _on_white(picture: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Lay uint8 [H, W, 3] on white by alpha, uint8 [H, W, 1]."""
     share = alpha.astype(np.uint16)
     mixed = picture * share + _WHITE * (255 - share)
     return ((mixed + 127) // 255).astype(np.uint8)
-
-
-def _unknown_white(image: Image.Image, where: str) -> InputError:
-    return InputError(
-        where,
-        expected="a picture of 8 or 16 bits a channel",
-        got=f"mode {image.mode}",
-        fix="Scale its values to 8 bits, and save it as PNG.",
-    )

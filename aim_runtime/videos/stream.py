@@ -1,6 +1,6 @@
 """The video stream of a file: its packets, its frames, and seeking among them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, dropwhile
@@ -11,15 +11,13 @@ import numpy as np
 
 from aim_cost.imports import import_optional
 from aim_runtime.errors import InputError
-from aim_runtime.videos.album import Album
+from aim_runtime.videos.album import Album, Progress
 from aim_runtime.videos.choice import video_index
 from aim_runtime.videos.file import damaged, require_whole
 from aim_runtime.videos.limits import Limits
 from aim_runtime.videos.packets import Packets, Target
 from aim_runtime.videos.picture import Orientation, picture_of_frame, shown_size
 from aim_runtime.videos.timeline import Timeline
-
-Progress = Callable[[int, int], None]
 
 _WHOLE = (0, 1)
 """Kinds of pictures that need no other: unsaid, I."""
@@ -60,7 +58,7 @@ class VideoStream:
         if not takes_damaged:
             require_whole(path, where)
         with self._container() as container:
-            self._index = video_index(container, where)
+            self._index = video_index(container, path, where)
         with self._open() as opened:
             self._unit = opened.stream.time_base
             self._packets = Packets.of_stream(self._bounded(self._whole_packets(opened)))

@@ -32,7 +32,38 @@ SCHEDULES = [
         if score.runs and name not in ("pagerank", "text-attention")
     ),
 ]
+
+
+def with_other_parts(family, root, text, vision):
+    """A config of the family with an LLM and a tower that others of it have."""
+    config = CONFIGS[family]()
+    for name, fields in (("text_config", text), ("vision_config", vision)):
+        kept = {key: config[name][key] for key in SIZES if key in config[name]}
+        config[name] = kept | fields
+    return config | root
+
+
+SIZES = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "vocab_size", "image_size", "patch_size"),
+)
+QWEN2, LLAMA = {"model_type": "qwen2"}, {"model_type": "llama"}
+CLIP = {"model_type": "clip_vision_model"}
+SIGLIP = {"model_type": "siglip_vision_model", "vision_use_head": False}
+FULL = {"vision_feature_select_strategy": "full"}
 CONFIGS = {
+    "llava-siglip": lambda: with_other_parts("llava-1.5", FULL, QWEN2, SIGLIP),
+    "llava-siglip-default": lambda: with_other_parts("llava-1.5", {}, LLAMA, SIGLIP),
+    "llava-siglip-head": lambda: with_other_parts(
+        "llava-1.5", FULL, LLAMA, {"model_type": "siglip_vision_model"}
+    ),
+    "next-video-other": lambda: with_other_parts("llava-next-video", {}, QWEN2, CLIP),
+    "next-video-biases": lambda: with_other_parts(
+        "llava-next-video",
+        {"multimodal_projector_bias": False},
+        LLAMA | {"attention_bias": True, "mlp_bias": True, "head_dim": 24},
+        CLIP,
+    ),
     "llava-1.5": lambda: tiny_llava_15().config.to_dict(),
     "llava-1.5-full": lambda: tiny_llava_15(select="full").config.to_dict(),
     "llava-next-video": lambda: tiny_next_video().config.to_dict(),
@@ -41,6 +72,12 @@ CONFIGS = {
     "qwen2.5-vl": lambda: small_config("qwen2.5-vl-7b", 256),
 }
 WORKLOADS = [
+    ("llava-siglip", {"image_tokens": 9}),
+    ("llava-siglip-default", {"image_tokens": 8}),
+    ("llava-siglip-head", {"image_tokens": 18}),
+    ("next-video-other", {"frames": 3}),
+    ("next-video-other", {"images": ((50, 100),)}),
+    ("next-video-biases", {"frames": 2}),
     ("llava-1.5", {"image_tokens": 9}),
     ("llava-1.5", {"image_tokens": 27, "batch": 2}),
     ("llava-1.5", {"images": ((40, 30), (9, 50))}),

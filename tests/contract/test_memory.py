@@ -32,6 +32,8 @@ def loaded():
         Schedule(),
         Schedule.parse("merge 0.25"),
         Schedule.parse("prune ratios:0.5"),
+        Schedule.parse("prune ratios:0.5 score=rater-attention"),
+        Schedule.parse("prune ratios:0.5 score=layer-change"),
         Schedule.parse("vision-merge 100, merge 0.25"),
         Schedule.parse("vision-merge 364 layers=0-0, merge 0.25"),
     ],

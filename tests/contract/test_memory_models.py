@@ -124,3 +124,34 @@ def test_the_peak_is_that_of_the_tensors(name, visual, largest, hidden, text_tok
     larger = memory.vision_activation_bytes > memory.llm_activation_bytes
     assert larger == (largest == "vision")
     assert activations == pytest.approx(tracked.peak_bytes, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("text", "vision", "text_tokens", "hidden"),
+    [
+        ({"model_type": "mistral", "sliding_window": 500}, {}, 1000, 1536),  # the MLP holds most
+        ({"model_type": "mistral", "sliding_window": 500}, {}, 3000, 256),  # attention and its mask
+        ({"model_type": "mistral", "sliding_window": 5000}, {}, 1000, 1536),
+        ({}, {"model_type": "siglip_vision_model"}, 20, 256),  # with its head
+        ({}, {"model_type": "siglip_vision_model", "hidden_act": "quick_gelu"}, 20, 256),
+        ({}, {"hidden_act": "gelu"}, 20, 256),
+    ],
+)
+def test_the_peak_of_other_parts_is_that_of_the_tensors(text, vision, text_tokens, hidden):
+    fields = small_config("llava-1.5-7b", hidden) | {"vision_feature_select_strategy": "full"}
+    fields["text_config"] |= text
+    fields["vision_config"] |= vision
+    spec = ModelSpec.from_hf_config(fields, name="llava-1.5-7b")
+    workload = Workload(text_tokens, image_tokens=spec.image_tokens)
+    config = transformers.LlavaConfig(**copy.deepcopy(fields))
+    model = transformers.LlavaForConditionalGeneration(config).to(torch.bfloat16).eval()
+    trace = Schedule().resolve(spec, workload)
+    inputs, pixels = inputs_of(spec.name, spec, workload, trace.visual_tokens)
+    with torch.inference_mode():
+        tracked = track_peak_bytes(
+            lambda: model(**inputs, **pixels, use_cache=True, logits_to_keep=1).logits
+        )
+    execution = Execution(keeps_tower_states=tower_keeps_hidden_states(model))
+    memory = prefill_memory(spec, workload, trace, execution)
+    activations = memory.peak_bytes - memory.weights_bytes - pixels["pixel_values"].nbytes
+    assert activations == pytest.approx(tracked.peak_bytes, rel=0.005)

@@ -13,7 +13,8 @@ from aim_cost.errors import ScheduleError, SpecError
 from aim_cost.methods import METHODS, parse_methods
 from aim_cost.render import console
 from aim_cost.studies.budget import KINDS, get_budget, meet
-from aim_cost.studies.compare import comparison_rows, free_twin
+from aim_cost.studies.compare import compared
+from aim_cost.studies.compared import free_twin
 from aim_cost.studies.entry import resolve
 from tests.cost.test_cli import run
 
@@ -157,8 +158,8 @@ def test_a_budget_is_met_and_the_next_step_is_above(method, name):
     entry = meet(CASE, request, budget)
     assert entry.reason == ""
     measure = budget.kind.measure
-    assert measure(CASE, entry.schedule) == entry.budget["budget.reached"] <= budget.amount
-    assert entry.budget["budget.share"] == entry.budget["budget.reached"] / budget.amount
+    assert measure(CASE, entry.schedule) == entry.met.reached <= budget.amount
+    assert entry.met.share == entry.met.reached / budget.amount
     if method == "aim":
         assert entry.parameters["retention"] == 0.25
         return
@@ -175,7 +176,7 @@ def test_time_is_met_too():
     assert budget.amount == 0.06
     for request in parse_methods("fastv,random"):
         entry = meet(small, request, budget)
-        assert 0.98 < entry.budget["budget.share"] <= 1
+        assert 0.98 < entry.met.share <= 1
 
 
 def test_what_cannot_meet_a_budget_says_how_near_it_comes():
@@ -192,7 +193,7 @@ def test_what_cannot_meet_a_budget_says_how_near_it_comes():
         entry = meet(CASE, request, budget)
         assert entry.schedule is None
         assert expected in entry.reason
-    rows = comparison_rows(CASE, [entry], [EXECUTED])
+    rows = [row.to_row() for row in compared(CASE, [entry], [EXECUTED])]
     assert "flops" not in rows[-1] and "cannot meet" in rows[-1]["reason"]
 
 

@@ -146,7 +146,7 @@ def test_frames_are_free_only_where_rows_are(accuracy):
     assert answer.result.schedule.label() == AIM
     assert answer.result.workload.frames == 176
     assert answer.basis == "interpolated"
-    assert [row["frames"] for row in answer.rows] == [32, 192]
+    assert [row.frames for row in answer.rows] == [32, 192]
     longer = answer.candidates - len(candidates(CASE, (32,)))
     assert longer == 10  # AIM's own schedule at 48, 64 ... 192 frames; nothing is known of others
     merging = own(**{"none": 60, "merge 0.5": 59})

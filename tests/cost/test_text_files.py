@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from aim_cost.devices.hardware import load_hardware
 from aim_cost.errors import AimError, ProfileError, ScheduleError, SpecError
+from aim_cost.files.csv_text import read_csv
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
+from aim_cost.files.tree import read_tree
+from aim_cost.files.yaml_text import yaml_text, yaml_tree
 from aim_cost.models.model import load_model_spec
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.text_files.csv_text import read_csv
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
-from aim_cost.text_files.tree import read_tree
-from aim_cost.text_files.yaml_text import yaml_text, yaml_tree
 from aim_cost.timing import load_calibration
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,7 +202,7 @@ def test_files_that_are_no_text(tmp_path, content, named):
 def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "a.yaml"
     path.write_text("a: 12345678")
-    monkeypatch.setattr("aim_cost.text_files.text.MOST_BYTES", 8)
+    monkeypatch.setattr("aim_cost.files.text.MOST_BYTES", 8)
     with pytest.raises(SpecError, match="more than 0 MiB"):
         read_tree(path, "a.yaml", SpecError, fix="Correct it.")
 

@@ -8,7 +8,7 @@ from aim_cost.errors import ScheduleError
 from aim_cost.models.workload import VisualInput
 from aim_cost.papers.accuracy import method_of
 from aim_cost.schedules.vision_merge import VisionMerge
-from aim_cost.studies.compare import free_twin
+from aim_cost.studies.compared import free_twin
 from aim_cost.studies.evidence import Knobs
 from aim_cost.studies.lmms_results import lmms_rows
 

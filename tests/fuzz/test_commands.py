@@ -110,7 +110,9 @@ def test_prices_equal_those_of_the_closed_forms(
         Grid,
         models=(load_model_spec(model),),
         hardware=(Case(model, Workload(1, frames=1), device).device,),
-        executions=(Case(model, Workload(1, frames=1), device).execution.__class__(mode=execution),),
+        executions=(
+            Case(model, Workload(1, frames=1), device).execution.__class__(mode=execution),
+        ),
         frames=(frames,),
         text_tokens=(text_tokens,),
         retentions=(kept,),
@@ -150,7 +152,9 @@ def test_plan_keeps_its_limits_and_prints_limits_that_hold(arguments, frames, bo
             limit = row[f"limits.{name}"]
             assert limit is None or row[key] <= limit
         assert row["peak_memory_bytes"] <= row["limits.memory_bytes"]
-    elif isinstance(answer, AimError) and (raised := re.search(r"It fits (--[^,]*)\. ?", answer.fix)):
+    elif isinstance(answer, AimError) and (
+        raised := re.search(r"It fits (--[^,]*)\. ?", answer.fix)
+    ):
         words = re.findall(r"(--[a-z-]+) (\d+\.\d+)", raised[1])
         assert words
         kept = [word for pair in bounds.items() if pair[0] not in dict(words) for word in pair]
@@ -190,7 +194,9 @@ def test_sweep_prints_what_estimates_say(arguments, axes):
         words = [f"merge {row['merge.retention']}"] if row["merge.retention"] != 1 else []
         if row["prune.l1"] is not None:
             words.append(f"prune linear:{row['prune.l1']}:{row['prune.l2']}")
-        execution = Case("llava-1.5-7b", Workload(1, image_tokens=1), "h100-sxm").execution.__class__(
+        execution = Case(
+            "llava-1.5-7b", Workload(1, image_tokens=1), "h100-sxm"
+        ).execution.__class__(
             row["dtype"], row["attention"], row["execution"], last_layer=row["last_layer"]
         )
         workload = Workload(row["text_tokens"], frames=row["frames"], batch=row["batch"])

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from aim_cost import Case, Schedule, Workload
 from aim_cost.devices.hardware import load_hardware
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.yaml_text import yaml_text, yaml_tree
 from aim_cost.models.model import load_model_spec, preset_config
 from aim_cost.studies.own_accuracy import read_scores
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.yaml_text import yaml_text, yaml_tree
 from aim_cost.timing import load_calibration
 from tests.fuzz.asked import fuzzed, refused
 from tests.fuzz.changed import text_changed, tree_changed

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aim_cost import Schedule, Workload, load_model_spec
+from aim_cost.files.yaml_text import yaml_text
 from aim_cost.schedules.schedule import PARTS
-from aim_cost.text_files.yaml_text import yaml_text
 from tests.fuzz.asked import fuzzed, numbers, refused
 from tests.fuzz.schedules import schedules
 

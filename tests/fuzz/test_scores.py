@@ -42,7 +42,9 @@ def table_of(draw, scores):
     writer.writerow(["benchmark", "schedule", "accuracy", "", ""][: draw(st.integers(3, 5))])
     for (benchmark, schedule), score in scores.items():
         number = f"{score / 100:.4f}" if share else f"{score:.2f}"
-        writer.writerow([benchmark, schedule, (number.replace(".", ",") if comma else number) + sign])
+        writer.writerow(
+            [benchmark, schedule, (number.replace(".", ",") if comma else number) + sign]
+        )
     encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
     first = f"sep={separator}\n" if draw(st.booleans()) else ""
     return (first + text.getvalue()).encode(encoding)

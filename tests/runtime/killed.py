@@ -21,9 +21,9 @@ from typing import Any
 import pandas as pd
 
 from aim_cost.cli.main import app as cost_app
+from aim_cost.files.json_text import json_tree
 from aim_cost.models.workload import Workload
 from aim_cost.sweeps import grid as sweep_grid
-from aim_cost.text_files.json_text import json_tree
 
 KILLS = 20
 SCHEDULES = [f"merge frame:{tokens}" for tokens in range(1, 9)]

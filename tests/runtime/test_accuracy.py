@@ -1,14 +1,21 @@
 """Accuracy rows: intervals, paired differences, random twins, resumption; and real drops."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from aim_cost import Execution, ModelSpec, Schedule, Workload, estimate, load_hardware
-from aim_runtime.answers.accuracy import at_random, exam_schedules, is_random, measure_accuracy
-from aim_runtime.cli.accuracy import _earlier
+from aim_runtime.answers.accuracy import (
+    Accuracy,
+    at_random,
+    exam_schedules,
+    is_random,
+    measure_accuracy,
+)
+from aim_runtime.answers.accuracy_file import AccuracyFile, ExamKey
 from aim_runtime.errors import MeasurementError
 from aim_runtime.reduction.chance import drawing, random_numbers
 from aim_runtime.tiny.model import tiny_config
@@ -18,6 +25,7 @@ SPEC = ModelSpec.from_hf_config(tiny_config().to_dict(), name="tiny")
 PROMPT = Workload(text_tokens=8, frames=8)
 KINDS = ("a", "b") * 50
 CUT = Schedule.parse("merge 0.5, prune linear:2:6")
+EXAM = ExamKey("tiny", "test", 8, 0)
 
 
 def answers_of(shares):
@@ -43,38 +51,40 @@ def share_of(schedule):
 
 def test_each_schedule_has_a_row_of_all_and_of_each_kind():
     rows = measured(share_of, [Schedule(), CUT])
-    assert [row["kind"] for row in rows] == ["all", "a", "b"] * 2
-    assert [row["accuracy"] for row in rows[::3]] == pytest.approx([0.9, 0.7])
-    assert [row["n"] for row in rows[:3]] == [100, 50, 50]
-    assert rows[3]["importance"] == "pagerank"
-    assert rows[0]["difference"] == 0
-    assert rows[0]["random_difference"] is None
-    json.dumps(rows)
+    assert [row.kind for row in rows] == ["all", "a", "b"] * 2
+    assert [row.share.value for row in rows[::3]] == pytest.approx([0.9, 0.7])
+    assert [row.n for row in rows[:3]] == [100, 50, 50]
+    assert rows[3].to_row()["importance"] == "pagerank"
+    assert rows[0].difference.value == 0
+    assert rows[0].random_difference is None
+    written = json.loads(json.dumps([row.to_row() for row in rows]))
+    assert [Accuracy.of(row) for row in written] == rows
 
 
 def test_differences_are_paired():
     row = measured(share_of, [CUT])[0]
-    assert row["difference"] == pytest.approx(-0.2)
-    assert row["random_difference"] == pytest.approx(0.2)
+    assert row.difference.value == pytest.approx(-0.2)
+    assert row.random_difference.value == pytest.approx(0.2)
+    assert row.difference.leaves_out_zero
     # 20 of 100 differ by one: sd = sqrt(0.2 * 0.8 * 100 / 99)
     half = 1.96 * (0.2 * 0.8 * 100 / 99) ** 0.5 / 10
-    assert row["difference_low"] == pytest.approx(-0.2 - half)
-    assert row["random_difference_high"] == pytest.approx(0.2 + half)
+    assert row.difference.low == pytest.approx(-0.2 - half)
+    assert row.random_difference.high == pytest.approx(0.2 + half)
 
 
 def test_wilson_interval():
     row = measured(lambda schedule: 1.0, [Schedule()])[0]
-    assert row["accuracy"] == 1
-    assert row["ci_high"] == pytest.approx(1)
-    assert row["ci_low"] == pytest.approx(100 / (100 + 1.96**2))
+    assert row.share.value == 1
+    assert row.share.high == pytest.approx(1)
+    assert row.share.low == pytest.approx(100 / (100 + 1.96**2))
 
 
 def test_flops_are_those_of_the_cost_model():
     row = measured(share_of, [CUT])[0]
     priced = estimate(SPEC, PROMPT, CUT, load_hardware("cpu-generic"), Execution(dtype="float32"))
-    assert row["total_flops"] == priced.flops
+    assert row.total_flops == priced.flops
     scoring = priced.phase("importance").flops
-    assert row["llm_flops"] == priced.phase("llm").flops + scoring > scoring > 0
+    assert row.llm_flops == priced.phase("llm").flops + scoring > scoring > 0
 
 
 def test_random_schedules_are_the_mean_of_draws():
@@ -86,8 +96,8 @@ def test_random_schedules_are_the_mean_of_draws():
 
     twin = at_random(CUT)
     (row, *_) = measure_accuracy(answers, KINDS, [twin], SPEC, PROMPT, draws=4)
-    assert row["accuracy"] == 0.25
-    assert row["draws"] == 4
+    assert row.share.value == 0.25
+    assert row.draws == 4
     assert len({str(numbers) for numbers in seen[:4]}) == 4  # the fifth run is no reduction
     with pytest.raises(MeasurementError, match="draws"):
         measure_accuracy(answers, KINDS, [twin], SPEC, PROMPT, draws=0)
@@ -99,7 +109,7 @@ def test_rows_that_are_there_are_not_measured_again():
     assert kept == [3]
     again = measured(lambda schedule: 0.1, [Schedule(), CUT], done=first)
     assert again[:3] == first
-    assert again[3]["accuracy"] == pytest.approx(0.1)
+    assert again[3].share.value == pytest.approx(0.1)
 
 
 def test_twins():
@@ -130,6 +140,39 @@ def test_the_suite_has_45_schedules_each_once():
 
 
 def test_an_exam_of_before_the_words_had_names_is_resumed():
-    others, rows = _earlier(MEASURED, {"model": "tiny"}, 1000)
-    assert not others
-    assert {row["schedule"] for row in rows} == {one.label() for one in exam_schedules()}
+    file = AccuracyFile(MEASURED, EXAM, resume=True)
+    assert {line.schedule for line in file.earlier} == set(exam_schedules())
+
+
+def test_an_exam_of_other_questions_is_taken_again():
+    """Their shares are of other numbers of clips, and must not stand in one table."""
+    first = measured(share_of, [Schedule()])
+    halved = measure_accuracy(
+        lambda schedule: torch.zeros(50, dtype=torch.bool),
+        KINDS[:50],
+        [Schedule()],
+        SPEC,
+        PROMPT,
+        done=first,
+    )
+    assert [line.n for line in halved] == [50, 25, 25]
+
+
+def test_a_file_keeps_the_lines_of_other_exams(tmp_path):
+    path, other = tmp_path / "lines.json", replace(EXAM, seed=1)
+    lines = measured(share_of, [Schedule()])
+    AccuracyFile(path, EXAM).save(lines)
+    AccuracyFile(path, other, resume=True).save(lines[:1])
+    for exam, expected in ((EXAM, lines), (other, lines[:1])):
+        assert AccuracyFile(path, exam, resume=True).earlier == expected
+    AccuracyFile(path, other).save(lines[:1])
+    assert AccuracyFile(path, EXAM, resume=True).earlier == []  # without resume it starts over
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"rows": [1]}', '{"rows": [{"model": "m"}]}'])
+def test_another_file_is_not_continued(tmp_path, content):
+    path = tmp_path / "lines.json"
+    path.write_text(content)
+    with pytest.raises(MeasurementError, match="JSON rows that accuracy wrote"):
+        AccuracyFile(path, EXAM, resume=True)
+    assert path.read_text() == content

@@ -1,6 +1,7 @@
 """Further turns behind the cache of a prompt, and positions that go on after it."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -156,30 +157,95 @@ def test_kept_positions_of_several_sequences(llava, beams):
             torch.testing.assert_close(output.sequences_scores[row], score, rtol=1e-3, atol=1e-3)
 
 
-def test_kept_positions_are_those_of_the_features_given(llava):
+@pytest.mark.parametrize("schedule", [KEPT, RECOUNTED], ids=Schedule.label)
+def test_positions_are_those_of_the_features_given(llava, schedule):
     inputs, others = video_inputs(), video_inputs(seed=9)
-    with patched(llava, KEPT):
-        encode = llava.model.get_video_features
-        features = encode(inputs["pixel_values_videos"])
-        if features.pooler_output.dim() != 3 or features.pooler_output.shape[1] != 13:
-            pytest.skip("this version of transformers takes no ready features")
-        expected = llava(**inputs).logits
-        ready = {"input_ids": inputs["input_ids"], "mm_encoder_outputs": {"video": features}}
-        assert torch.equal(llava(**ready).logits, expected)
-        encode(others["pixel_values_videos"])
-        with pytest.raises(PatchError, match="another image or video"):
-            llava(**ready)
+    if "mm_encoder_outputs" not in inspect.signature(llava.forward).parameters:
+        pytest.skip("this version of transformers takes no ready features")
+    pixels = inputs.pop("pixel_values_videos")
+    whole = llava.model.get_video_features(pixels).pooler_output
+    with patched(llava, schedule):
+        expected = llava(**inputs, pixel_values_videos=pixels).logits
+        features = llava.model.get_video_features(pixels)
+        assert torch.equal(features.pooler_output, whole), "a caller sees what no patch shows"
+        llava.model.get_video_features(others["pixel_values_videos"])
+        for _ in range(2):
+            ready = {"video": features}
+            assert torch.equal(llava(**inputs, mm_encoder_outputs=ready).logits, expected)
+        fewer = llava.model.get_video_features(pixels[:, :3])
+        with pytest.raises(PatchError, match="28 video placeholders"):
+            llava(**inputs, mm_encoder_outputs={"video": fewer})
 
 
-def test_refuses_positions_that_the_schedule_would_overwrite(llava):
+def default_positions(inputs):
+    return (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=Schedule.label)
+def test_positions_of_the_caller_s_prompt(llava, schedule):
+    inputs = left_padded([video_inputs(before=2), video_inputs(before=6, seed=3)])
+    positions = default_positions(inputs)
+    with patched(llava, schedule):
+        expected = llava(**inputs)
+        logits = expected.logits[:, -1]
+        given = llava(**inputs, position_ids=positions)
+        torch.testing.assert_close(given.logits[:, -1], logits, rtol=0, atol=1e-4)
+        generated = llava.generate(**inputs, position_ids=positions, **GREEDY, max_new_tokens=3)
+        torch.testing.assert_close(generated.logits[0], logits, rtol=0, atol=1e-4)
+        word = logits.argmax(-1, keepdim=True)
+        mask = torch.cat([inputs["attention_mask"], word * 0 + 1], dim=1)
+        after = {"attention_mask": mask, "position_ids": positions[:, -1:] + 1}
+        step = llava(input_ids=word, **after, **with_cache(cache_of(given)))
+        torch.testing.assert_close(step.logits[:, -1], generated.logits[1], rtol=0, atol=1e-4)
+
+
+def test_kept_positions_may_be_the_caller_s_own(llava):
+    """Only differences matter to the rotary embedding: a gap in the text does."""
     inputs = video_inputs()
+    positions = torch.arange(49)[None]
     with patched(llava, KEPT):
-        short = inputs["input_ids"][:, [*range(5 + 13), *range(42, 49)]]
-        given = {"input_ids": short, "pixel_values_videos": inputs["pixel_values_videos"]}
         expected = llava(**inputs).logits
-        assert torch.equal(llava(**given).logits, expected)
-        with pytest.raises(PatchError, match="position_ids"):
-            llava(**given, position_ids=torch.arange(short.shape[1])[None])
+        shifted = llava(**inputs, position_ids=positions + 7).logits
+        torch.testing.assert_close(shifted, expected, rtol=0, atol=1e-4)
+        gap = llava(**inputs, position_ids=positions + 9 * (positions > 45)).logits
+    assert (gap[:, -1] - expected[:, -1]).abs().max() > 1e-2
+
+
+def test_refuses_positions_that_mean_nothing_after_merging(llava):
+    inputs = video_inputs()
+    positions = torch.arange(49)[None]
+    with patched(llava, RECOUNTED):
+        for wrong in (positions * 2, positions[:, :25], positions + 9 * (positions > 45)):
+            for call in (llava, llava.generate):
+                with pytest.raises(PatchError, match="position_ids"):
+                    call(**inputs, position_ids=wrong)
+    for schedule in (RECOUNTED, KEPT):
+        with patched(llava, schedule):
+            output = llava(**inputs)
+            word = output.logits[:, -1:].argmax(-1)
+            with pytest.raises(PatchError, match="position_ids"):
+                llava(input_ids=word, position_ids=word * 0 + 3, **with_cache(cache_of(output)))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=Schedule.label)
+def test_refuses_a_mask_that_hides_what_is_cached(llava, schedule):
+    inputs = video_inputs()
+    with patched(llava, schedule):
+        output = llava(**inputs)
+        word = output.logits[:, -1:].argmax(-1)
+        hole = torch.ones(1, 50)
+        hole[:, 20] = 0
+        for mask in (hole, torch.zeros(1, 50), torch.ones(1, 1, 1, 50, dtype=torch.bool)):
+            with pytest.raises(PatchError, match="attention_mask"):
+                llava(input_ids=word, attention_mask=mask, **with_cache(cache_of(output)))
+
+
+def test_a_prompt_that_is_short_already_is_refused(llava):
+    inputs = video_inputs()
+    short = inputs["input_ids"][:, [*range(5 + 13), *range(42, 49)]]
+    given = {"input_ids": short, "pixel_values_videos": inputs["pixel_values_videos"]}
+    with patched(llava, KEPT), pytest.raises(PatchError, match="37 video placeholders"):
+        llava(**given)
 
 
 def test_refuses_new_visual_tokens_behind_a_cache(llava):
@@ -189,14 +255,14 @@ def test_refuses_new_visual_tokens_behind_a_cache(llava):
         cache = cache_of(llava(**inputs))
         for new in ([VIDEO_TOKEN] * 37 + [3], [IMAGE_TOKEN, 3]):
             more = torch.cat([ids, torch.tensor([new])], dim=1)
-            with pytest.raises(PatchError, match="whole conversation"):
+            with pytest.raises(PatchError, match="25 cached"):
                 llava.generate(more, **with_cache(cache), max_new_tokens=2)
             with pytest.raises(PatchError, match="25 cached"):
                 llava(input_ids=torch.tensor([new]), **with_cache(cache))
-        with pytest.raises(PatchError, match="25 cached"):
+        with pytest.raises(PatchError, match="whole conversation"):
             llava.generate(**inputs, **with_cache(cache), max_new_tokens=2)
         words = torch.tensor([[1, 2, 3]])
-        with pytest.raises(PatchError, match=r"whole conversation.* 37 visual tokens.* 0 place"):
+        with pytest.raises(PatchError, match=r"whole conversation.* 3 tokens"):
             llava.generate(words, **with_cache(cache), max_new_tokens=2)
 
 

@@ -28,12 +28,12 @@ def prompts(count=2):
 
 def test_no_reduction_changes_nothing_and_a_schedule_does(loaded):
     same, cut = fidelity_rows(loaded, prompts(), [Schedule(), CUT], new_tokens=4)
-    assert same["kl_mean"] == same["kl_p95"] == same["kl_first"] == 0
-    assert same["top1_agreement"] == same["answers_equal"] == 1
-    assert cut["kl_p95"] >= cut["kl_mean"] > 1e-4
-    assert cut["tokens_per_layer"][-1] < same["tokens_per_layer"][-1]
-    assert (cut["prompts"], cut["steps"]) == (2, 4)
-    json.dumps([same, cut])
+    assert same.kl_mean == same.kl_p95 == same.kl_first == 0
+    assert same.top1_agreement == same.answers_equal == 1
+    assert cut.kl_p95 >= cut.kl_mean > 1e-4
+    assert cut.tokens_per_layer[-1] < same.tokens_per_layer[-1]
+    assert (cut.prompts, cut.steps) == (2, 4)
+    json.dumps([same.to_row(), cut.to_row()])
 
 
 def test_the_first_divergence_is_that_of_the_prefill(loaded):
@@ -43,14 +43,14 @@ def test_the_first_divergence_is_that_of_the_prefill(loaded):
         p = loaded.model(**inputs).logits[0, -1].softmax(-1)
         with patched(loaded.model, CUT):
             q = loaded.model(**inputs).logits[0, -1].softmax(-1)
-    assert row["kl_first"] == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-3)
-    assert row["top1_agreement"] == float(p.argmax() == q.argmax())
+    assert row.kl_first == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-3)
+    assert row.top1_agreement == float(p.argmax() == q.argmax())
 
 
 def test_steps_follow_the_unreduced_answer(loaded):
     """With a wrong word in between, later steps of no reduction would not be the same."""
     rows = fidelity_rows(loaded, prompts(1), [CUT, Schedule()], new_tokens=5)
-    assert rows[1]["kl_mean"] == 0
+    assert rows[1].kl_mean == 0
 
 
 def test_prompts_are_read_from_both_kinds_of_file(tmp_path):

@@ -8,7 +8,7 @@ from aim_cost import Schedule
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_runtime import PatchError, patched
-from aim_runtime.patching.prompt_lookup import TextCandidates
+from aim_runtime.patching.drafts import TextCandidates
 from aim_runtime.reference import Reference
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.reference import embedded_video
@@ -16,6 +16,7 @@ from tests.runtime.support import VIDEO_TOKEN, video_inputs
 
 BOTH = Schedule(Merge(passes=(5, 3)), Prune(linear=(1, 4)))
 KEPT = Schedule(Merge(passes=(5, 3), positions="kept"), BOTH.prune)
+GREEDY = {"max_new_tokens": 4, "do_sample": False}
 
 
 @pytest.fixture
@@ -151,19 +152,17 @@ def test_embeddings_generate_new_tokens_only(llava):
     assert new.shape == (1, 3)
 
 
-LOOKUP = {"prompt_lookup_num_tokens": 2, "max_new_tokens": 6}
-ASSISTED = {"assistant_early_exit": 2, "max_new_tokens": 6}
-WRONG = [
-    ({"max_length": 99}, "max_new_tokens"),
-    ({"min_length": 9, "max_new_tokens": 9}, "min_new_tokens"),
-    ({"use_cache": False, "max_new_tokens": 2}, "use_cache"),
-    (ASSISTED, "no assistant"),
+LOOKUP = {"prompt_lookup_num_tokens": 2, "max_new_tokens": 12, "do_sample": False}
+REFUSED = [
+    {"use_cache": False, "max_new_tokens": 2},
+    {"assistant_early_exit": 2, "max_new_tokens": 6},
+    {"prefill_chunk_size": 8, "max_new_tokens": 2},
 ]
 
 
-@pytest.mark.parametrize(("options", "match"), WRONG)
-def test_refuses_what_would_not_mean_the_same(llava, options, match):
-    inputs = video_inputs()
+@pytest.mark.parametrize("options", REFUSED, ids=lambda options: next(iter(options)))
+def test_refuses_wherever_it_is_given(llava, options):
+    inputs, match = video_inputs(), next(iter(options))
     ids, config = inputs.pop("input_ids"), GenerationConfig(**options)
     with patched(llava, BOTH):
         with pytest.raises(PatchError, match=match):
@@ -175,17 +174,45 @@ def test_refuses_what_would_not_mean_the_same(llava, options, match):
         llava.generation_config = config
         with pytest.raises(PatchError, match=match):
             llava.generate(ids, **inputs)
+        with pytest.raises(PatchError, match=match):
+            llava.generate(ids, GenerationConfig(max_new_tokens=2), **inputs)
 
 
-def test_refuses_assisted_decoding_with_a_mask_too(llava, qwen2):
+def test_the_caller_s_argument_counts_more_than_the_checkpoint_s(llava):
+    inputs = video_inputs()
+    llava.generation_config.prefill_chunk_size = 8
+    with patched(llava, BOTH):
+        expected = llava.generate(**inputs, **GREEDY, prefill_chunk_size=None)
+    llava.generation_config.prefill_chunk_size = None
+    with patched(llava, BOTH):
+        assert torch.equal(llava.generate(**inputs, **GREEDY), expected)
+
+
+def test_merging_alone_needs_no_cache(llava):
+    inputs = video_inputs()
+    for merge in (BOTH.merge, KEPT.merge):
+        with patched(llava, Schedule(merge)):
+            expected = llava.generate(**inputs, **GREEDY)
+            assert torch.equal(llava.generate(**inputs, **GREEDY, use_cache=False), expected)
+
+
+def test_prompt_lookup_with_a_mask(llava, qwen2):
     mask = torch.zeros(1, 20, dtype=torch.bool)
     mask[:, 3:15] = True
-    for model, match in ((llava, "visual_mask"), (qwen2, "whole prompts")):
-        with (
-            patched(model, Schedule(prune=BOTH.prune), visual_mask=mask),
-            pytest.raises(PatchError, match=match),
-        ):
-            model.generate(torch.randint(0, 9, (1, 20)), **LOOKUP)
+    ids = torch.randint(0, 200, (1, 20), generator=torch.Generator().manual_seed(2))
+    ids[0, 16:18] = ids[0, -2:]
+    schedule, options = Schedule(prune=BOTH.prune), LOOKUP | {"prompt_lookup_num_tokens": None}
+    with patched(qwen2, schedule, visual_mask=mask):
+        expected = qwen2.generate(ids, **options)
+        assert torch.equal(qwen2.generate(ids, **LOOKUP), expected)
+    with patched(llava, schedule, visual_mask=mask), pytest.raises(PatchError, match="visual_mask"):
+        llava.generate(ids, **LOOKUP)
+
+
+def test_continuous_batching_is_refused(llava):
+    inputs = video_inputs()
+    with patched(llava, BOTH), pytest.raises(PatchError, match="cache_implementation='paged'"):
+        llava.generate(**inputs, **GREEDY, cache_implementation="paged")
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -10,6 +10,8 @@ from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.vision_merge import VisionMerge
 from aim_runtime import patched
+from aim_runtime.models import find_adapter
+from aim_runtime.patching.encoding import merge_features
 from aim_runtime.reference import Reference
 from tests.runtime.reference import pooled_frames, slow_passes
 from tests.runtime.support import FRAME_TOKENS, IMAGE_TOKEN, VIDEO_TOKEN
@@ -139,15 +141,12 @@ def test_the_trace_is_the_predicted_one(llava, sizes, merge, vision_merge):
 
 def test_newlines_stand_between_the_rows_they_end(llava):
     (grid,) = image_grids(spec_of(llava), ALONE)
-    features = llava.model.get_image_features(
-        **{n: x for n, x in image_inputs(llava, ALONE).items() if n != "input_ids"}
-    ).pooler_output[0]
-    left, places = slow_image(features, grid, Merge(retention=0.5))
+    inputs = {n: x for n, x in image_inputs(llava, ALONE).items() if n != "input_ids"}
+    features = llava.model.get_image_features(**inputs).pooler_output
+    left, places = slow_image(features[0], grid, Merge(retention=0.5))
     assert places == sorted(places)
-    with patched(llava, Schedule(Merge(retention=0.5))):
-        merged = llava.model.get_image_features(
-            **{n: x for n, x in image_inputs(llava, ALONE).items() if n != "input_ids"}
-        ).pooler_output[0]
+    items = find_adapter(llava).items_of_pixels(inputs, "image")
+    (merged,), _ = merge_features(features, items, Merge(retention=0.5))
     torch.testing.assert_close(merged, left, rtol=1e-5, atol=1e-6)
     newline = (merged == llava.model.image_newline).all(dim=1).nonzero()[:, 0].tolist()
     assert newline == [places.index(place) for place in grid.newlines]

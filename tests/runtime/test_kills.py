@@ -24,7 +24,7 @@ def test_twenty_kills_of_a_process(name, tmp_path):
 
 WRITERS = {
     "measure": "aim_runtime.measurement.row_file.write_atomically",
-    "accuracy": "aim_runtime.cli.accuracy.write_atomically",
+    "accuracy": "aim_runtime.answers.accuracy_file.write_atomically",
     "sweep.csv": "aim_cost.sweeps.store.write_atomically",
     "sweep.parquet": "aim_cost.sweeps.store.write_atomically",
 }

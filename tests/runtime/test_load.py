@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from aim_cost import preset_config
+from aim_cost import model_parameters, preset_config
 from aim_cost.errors import SpecError
 from aim_runtime import load
 from aim_runtime.errors import LoadError
@@ -16,6 +17,7 @@ from tests.runtime.models import tiny_llava_15, tiny_next_video
 from tests.runtime.support import tiny_llava, video_inputs
 
 PRESET = "llava-onevision-qwen2-0.5b"
+HUB = Path(__file__).parents[1] / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -215,14 +217,45 @@ def test_what_cannot_be_loaded(arguments, error, expected):
 @pytest.mark.parametrize(
     ("field", "value", "error"),
     [
-        ("projector_hidden_act", 5, LoadError),
-        ("vision_config", None, SpecError),
+        ("image_token_index", "5", LoadError),  # the class's own check: no size depends on it
+        ("projector_hidden_act", 5, SpecError),
+        ("vision_config", 7, SpecError),
         ("vision_feature_select_strategy", "some", SpecError),
     ],
 )
 def test_a_wrong_field_is_named(config, field, value, error):
     with pytest.raises(error, match=field):
         random_tiny({**config, field: value})
+
+
+HUB_FORMS = ("llava-1.5-7b-hf", "qwen2.5-vl-3b-instruct", "nexus-gen-v2", "qwen2.5-vl-3b-by-5")
+
+
+def hub_form(name):
+    """The fields of a config as the hub has it."""
+    return json.loads((HUB / f"{name}.json").read_text())["config"]
+
+
+@pytest.mark.parametrize("name", HUB_FORMS)
+@pytest.mark.parametrize("cut", [{}, {"layers": 2}, {"layers": 3, "vision_layers": 1}])
+def test_a_config_of_the_hub_is_loaded_as_it_is(tmp_path, name, cut):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(hub_form(name)))
+    loaded, whole = load(path, "meta", random_weights=True, **cut), spec_of(path)
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    assert parameters == model_parameters(loaded.spec)
+    assert loaded.spec == spec_of(path, **cut)
+    assert loaded.spec.text.num_hidden_layers == cut.get("layers", whole.text.num_hidden_layers)
+    assert replace(loaded.spec, text=whole.text, vision=whole.vision) == whole
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl-7b-instruct-awq", "llava-1.5-7b-bnb-8bit"])
+def test_quantised_weights_are_not_loaded(name):
+    config = hub_form(name)
+    with pytest.raises(LoadError, match="quantization_config: expected weights that are not"):
+        load(config, "meta", random_weights=True)
+    del config["quantization_config"]
+    load(config, "meta", random_weights=True, layers=1)
 
 
 def test_a_folder_or_file_that_is_no_model(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aim_cost import Schedule
-from aim_runtime import load, patched
+from aim_runtime import PatchError, load, patched
 from aim_runtime.patching.masked import masked
 from tests.runtime.support import tiny_llava, video_inputs
 
@@ -38,3 +38,26 @@ def test_other_tokens_change_the_logits(loaded):
         with masked(loaded.model, Schedule.parse(label)):
             outputs.append(loaded.model(**inputs, logits_to_keep=1).logits)
     assert (outputs[0] - outputs[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "prune linear:1:5 score=text-attention",
+        "prune linear:1:5 drop=after-attention",
+        "select 0.5, prune linear:1:5",
+    ],
+)
+def test_other_ways_to_prune_are_refused(loaded, label):
+    with (
+        pytest.raises(PatchError, match="as AIM masks"),
+        masked(loaded.model, Schedule.parse(label)),
+    ):
+        pass
+
+
+def test_a_batch_is_refused(loaded):
+    inputs = video_inputs(frames=4, batch=2)
+    refused = pytest.raises(PatchError, match="one prompt at a time")
+    with masked(loaded.model, Schedule.parse("prune linear:1:5")), refused:
+        loaded.model(**inputs)

@@ -9,7 +9,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from aim_cost import Execution, ModelSpec, Schedule, Workload, load_hardware
 from aim_cost.conventions.executed import build_executed
-from aim_cost.ops.kind import Elementwise, Importance
+from aim_cost.ops.kind import Elementwise, Importance, Product
 from aim_cost.timing import OpTimeModel
 from aim_cost.timing.elementwise import measured_as
 from aim_cost.timing.fit.calibrate import fit_calibration
@@ -118,26 +118,27 @@ def test_a_product_has_the_shape_of_its_row(spec):
     cases = gemm_cases(spec, Sizes.of(spec, WORKLOAD), 4)
     vision = spec.vision
     for case, result in zip(cases, run_all(cases), strict=True):
-        m, n, k = (case.row[name] for name in ("m", "n", "k"))
+        m, n, k = case.kind.dims
         assert isinstance(result, torch.Tensor)
         assert result.numel() == m * n
         assert case.flops == 2 * m * n * k
-    assert (4 * 25, vision.hidden_size, 3 * 15**2) in [tuple(c.row.values()) for c in cases]
-    assert len({tuple(case.row.values()) for case in cases}) == len(cases)
+    assert (4 * 25, vision.hidden_size, 3 * 15**2) in [case.kind.dims for case in cases]
+    assert len({case.kind for case in cases}) == len(cases)
 
 
 def test_attention_has_the_shape_of_its_row(spec):
     cases = attention_cases(spec, Sizes.of(spec, WORKLOAD), 4)
     for case, (result, _) in zip(cases, run_all(cases), strict=True):
-        batch, tokens = case.row["batch_size"], case.row["sequence_length"]
-        assert result.shape == (batch, tokens, case.row["num_heads"], case.row["head_dim"])
+        kind = case.kind
+        assert result.shape == (kind.batch, kind.tokens, kind.heads, kind.head_dim)
+        assert list(case.to_row(0.5, 3).values()) == [*kind.dims, 500.0, 3]
     kinds = {case.table for case in cases}
     assert kinds == {"causal_attention", "encoder_attention"}
 
 
 def test_bytes_are_those_of_the_graph(spec):
     sizes = Sizes((47,), (4,))
-    rows = {(c.row["kind"], c.row["bytes"]) for c in elementwise_cases(spec, sizes, 2)}
+    rows = {(c.kind.kind, c.kind.bytes) for c in elementwise_cases(spec, sizes, 2)}
     workload = Workload(text_tokens=47 - 37, frames=4)
     trace = Schedule().resolve(spec, workload)
     for op in build_executed(spec, workload, trace, Execution()):
@@ -148,7 +149,7 @@ def test_bytes_are_those_of_the_graph(spec):
 def test_every_elementwise_case_runs(spec):
     cases = elementwise_cases(spec, Sizes.of(spec, WORKLOAD), 4, attention="eager")
     assert len(run_all(cases)) == len(cases)
-    assert "softmax" in {case.row["kind"] for case in cases}
+    assert "softmax" in {case.kind.kind for case in cases}
 
 
 def test_every_elementwise_case_of_an_image_model_runs():
@@ -156,7 +157,7 @@ def test_every_elementwise_case_of_an_image_model_runs():
     sizes = Sizes.of(spec, Workload(text_tokens=12, image_tokens=18))
     cases = elementwise_cases(spec, sizes, 4)
     assert len(run_all(cases)) == len(cases)
-    kinds = {case.row["kind"] for case in cases}
+    kinds = {case.kind.kind for case in cases}
     assert kinds >= {"gelu", "normalise", "average"}
     assert "bilinear" not in kinds
 
@@ -174,36 +175,38 @@ def test_hidden_states_of_the_tower_lie_channel_by_channel(llava):
     assert {stride[1] for stride in strides} == {1}
 
 
-def make_case(name: str) -> Case:
-    return Case("gemm", {"name": name}, 1, 1, 0, 0, 0, make=lambda pool: lambda: None)
+def make_case(rows: int) -> Case:
+    """A product that does nothing, told from others by its rows."""
+    return Case(Product(rows, 1, 1), 1, 1, 0, 0, 0, make=lambda pool: lambda: None)
 
 
 def test_medians_leave_out_disturbed_runs_unless_all_are():
-    cases = [make_case("some"), make_case("all"), make_case("none")]
+    cases = [make_case(1), make_case(2), make_case(3)]
     samples = {
         0: [Sample(1.0, False), Sample(9.0, True), Sample(3.0, False)],
         1: [Sample(5.0, True), Sample(7.0, True)],
         2: [],
     }
     rows = module._tables(cases, samples)["gemm"]
-    assert [(r["name"], r["latency_ms"], r["repeats"]) for r in rows] == [
-        ("some", 2000.0, 2),
-        ("all", 6000.0, 2),
+    assert [(r["m"], r["latency_ms"], r["repeats"]) for r in rows] == [
+        (1, 2000.0, 2),
+        (2, 6000.0, 2),
     ]
 
 
 def test_the_first_round_warms_up_and_short_kernels_run_more_often(monkeypatch):
     clock = iter(range(10**6))
     monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))
-    seen: dict[str, int] = {"short": 0, "long": 0}
+    short, long = make_case(1), make_case(2)
+    seen = {short.kind: 0, long.kind: 0}
 
     def sample(case):
-        seen[case.row["name"]] += 1
-        return Sample(1e-4 if case.row["name"] == "short" else 1.0, False)
+        seen[case.kind] += 1
+        return Sample(1e-4 if case is short else 1.0, False)
 
-    samples = module._rounds([make_case("short"), make_case("long")], sample, until=0.0)
+    samples = module._rounds([short, long], sample, until=0.0)
     assert [len(samples[place]) for place in (0, 1)] == [3, 1]
-    assert seen == {"short": 4, "long": 2}
+    assert seen == {short.kind: 4, long.kind: 2}
 
 
 def test_an_interrupt_keeps_what_was_measured(capsys):
@@ -214,7 +217,7 @@ def test_an_interrupt_keeps_what_was_measured(capsys):
             raise KeyboardInterrupt
         return Sample(1.0, False)
 
-    samples = module._rounds([make_case("a"), make_case("b")], sample, until=1e12)
+    samples = module._rounds([make_case(1), make_case(1)], sample, until=1e12)
     assert sum(len(taken) for taken in samples.values()) == 3
     assert "interrupted" in capsys.readouterr().err
 

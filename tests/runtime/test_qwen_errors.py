@@ -10,7 +10,7 @@ from aim_cost.errors import ScheduleError
 from aim_cost.schedules.merge import Merge
 from aim_runtime import PatchError, patch, patched, unpatch
 from aim_runtime.seams import cache_of, with_cache
-from tests.runtime.qwen import KINDS, qwen_inputs, rope_table, short, tiny_qwen
+from tests.runtime.qwen import KINDS, qwen_inputs, rope_table, tiny_qwen
 from tests.runtime.test_qwen import BOTH, LITTLE, PICTURE, SMALL, VIDEO
 from tests.runtime.test_qwen_turns import GREEDY, LOGITS, follow_up
 
@@ -56,12 +56,8 @@ WRONG = {
         },
         "36 video placeholders",
     ),
-    "positions": (
-        wrong("position_ids", lambda x: torch.zeros(3, 1, 45, dtype=torch.long)),
-        "position_ids",
-    ),
     "positions of a short prompt": (
-        lambda inputs: short(inputs) | {"position_ids": torch.zeros(3, 1, 21, dtype=torch.long)},
+        wrong("position_ids", lambda x: torch.zeros(3, 1, 21, dtype=torch.long)),
         "position_ids",
     ),
 }
@@ -101,32 +97,41 @@ def test_refuses_new_visual_tokens_behind_a_cache(model, kind):
         first = model.generate(**inputs, **GREEDY, **LOGITS)
         call = follow_up(inputs, first)
         call["input_ids"][:, -2] = inputs["input_ids"][0, 5]
-        with pytest.raises(PatchError, match="whole conversation"):
+        with pytest.raises(PatchError, match="cached ones"):
             model.generate(**call, **GREEDY)
         with pytest.raises(PatchError, match="cached ones"):
             model(input_ids=call["input_ids"][:, -3:], **with_cache(cache_of(first)))
 
 
-def test_positions_serve_one_prompt(model, kind):
+def test_a_prompt_that_failed_leaves_nothing_to_the_next(model, kind):
     inputs, turned = (qwen_inputs(kind, [3, video, 4]) for video in (VIDEO, (3, 8, 6)))
-    expected = rope_table(model, inputs)
-    table = expected[:, :, [*range(4), *range(4, 16), *range(40, 45)]]
+    table = rope_table(model, inputs)
 
     def fail(*args, **kwargs):
         raise RuntimeError("out of memory")
 
     with patched(model, BOTH):
+        expected = model(**inputs).logits
         for run in (model, lambda **call: model.generate(**call, **GREEDY)):
             hook = model.model.visual.register_forward_pre_hook(fail)
             with pytest.raises(RuntimeError, match="out of memory"):
                 run(**turned)
             hook.remove()
-            assert torch.equal(rope_table(model, inputs), expected)
-            with pytest.raises(PatchError, match="position_ids"):
-                model(**short(inputs), position_ids=table)
-            run(**inputs)
-            with pytest.raises(PatchError, match="position_ids"):
-                model(**short(inputs), position_ids=table)
+            assert torch.equal(rope_table(model, inputs), table)
+            assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_positions_of_the_caller_s_prompt(model, kind):
+    inputs = qwen_inputs(kind, [3, VIDEO, 4])
+    table = rope_table(model, inputs)
+    with patched(model, BOTH):
+        expected, words = model(**inputs).logits, model.generate(**inputs, **GREEDY)
+        assert torch.equal(model(**inputs, position_ids=table).logits, expected)
+        shifted = model(**inputs, position_ids=table + 5).logits
+        torch.testing.assert_close(shifted, expected, rtol=0, atol=1e-4)
+        assert torch.equal(model.generate(**inputs, position_ids=table + 5, **GREEDY), words)
+        turned = model(**inputs, position_ids=table[[0, 2, 1]]).logits
+    assert (turned[:, -1] - expected[:, -1]).abs().max() > 1e-3
 
 
 def test_patching_twice_is_refused_and_harmless(model):

@@ -30,12 +30,12 @@ def recording(tmp_path):
 
 def test_passes_here():
     result = selfcheck()
-    assert result["passed"]
-    assert result["kept_sets_equal"] is True
-    assert result["greedy_tokens_equal"] is True
-    assert 0 < result["max_logit_difference"] < 1e-4
-    assert result["versions"]["torch"] == torch.__version__
-    json.dumps(result, allow_nan=False)
+    assert result.passed
+    assert result.total.kept_sets_equal is True
+    assert result.total.greedy_tokens_equal is True
+    assert 0 < result.total.max_logit_difference < 1e-4
+    assert result.versions["torch"] == torch.__version__
+    json.dumps(result.to_dict(), allow_nan=False)
 
 
 def test_leaves_the_random_state_alone():
@@ -47,8 +47,8 @@ def test_leaves_the_random_state_alone():
 @pytest.mark.parametrize("std", ["0.1", "0.2"])
 def test_passes_with_recorded_vectors(std):
     result = selfcheck(shared_golden(f"prefill_prune_std{std}.safetensors"))
-    assert result["passed"]
-    assert set(result["checks"]) == {"reference", "vectors"}
+    assert result.passed
+    assert set(result.checks) == {"reference", "vectors"}
 
 
 def test_notices_a_wrong_selection(monkeypatch):
@@ -59,8 +59,8 @@ def test_notices_a_wrong_selection(monkeypatch):
 
     monkeypatch.setattr("aim_runtime.patching.prefill.select_tokens", worst_first)
     result = selfcheck()
-    assert not result["passed"]
-    assert not result["kept_sets_equal"]
+    assert not result.passed
+    assert not result.total.kept_sets_equal
 
 
 def test_notices_another_kept_token(recording):
@@ -69,9 +69,9 @@ def test_notices_another_kept_token(recording):
     missing = (set(range(14, 211)) - set(kept.tolist())).pop()
     kept[20] = missing
     result = check()
-    assert result["kept_sets_equal"] is False
-    assert result["passed"] is False
-    assert result["greedy_tokens_equal"] is True
+    assert result.total.kept_sets_equal is False
+    assert result.passed is False
+    assert result.total.greedy_tokens_equal is True
 
 
 def test_notices_other_logits(recording):
@@ -79,26 +79,26 @@ def test_notices_other_logits(recording):
     tensors["patched.logits"][0, 5, 7] += 0.01
     tensors["patched.logits"][0, 100] = torch.nan  # a dropped position: means nothing
     result = check()
-    assert result["max_logit_difference"] == pytest.approx(0.01, abs=1e-4)
-    assert result["kept_sets_equal"]
-    assert result["greedy_tokens_equal"]
-    assert result["passed"] is False
+    assert result.total.max_logit_difference == pytest.approx(0.01, abs=1e-4)
+    assert result.total.kept_sets_equal
+    assert result.total.greedy_tokens_equal
+    assert result.passed is False
 
 
 def test_notices_other_tokens(recording):
     tensors, _, check = recording
     tensors["fixed.greedy_tokens"][0, 5] += 1
     result = check()
-    assert result["greedy_tokens_equal"] is False
-    assert result["passed"] is False
+    assert result.total.greedy_tokens_equal is False
+    assert result.passed is False
 
 
 def test_notices_logits_that_are_not_numbers(recording):
     tensors, _, check = recording
     tensors["patched.logits"][0, 5, 7] = torch.nan
     result = check()
-    assert result["max_logit_difference"] is None
-    assert result["passed"] is False
+    assert result.total.max_logit_difference is None
+    assert result.passed is False
 
 
 @pytest.mark.parametrize(

@@ -28,23 +28,19 @@ def test_the_trace_is_the_predicted_one(llava):
     assert [kept.shape[1] for kept in trace.kept[:-1]] == list(trace.tokens.attention_tokens)
 
 
-def test_a_full_prompt_and_a_shortened_one_are_the_same(llava):
+def test_a_prompt_loses_the_ends_of_its_runs(llava):
     inputs = video_inputs()
-    layout = Layout(find_adapter(llava), BOTH.merge)
-    prepared = layout.prepare(inputs)
+    prepared = Layout(find_adapter(llava), BOTH.merge).prepare(inputs)
     short, prompt = prepared.inputs, prepared.prompt
     assert short["input_ids"].shape == short["attention_mask"].shape == (1, 5 + 13 + 7)
     assert prompt.visual_mask.sum() == 13
+    assert prompt.caller_tokens == 49
     text = inputs["input_ids"] != VIDEO_TOKEN
     assert torch.equal(
         short["input_ids"][short["input_ids"] != VIDEO_TOKEN], inputs["input_ids"][text]
     )
-    with patched(llava, BOTH):
-        assert torch.equal(llava(**short).logits, llava(**inputs).logits)
-        one = llava.generate(**short, max_new_tokens=4, do_sample=False)
-        other = llava.generate(**inputs, max_new_tokens=4, do_sample=False)
-    assert torch.equal(one[:, -4:], other[:, -4:])
-    assert one.shape[1] == short["input_ids"].shape[1] + 4
+    kept = ~prompt.visual_mask
+    assert torch.equal(prompt.cut.sources[kept], torch.arange(49)[None][text])
 
 
 def test_the_callers_tensors_are_not_changed(llava):

@@ -65,7 +65,14 @@ def test_the_edit_list_of_a_trimmed_video_is_kept(tmp_path):
 
 def test_frames_are_in_the_order_shown_not_decoded(tmp_path):
     pictures = [textured(index) for index in range(30)]
-    path = write_video(tmp_path / "a.mkv", pictures, "mpeg4", b_frames=2, gop=12)
+    path = write_video(
+        tmp_path / "a.mkv",
+        pictures,
+        "mpeg4",
+        b_frames=2,
+        gop=12,
+        set_up=lambda stream: setattr(stream, "bit_rate", 2_000_000),
+    )
     with av.open(str(path)) as file:
         stamps = [packet.pts for packet in file.demux(video=0) if packet.size]
     assert stamps != sorted(stamps)

@@ -7,13 +7,13 @@ from importlib.resources import files
 import numpy as np
 
 from aim_cost.devices.hardware import load_hardware
+from aim_cost.files.text import text_of
+from aim_cost.files.yaml_text import yaml_tree
 from aim_cost.models.decoder import embedding_ops, layer_ops
 from aim_cost.models.text_spec import TextSpec
 from aim_cost.ops.kernels import Kernels
 from aim_cost.ops.kind import Elementwise
 from aim_cost.ops.op import Op
-from aim_cost.text_files.text import text_of
-from aim_cost.text_files.yaml_text import yaml_tree
 from aim_cost.timing.calibration import Calibration
 from aim_cost.timing.op_time import OpTimeModel
 

@@ -1,9 +1,8 @@
 """KernelTable: measured kernel times, read from Parquet or CSV."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,9 +10,15 @@ from numpy.typing import NDArray
 
 from aim_cost.checks import one_of
 from aim_cost.errors import ProfileError
+from aim_cost.files.csv_text import read_csv
 from aim_cost.imports import import_optional
-from aim_cost.ops.kind import Elementwise
-from aim_cost.text_files.csv_text import read_csv
+from aim_cost.ops.kind import (
+    CausalAttention,
+    Elementwise,
+    EncoderAttention,
+    FusedImportance,
+    Product,
+)
 from aim_cost.timing.elementwise import Dispatch
 from aim_cost.timing.form import Array, Form, Index, Mask
 from aim_cost.timing.forms import FORMS
@@ -58,9 +63,12 @@ def table_name(gpu: str, op: str, dtype: str = "bfloat16") -> str:
     return f"{prefix}_{op}_{_SUFFIX_OF[dtype]}"
 
 
-def dims_of(op: str, row: Mapping[str, Any]) -> tuple[float, ...]:
-    """The sizes of one row of a table of ``op``, in the order of ``form.dims``."""
-    return tuple(float(row[_COLUMN_OF.get(name, name)]) for name in FORMS[op].dims)
+def size_columns(
+    kind: Product | CausalAttention | EncoderAttention | FusedImportance,
+) -> dict[str, int]:
+    """The columns of a table that hold the sizes of a kernel, in the order of ``form.dims``."""
+    sizes = zip(FORMS[kind.label].dims, kind.dims, strict=True)
+    return {_COLUMN_OF.get(name, name): int(size) for name, size in sizes}
 
 
 def table_path(folder: str | Path, gpu: str, op: str, dtype: str = "bfloat16") -> Path | None:

@@ -32,6 +32,7 @@ class LlavaNextVideoAdapter(Adapter):
         pixels = inputs.get(self.pixel_inputs[modality][0])
         if pixels is None:
             return None
+        self.require_as_configured(inputs, "vision_feature_select_strategy")
         if modality == "video":
             videos, frames = map(int, pixels.shape[:2])
             vision = self.config.vision_config

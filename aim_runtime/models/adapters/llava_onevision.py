@@ -36,6 +36,7 @@ class LlavaOnevisionAdapter(Adapter):
         pixels = inputs.get(self.pixel_inputs[modality][0])
         if pixels is None:
             return None
+        self.require_as_configured(inputs, "vision_feature_select_strategy", "vision_aspect_ratio")
         if modality == "video":
             videos, frames = map(int, pixels.shape[:2])
             vision = self.config.vision_config

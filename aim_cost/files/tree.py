@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from aim_cost.errors import AimError
-from aim_cost.text_files.json_text import json_tree
-from aim_cost.text_files.text import text_of
-from aim_cost.text_files.yaml_text import yaml_tree
+from aim_cost.files.json_text import json_tree
+from aim_cost.files.text import text_of
+from aim_cost.files.yaml_text import yaml_tree
 
 
 def read_tree(

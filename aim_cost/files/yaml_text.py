@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from aim_cost.text_files.limits import DEEPEST, TOO_DEEP, bounded, fraction, whole_number
+from aim_cost.files.limits import DEEPEST, TOO_DEEP, bounded, fraction, whole_number
 
 _PARSER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 _YAML_1_1: Any = yaml.resolver.Resolver()

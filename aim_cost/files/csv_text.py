@@ -5,7 +5,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from aim_cost.text_files.text import text_of
+from aim_cost.files.text import text_of
 
 _SEPARATORS = (",", ";", "\t", "|")
 

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from aim_cost.text_files.limits import DEEPEST, TOO_DEEP, fraction, whole_number
+from aim_cost.files.limits import DEEPEST, TOO_DEEP, fraction, whole_number
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 

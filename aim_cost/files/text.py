@@ -3,7 +3,7 @@
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from aim_cost.text_files.limits import MOST_BYTES
+from aim_cost.files.limits import MOST_BYTES
 
 
 def text_of(file: Path | Traversable) -> str:
