@@ -53,7 +53,7 @@ def write_sweep(grid: Grid, path: str | Path, address: str | None = None) -> Ite
 
 
 def _remove(folder: Path) -> None:
-    """Remove the parts, and the claim last: parts without one could be taken for another sweep's."""
+    """Remove the parts, then the claim: parts without one could pass for another sweep's."""
     for part in folder.iterdir():
         if part.name != _CLAIM:
             part.unlink()

@@ -79,10 +79,7 @@ def command(app: Typer, arguments: list[str]) -> str | AimError | None:
         except AimError as error:
             one_line(error)
             return error
-        except click.ClickException as error:
-            assert error.exit_code == 2
-            return None
-        except (click.exceptions.Exit, SystemExit):
+        except (click.UsageError, click.exceptions.Exit, SystemExit):
             return None
     return out.getvalue()
 

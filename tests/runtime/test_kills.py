@@ -37,7 +37,7 @@ def test_a_kill_at_each_write(name, after, tmp_path, monkeypatch):
     work, kept = killed.WORKS[name](tmp_path), {}
     module, _, function = WRITERS[name].rpartition(".")
     write = getattr(sys.modules[module], function)
-    for kills in count():
+    for kills in count():  # noqa: B007
         left = iter(range(0 if after else 1))  # writes that succeed before the kill
 
         def strike(path, content, left=left):
