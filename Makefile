@@ -4,10 +4,10 @@
 #   VIDEO=clip.mp4           a video for the demo instead of the made one
 
 # The tests that reach into transformers.
-SEAMS := $(patsubst %,tests/runtime/test_%.py,compiled conversation drop_point equivalence \
-	generate golden graph images last_layer leaks llava_generate llava_prompts masked measure memory \
-	meta patch prompts qwen qwen_errors qwen_turns refusals seams selfcheck tiny uneven validate \
-	video_prompts vision_merge)
+SEAMS := $(patsubst %,tests/runtime/test_%.py,caches compiled conversation copies drop_point equivalence \
+	generate generate_arguments golden graph images last_layer leaks llava_generate llava_prompts masked measure memory \
+	meta patch prompts qwen qwen_errors qwen_turns refusals scores seams selfcheck threads tiny uneven validate \
+	video_prompts vision_merge wrappers)
 
 SHELL := /bin/bash
 PYTHON ?= python3

@@ -91,9 +91,14 @@ def device(result: Estimate) -> str:
     return f"{result.model.name} on {result.device.name}, {result.execution.dtype}, {result.mode}"
 
 
+def suffix_of(path: str | Path) -> str:
+    """The suffix of a picture that can be written. Raises: SpecError for another one."""
+    return one_of(Path(path).suffix, SUFFIXES, f"suffix of {path}", SpecError)
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Write a .png, .pdf or .svg; an interrupted write leaves no trace. Raises: SpecError."""
-    suffix = one_of(Path(path).suffix, SUFFIXES, f"suffix of {path}", SpecError)
+    suffix = suffix_of(path)
     picture = io.BytesIO()
     figure.savefig(picture, format=suffix[1:])
     write_atomically(path, picture.getvalue())

@@ -12,7 +12,9 @@ from aim_cost.render import Format, console, print_rows
 
 def report(
     folder: Annotated[Path, typer.Argument(help="What aim-runtime campaign wrote.")],
-    plot: Annotated[Path | None, typer.Option(help="Write a PNG.", dir_okay=False)] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a picture: .png, .pdf or .svg.", dir_okay=False)
+    ] = None,
     tables: Annotated[
         Path | None,
         typer.Option(
@@ -36,6 +38,10 @@ def report(
     from aim_runtime.campaigns.report import read_report, write_tables
     from aim_runtime.campaigns.table import report_notes, report_tables
 
+    if plot is not None:
+        from aim_cost.plots.style import suffix_of
+
+        suffix_of(plot)
     found = read_report(folder, afterwards=afterwards)
     if tables is not None:
         for path in write_tables(folder, tables):

@@ -44,7 +44,7 @@ def validate(
         Path | None, typer.Option(help="A calibration of --hardware (aim-cost calibrate).")
     ] = None,
     repeats: RepeatsOption = 5,
-    plot: Annotated[Path | None, typer.Option(help="Write a picture to this .png.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture: .png, .pdf or .svg.")] = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Predict and run: traces and FLOPs must be equal (else exit status 1), times are compared.
@@ -55,6 +55,10 @@ def validate(
     from aim_runtime.validation.table import validation_table
     from aim_runtime.validation.validate import validate as run_validate
 
+    if plot is not None:
+        from aim_cost.plots.style import suffix_of
+
+        suffix_of(plot)  # refused before minutes of measuring
     workload = prompt.workload(4)
     asked = with_baseline(parts.all(schedule))
     loaded = options.load(workload, asked)

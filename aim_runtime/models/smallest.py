@@ -19,7 +19,7 @@ def smallest_model(kind: type[PreTrainedModel]) -> PreTrainedModel:
     fields: dict[str, dict[str, Any]] = {"qwen2": TEXT, "llama": TEXT}
     for adapter in ADAPTERS:
         fields |= adapter.smallest
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
         model = kind(config(**fields[config.model_type]))
     model.eval()

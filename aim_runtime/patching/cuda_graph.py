@@ -27,7 +27,9 @@ from aim_runtime.patching.capturable import EAGER_WAY, capturable, refusal
 from aim_runtime.patching.encoding import merge_features
 from aim_runtime.patching.patch import patched
 from aim_runtime.patching.prefill import Prefill
+from aim_runtime.prompts.cached import Cached
 from aim_runtime.prompts.layout import Layout, Shortened
+from aim_runtime.prompts.prompt_layer import hold_prompt
 from aim_runtime.recorder import NULL_RECORDER
 from aim_runtime.seams import lack_newlines, with_cache
 from aim_runtime.trace import RunTrace
@@ -38,6 +40,8 @@ class PrefillOutput:
     """What a prefill leaves: logits[B, 1, vocabulary] of the last token, and the KV cache.
 
     After ``GraphedPrefill`` both lie in the graph's memory, and the next replay overwrites them.
+    Decode on the cache token by token, patched or not; ``generate`` goes on from it inside
+    ``patched`` alone, where it is known how much of the prompt is cached.
     """
 
     logits: Tensor
@@ -171,6 +175,17 @@ class StaticPrefill:
         logits = self._loaded.model.lm_head(decoder.norm(x)[:, -1:])
         lengths = tuple(cache.get_seq_length(i) for i in range(len(decoder.layers)))
         prefill.finish(self.trace, lengths)
+        last = torch.full((1, 1), self._prompt.tokens - 1, device="cpu")
+        cached = Cached(
+            self._prompt,
+            lengths,
+            padding=[],
+            keeps_positions=False,
+            needs_patch=False,
+            last_position=last,
+            highest_position=last,
+        )
+        hold_prompt(cache, cached)
         return PrefillOutput(logits, cache)
 
     def _features(self) -> Tensor:

@@ -18,7 +18,7 @@ class TextCandidates:
 
     def __init__(self, stock: Any, placeholders: Collection[int]) -> None:
         self._stock = stock
-        self._placeholders = torch.tensor(sorted(placeholders), dtype=torch.int64)
+        self._placeholders = torch.tensor(sorted(placeholders), dtype=torch.int64, device="cpu")
         self._prefilled = False
 
     def __getattr__(self, name: str) -> Any:

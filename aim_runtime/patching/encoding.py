@@ -1,6 +1,7 @@
 """What happens to visual features before they enter the LLM: they are merged, item by item."""
 
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import wraps
@@ -24,6 +25,12 @@ from aim_runtime.seams import lack_newlines, with_video_pixels
 Features = Tensor | list[Tensor]
 
 
+class _Last(threading.local):
+    """The images or videos that this thread has encoded last, outside a forward."""
+
+    items: Items | None = None
+
+
 class Encoding:
     """Merges the features of images, or of videos, on their way into a prompt.
 
@@ -43,7 +50,7 @@ class Encoding:
     ) -> None:
         self._merge, self._recorder, self._strict = merge, recorder, strict
         self._adapter, self._modality = adapter, modality
-        self._last: Items | None = None  # encoded outside a forward
+        self._last = _Last()
 
     def around(
         self, encode: Callable[..., Any], entering: Callable[[], dict[str, Encoded] | None]
@@ -70,7 +77,7 @@ class Encoding:
                 raise
             return output
         if encoded is None:
-            self._last = items
+            self._last.items = items
             if isinstance(output, ModelOutput):
                 output._aim_items = items
             return output
@@ -82,7 +89,7 @@ class Encoding:
 
         Raises: PatchError where nobody knows them.
         """
-        items: Items | None = getattr(ready, "_aim_items", self._last)
+        items: Items | None = getattr(ready, "_aim_items", self._last.items)
         features = ready.pooler_output
         if items is None or len(features) % len(items):
             raise features_of_another_run(f"features of {len(features)} {self._modality}s")

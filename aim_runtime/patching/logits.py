@@ -29,8 +29,8 @@ class Left:
 
     Args:
         tokens: N, of the caller's prompt.
-        places: int64 [B, n], -1 at padding that evens rows out; None before the decoder has run,
-            and where it ran no prefill.
+        places: int64 [B, n], -1 where nothing is predicted; None before the decoder has run, and
+            where it ran no prefill.
     """
 
     tokens: int

@@ -1,7 +1,6 @@
 """PositionKeeping: positions of the tokens that merging leaves, and of those after a prompt."""
 
 from collections.abc import Mapping
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -12,11 +11,12 @@ from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.axes import AxesPositions
-from aim_runtime.prompts.cached import Cached, cached_tokens, require_empty_cache, unknown_cache
+from aim_runtime.prompts.cached import Cached, require_empty_cache
 from aim_runtime.prompts.encoded import Encoded
 from aim_runtime.prompts.layout import Shortened
 from aim_runtime.prompts.positions import KeptPositions, Positions, RecountedPositions
 from aim_runtime.prompts.prompt import Prompt
+from aim_runtime.prompts.prompt_layer import first_layer, hold_prompt, require_beginning
 from aim_runtime.seams import cache_in
 
 
@@ -28,12 +28,11 @@ class PositionKeeping:
 
     def __init__(self, adapter: Adapter | None, merge: Merge | None) -> None:
         self._merges = merge is not None
+        self._keeps = merge is not None and merge.positions == "kept"
         self._axes = AxesPositions(adapter) if adapter is not None and adapter.has_axes else None
         self._kind: Positions | None = self._axes
         if self._axes is None and merge is not None:
-            keeps = merge.positions == "kept"
-            self._kind = KeptPositions() if keeps else RecountedPositions()
-        self._cached: WeakKeyDictionary[DynamicCache, Cached] = WeakKeyDictionary()
+            self._kind = KeptPositions() if self._keeps else RecountedPositions()
 
     def attach(self, changes: Changes) -> None:
         """Restore what a model with three axes keeps of the last prompt."""
@@ -60,7 +59,7 @@ class PositionKeeping:
     def of_prefill(
         self, inputs: Inputs, prompt: Prompt, encoded: Mapping[str, Encoded], table: Tensor | None
     ) -> Inputs:
-        """A decoder's ``inputs`` with the positions of ``prompt``."""
+        """A decoder's ``inputs`` with the positions of ``prompt``; ``table``: see ``of_prompt``."""
         if self._kind is None or prompt.cut is None:
             return inputs
         return self._kind.merged(inputs, prompt, encoded, table)
@@ -72,11 +71,12 @@ class PositionKeeping:
         positions that do not go on from the prompt.
         """
         cached = self.cached(inputs)
-        if cached is None and (self._merges or tokens > 1):
-            require_empty_cache(inputs)
-        if self._kind is None or cached is None:
+        if cached is None:
+            self._require_plain(inputs)
             return inputs
-        return self._kind.after(inputs, cached, tokens)
+        # the cache's own, which another schedule may have made
+        kind = self._axes or (KeptPositions() if cached.keeps_positions else RecountedPositions())
+        return kind.after(inputs, cached, tokens)
 
     def go_on(self, inputs: Inputs) -> Inputs:
         """The inputs of ``generate`` after a cached prompt, with the positions on three axes.
@@ -86,9 +86,12 @@ class PositionKeeping:
         """
         cached = self.cached(inputs)
         if cached is None:
-            raise unknown_cache(cached_tokens(inputs))
+            self._require_plain(inputs)
+            return inputs
         ids = inputs.get("inputs")
         ids = inputs.get("input_ids") if ids is None else ids
+        if ids is not None:
+            require_beginning(cache_in(inputs), ids)
         if self._axes is None or ids is None:
             return inputs
         if inputs.get("position_ids") is not None:
@@ -98,6 +101,13 @@ class PositionKeeping:
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0) + cached.deltas.to(mask.device)
         return inputs | {"position_ids": positions.expand(3, -1, -1)}
 
+    def _require_plain(self, inputs: Inputs) -> None:
+        """Raises: PatchError unless a cache that is not known may be one of an ordinary prompt."""
+        cache = cache_in(inputs)
+        lengths = {cache.get_seq_length(layer) for layer in range(len(cache.layers))}
+        if self._merges or len(lengths) > 1:
+            require_empty_cache(inputs)
+
     def lost_columns(self, inputs: Inputs) -> int:
         """The tokens of the caller's prompt beyond those that a cache holds of it."""
         cached = self.cached(inputs)
@@ -105,7 +115,8 @@ class PositionKeeping:
 
     def cached(self, inputs: Inputs) -> Cached | None:
         """The prompt in the cache of a call; None for one that is not known."""
-        return self._cached.get(cache_in(inputs))
+        first = first_layer(cache_in(inputs))
+        return None if first is None else first.prompt
 
     def remember(
         self, cache: DynamicCache, prompt: Prompt, padding: list[Tensor], positions: Tensor | None
@@ -115,8 +126,20 @@ class PositionKeeping:
         Args: padding, [B] of each layer, where rows differ; positions, those of the prompt as the
             decoder got them, [..., B, n].
         """
-        last = highest = torch.full((1, 1), prompt.tokens - 1)  # as a decoder counts
+        lengths = tuple(cache.get_seq_length(layer) for layer in range(len(cache.layers)))
+        reduced = any(prompt.lost) or set(lengths) != {prompt.tokens}
+        last = highest = torch.full((1, 1), prompt.tokens - 1, device="cpu")
         if positions is not None:
             axes = positions[-3:] if positions.dim() == 3 else positions[None]
             last, highest = axes[0, :, -1:], axes.amax(dim=(0, 2))[:, None]
-        self._cached[cache] = Cached(prompt, padding, last, highest)
+        cached = Cached(
+            prompt,
+            lengths,
+            padding,
+            keeps_positions=self._keeps,
+            # without it, a model with three axes goes on after whichever prompt came last
+            needs_patch=reduced or self._axes is not None,
+            last_position=last,
+            highest_position=highest,
+        )
+        hold_prompt(cache, cached)

@@ -206,7 +206,8 @@ class Prefill:
         """The choice of ``stay`` visual tokens of each row."""
         counts: tuple[int | Tensor, int | Tensor] = (self._candidates[0], stay[0])
         if not self.prompt.is_even:
-            counts = (torch.tensor(self._candidates)[:, None], torch.tensor(stay)[:, None])
+            now, then = (torch.tensor(n, device="cpu") for n in (self._candidates, stay))
+            counts = (now[:, None], then[:, None])
         text = max(self.prompt.text_tokens)
         noted = None if self._noted is None else take_tokens(self._noted, self._left)
         return Choice(self.visual, text, self._padding, *counts, noted)
@@ -221,7 +222,7 @@ class Prefill:
             return
         before = self._padded
         self._next_padded = tuple(count - t - s for t, s in zip(text, stay, strict=True))
-        host = torch.tensor([before, stay, self._next_padded])
+        host = torch.tensor([before, stay, self._next_padded], device="cpu")
         padding, staying, self._next_padding = host.to(self.visual.device, non_blocking=True)
         index = select_rows(self.visual, padding, staying, count, scores)
         self._next = self._chosen[layer] = index
@@ -259,14 +260,18 @@ class Prefill:
         """Record a layer's MLP from its input x[B, n, hidden]."""
         self._mlp_tokens.append(self._real_tokens(x.shape[1]))
 
-    def places(self) -> Tensor:
-        """The places in the caller's prompt of what is left, int64 [B, n]; -1 at padding."""
-        padding = 0 if self.prompt.is_even or self._padding is None else self._padding[:, None]
-        index = torch.arange(self._left.shape[1], device=self._left.device)
+    def predicted_places(self) -> Tensor:
+        """The places in the caller's prompt of what is left, int64 [B, n].
+
+        -1 at padding that evens rows out, and at the token after it, which padding would predict.
+        """
         places = self._left
         if self.prompt.cut is not None:
             places = self.prompt.cut.sources.to(places.device).gather(1, places)
-        return places.masked_fill(index < padding, -1)
+        if self.prompt.is_even or self._padding is None:
+            return places
+        index = torch.arange(places.shape[1], device=places.device)
+        return places.masked_fill(index <= self._padding[:, None], -1)
 
     def finish(self, trace: RunTrace, cache_tokens: tuple[int, ...]) -> None:
         """Write the record. Raises: PatchError when a layer ran without being observed."""

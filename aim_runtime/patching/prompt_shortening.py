@@ -1,7 +1,7 @@
 """PromptShortening: cuts placeholders to what merging leaves, and merges what goes there."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
 
@@ -17,7 +17,7 @@ from aim_runtime.patching.current import Current
 from aim_runtime.patching.encoding import Encoding
 from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.undo import Changes
-from aim_runtime.prompts.cached import cached_tokens, require_empty_cache
+from aim_runtime.prompts.cached import cached_tokens
 from aim_runtime.prompts.encoded import Encoded, Items
 from aim_runtime.prompts.layout import Layout, Shortened
 from aim_runtime.prompts.prompt import Prompt
@@ -37,6 +37,13 @@ class Entering:
     prompt: Prompt
     encoded: dict[str, Encoded]
     positions: Tensor | None
+
+
+@dataclass(frozen=True)
+class NewIds:
+    """Tokens on their way to the decoder after a cached prompt: ids[B, n], None for embeddings."""
+
+    ids: Tensor | None
 
 
 class PromptShortening:
@@ -65,7 +72,7 @@ class PromptShortening:
             name: Encoding(merge, recorder, adapter, name, strict=reduces)
             for name in adapter.pixel_inputs
         }
-        self._entering: Current[Entering | AimError] = Current()
+        self._entering: Current[Entering | NewIds | AimError] = Current()
 
     def attach(self, changes: Changes) -> None:
         """Change the forward of the vision-language model, and its encoders."""
@@ -77,8 +84,8 @@ class PromptShortening:
             encode = uncompiled(encode, recursive=False)
             changes.replace(inner, name, encode)
 
-    def take(self) -> Entering | None:
-        """The prompt that enters the decoder now; None where ids were not seen.
+    def take(self) -> Entering | NewIds | None:
+        """What enters the decoder now; None for a prompt whose ids were not seen.
 
         Raises: AimError for a prompt that could not be described.
         """
@@ -114,7 +121,7 @@ class PromptShortening:
 
         return uncompiled(forward, recursive=False)
 
-    def _described(self, inputs: Inputs) -> tuple[Entering | AimError | None, Inputs]:
+    def _described(self, inputs: Inputs) -> tuple[Entering | NewIds | AimError | None, Inputs]:
         """``_prepared``, of a schedule that reduces nothing: the inputs are the caller's."""
         try:
             return self._prepared(inputs)[0], inputs
@@ -133,8 +140,8 @@ class PromptShortening:
         self._positions.check(inputs, short.prompt)
         return short
 
-    def _prepared(self, inputs: Inputs) -> tuple[Entering | None, Inputs]:
-        """The prompt that is about to enter the decoder, None after a cached one; and the inputs.
+    def _prepared(self, inputs: Inputs) -> tuple[Entering | NewIds | None, Inputs]:
+        """What is about to enter the decoder, None for embeddings; and the inputs.
 
         Raises: PatchError.
         """
@@ -142,8 +149,13 @@ class PromptShortening:
         if cached_tokens(inputs):
             tokens = (inputs["inputs_embeds"] if ids is None else ids).shape[1]
             if ids is not None and tokens > 1 and bool(self.visual_mask(ids).any()):
-                require_empty_cache(inputs)
-            return None, self._positions.of_new_tokens(inputs, tokens)
+                raise PatchError(
+                    "input_ids",
+                    expected="text alone after a cached prompt",
+                    got="images or videos",
+                    fix="Start a new cache for new images and videos.",
+                )
+            return NewIds(ids), self._positions.of_new_tokens(inputs, tokens)
         if ids is None:
             return None, inputs
         ready = {
@@ -154,7 +166,7 @@ class PromptShortening:
         known = {name: self._encodings[name].items_of(output) for name, output in ready.items()}
         short = self._laid_out(inputs, known)
         inputs, table = self._positions.of_prompt(inputs, short)
-        entering = Entering(short.prompt, {}, table)
+        entering = Entering(replace(short.prompt, ids=ids), {}, table)
         for name, output in ready.items():
             numbers = short.prompt.numbers(name)
             merged = self._encodings[name].merge_ready(output, known[name], numbers)

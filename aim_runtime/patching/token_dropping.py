@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from aim_cost.errors import AimError
 from aim_cost.schedules.schedule import Schedule
@@ -20,10 +22,11 @@ from aim_runtime.patching.layer import leaving_after_attention
 from aim_runtime.patching.logits import CallerLogits
 from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.prefill import Prefill
-from aim_runtime.patching.prompt_shortening import Entering, PromptShortening
+from aim_runtime.patching.prompt_shortening import Entering, NewIds, PromptShortening
 from aim_runtime.patching.undo import Changes
-from aim_runtime.prompts.cached import cached_tokens, require_empty_cache
+from aim_runtime.prompts.cached import cached_tokens, require_empty_cache, require_layers
 from aim_runtime.prompts.prompt import Prompt, check_follow_up_mask
+from aim_runtime.prompts.prompt_layer import growing
 from aim_runtime.recorder import Recorder
 from aim_runtime.seams import cache_in, cache_of, named
 from aim_runtime.trace import RunTrace
@@ -33,9 +36,17 @@ Args = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class FollowUp:
-    """A run of the decoder after a cached prompt; ``padding`` [B] of each layer, () without any."""
+    """A run of the decoder after a cached prompt.
 
+    Args:
+        cache: that goes on.
+        padding: [B] of each layer; () without any.
+        ids: int64 [B, n] of the new tokens, -1 where they are not known.
+    """
+
+    cache: DynamicCache
     padding: list[Tensor]
+    ids: Tensor
 
 
 Run = Prefill | FollowUp
@@ -111,18 +122,32 @@ class TokenDropping:
             return self._prefill(entering, inputs, x)
         if not self._reduces:
             return None, inputs
-        cached = self._positions.cached(inputs)
-        if cached is None:
-            if x.shape[1] > 1:
-                require_empty_cache(inputs)
-            return FollowUp([]), inputs
-        check_follow_up_mask(inputs.get("attention_mask"), cached.prompt)
-        return FollowUp(cached.padding), inputs
+        return self._follow_up(entering, inputs, x)
+
+    def _follow_up(
+        self, entering: Entering | NewIds | None, inputs: Inputs, x: Tensor
+    ) -> tuple[FollowUp, Inputs]:
+        """New text x[B, n, ...] after a cached prompt, and its inputs. Raises: PatchError."""
+        tokens, cached = x.shape[1], self._positions.cached(inputs)
+        ids = entering.ids if isinstance(entering, NewIds) else None
+        if cached is None and ids is None and tokens > 1:
+            require_empty_cache(inputs)  # they might be visual
+        if inputs.get("position_ids") is None:
+            inputs = self._positions.of_new_tokens(inputs, tokens)
+        padding: list[Tensor] = []
+        if cached is not None:
+            require_layers(cached, len(self._decoder.layers))
+            check_follow_up_mask(inputs.get("attention_mask"), cached.prompt)
+            padding = cached.padding
+        if ids is None:
+            ids = torch.full((len(x), tokens), -1, device=x.device)
+        return FollowUp(cache_in(inputs), padding, ids), inputs
 
     def _prefill(
-        self, entering: Entering | None, inputs: Inputs, x: Tensor
+        self, entering: Entering | NewIds | None, inputs: Inputs, x: Tensor
     ) -> tuple[Prefill, Inputs]:
         """A prefill of x[B, n, ...], and the decoder's inputs for it. Raises: AimError."""
+        entering = entering if isinstance(entering, Entering) else None
         prompt = self._embedded if entering is None else entering.prompt
         if prompt is None:
             raise PatchError(
@@ -137,6 +162,13 @@ class TokenDropping:
                 expected=f"the shape of its visual mask, {list(prompt.visual_mask.shape)}",
                 got=list(x.shape[:2]),
                 fix="Give whole prompts in one prefill (no prefill_chunk_size), or another mask.",
+            )
+        if inputs.get("is_causal") is False:
+            raise PatchError(
+                "is_causal",
+                expected="True: scores count what each token sees of those before it",
+                got=False,
+                fix="Leave it out.",
             )
         prompt = prompt.expand(x.shape[0]).padded(inputs.get("attention_mask"))
         encoded = {}
@@ -176,6 +208,9 @@ class TokenDropping:
             if aim_run is None:
                 return own(*args, **kwargs)
             with self._run.during(aim_run):
+                if isinstance(aim_run, FollowUp):
+                    with growing(aim_run.cache, aim_run.ids):
+                        return own(*args, aim_run=aim_run, **kwargs)
                 return own(*args, aim_run=aim_run, **kwargs)
 
         return uncompiled(forward)
@@ -223,7 +258,7 @@ class TokenDropping:
         if not self._reduces:
             return
         if self._logits is not None:
-            self._logits.leave(prefill.places())
+            self._logits.leave(prefill.predicted_places())
         if filled:
             positions = kwargs.get("position_ids")
             self._positions.remember(cache, prefill.prompt, prefill.layer_padding, positions)

@@ -4,6 +4,7 @@ Source: ToMe, arXiv 2210.09461. The parts of a layer and their order are those o
 SiglipEncoderLayer in every tested transformers.
 """
 
+import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -25,6 +26,22 @@ from aim_runtime.trace import RunTrace, TowerRecord
 _MASKED_ATTENTION = ("sdpa", "eager")
 
 
+class _Run(threading.local):
+    """One run of the tower in this thread.
+
+    Args:
+        seen: tokens that entered each layer so far.
+        sizes: [frames, tokens, 1], once some are merged.
+        places: [frames, places], the token that each went into.
+        keys: of the layer that runs, until it has merged.
+    """
+
+    seen: tuple[int, ...] = ()
+    sizes: Tensor | None = None
+    places: Tensor | None = None
+    keys: Tensor
+
+
 class TowerMerging:
     """Merges tokens in the vision tower of a model; each run of the tower is told to ``trace``.
 
@@ -33,15 +50,11 @@ class TowerMerging:
     Raises: PatchError where the tower cannot be merged in, ScheduleError where counts do not fit.
     """
 
-    _keys: Tensor  # of the layer that runs, until it has merged
-
     def __init__(self, adapter: Adapter, merge: VisionMerge, trace: RunTrace) -> None:
         self._merge, self._trace = merge, trace
         self._tower = adapter.tower
         self._layers = _checked_layers(adapter, self._tower, merge)
-        self._seen: list[int] = []
-        self._sizes: Tensor | None = None  # [frames, tokens, 1], once some are merged
-        self._places: Tensor | None = None  # [frames, places], the token that each went into
+        self._run = _Run()
 
     def attach(self, changes: Changes) -> None:
         """Change the tower."""
@@ -61,15 +74,15 @@ class TowerMerging:
         """Before each layer: count its tokens, and let them weigh what they stand for."""
         hidden_states = args[0]
         if layer is self._layers[0]:
-            self._seen, self._sizes, self._places = [], None, None
-        self._seen.append(hidden_states.shape[1])
-        if self._sizes is None or self._merge.attention == "plain":
+            self._run.seen, self._run.sizes, self._run.places = (), None, None
+        self._run.seen += (hidden_states.shape[1],)
+        if self._run.sizes is None or self._merge.attention == "plain":
             return None
-        weights = self._sizes.log().to(hidden_states.dtype).view(len(hidden_states), 1, 1, -1)
+        weights = self._run.sizes.log().to(hidden_states.dtype).view(len(hidden_states), 1, 1, -1)
         return (hidden_states,), kwargs | {"attention_mask": weights}
 
     def _see_keys(self, module: nn.Module, args: Any, kwargs: Any, keys: Tensor) -> None:
-        self._keys = keys
+        self._run.keys = keys
 
     def _merging(self, layer: SiglipEncoderLayer) -> Callable[..., Tensor]:
         """The forward of a layer that merges between its attention and its MLP."""
@@ -89,14 +102,15 @@ class TowerMerging:
         """x[frames, tokens, hidden] -> [frames, tokens - remove, hidden], by the keys just seen."""
         frames, tokens, _ = x.shape
         # [frames, tokens, heads * head_dim] -> [frames, tokens, head_dim]
-        keys: Tensor = self._keys.unflatten(-1, (heads, -1)).mean(dim=2)
-        del self._keys
+        run = self._run
+        keys: Tensor = run.keys.unflatten(-1, (heads, -1)).mean(dim=2)
+        del run.keys
         plan = match_tokens(keys, self._merge.remove)
-        if self._sizes is None or self._places is None:
-            self._sizes = torch.ones(frames, tokens, 1, device=x.device)
-            self._places = torch.arange(tokens, device=x.device).expand(frames, -1)
-        x, self._sizes = plan.average(x, self._sizes)
-        self._places = plan.follow(self._places)
+        if run.sizes is None or run.places is None:
+            run.sizes = torch.ones(frames, tokens, 1, device=x.device)
+            run.places = torch.arange(tokens, device=x.device).expand(frames, -1)
+        x, run.sizes = plan.average(x, run.sizes)
+        run.places = plan.follow(run.places)
         return x
 
     def _filling(self, layer: SiglipEncoderLayer) -> Callable[..., Tensor]:
@@ -106,8 +120,9 @@ class TowerMerging:
         @wraps(own)
         def forward(*args: Any, **kwargs: Any) -> Tensor:
             x: Tensor = own(*args, **kwargs)
-            self._trace.tower = TowerRecord((*self._seen, x.shape[1]), self._merge.attention)
-            places, self._sizes, self._places = self._places, None, None
+            run = self._run
+            self._trace.tower = TowerRecord((*run.seen, x.shape[1]), self._merge.attention)
+            places, run.sizes, run.places = run.places, None, None
             if places is None:  # nothing was merged
                 return x
             return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))

@@ -152,7 +152,7 @@ class Layout:
         }
         sources = index.clone()
         if padding is not None:
-            real = torch.arange(index.shape[1]) >= padding[:, None]
+            real = torch.arange(index.shape[1], device="cpu") >= padding[:, None]
             shortened["attention_mask"] = real.to(ids.device).long()
             sources[~real] = -1
         placed = tuple(_moved(rows, before, padding))
@@ -189,19 +189,19 @@ def _without_ends(
 
     Rows that all lose the same number keep their padding; others are padded up to the longest.
     """
-    keep = torch.ones(len(rows), length, dtype=torch.bool)
+    keep = torch.ones(len(rows), length, dtype=torch.bool, device="cpu")
     for row, places in zip(keep, rows, strict=True):
         for placed in places:
             row[placed.start + placed.tokens : placed.start + placed.item.tokens] = False
     if len(set(keep.sum(dim=1).tolist())) == 1:
         return keep.nonzero()[:, 1].view(len(rows), -1), None
     if padding is not None:
-        keep &= torch.arange(length) >= padding[:, None]
+        keep &= torch.arange(length, device="cpu") >= padding[:, None]
     left = keep.sum(dim=1)
     new = int(left.max()) - left
     # padding repeats the last token, which is text: its id must be no placeholder
     index = [
-        torch.cat([torch.full((int(before),), length - 1), row.nonzero()[:, 0]])
+        torch.cat([torch.full((int(before),), length - 1, device="cpu"), row.nonzero()[:, 0]])
         for row, before in zip(keep, new, strict=True)
     ]
     return torch.stack(index), new

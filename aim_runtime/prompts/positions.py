@@ -184,7 +184,7 @@ def unmerged_places(prompt: Prompt, encoded: Mapping[str, Encoded]) -> Tensor:
         token merged into.
     """
     if prompt.cut is None:
-        return torch.arange(prompt.tokens).repeat(len(prompt.visual), 1)
+        return torch.arange(prompt.tokens, device="cpu").repeat(len(prompt.visual), 1)
     sources = prompt.cut.sources
     rows: list[Tensor] = []
     columns: list[Tensor] = []
@@ -193,7 +193,7 @@ def unmerged_places(prompt: Prompt, encoded: Mapping[str, Encoded]) -> Tensor:
         for placed in placed_here:
             if not placed.lost:
                 continue
-            here = torch.arange(placed.start, placed.start + placed.tokens)
+            here = torch.arange(placed.start, placed.start + placed.tokens, device="cpu")
             rows.append(torch.full_like(here, number))
             columns.append(here)
             inside = encoded[placed.modality].places[placed.number]

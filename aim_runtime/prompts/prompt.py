@@ -1,5 +1,6 @@
 """Prompt: which tokens of a batch of prompts are visual when they enter the LLM."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,10 +48,10 @@ class Cut:
     tokens: int
     padding: Tensor | None
 
-    def expand(self, copies: int) -> "Cut":
-        """Repeat each row ``copies`` times."""
-        padding = None if self.padding is None else self.padding.repeat_interleave(copies)
-        return replace(self, sources=self.sources.repeat_interleave(copies, dim=0), padding=padding)
+    def take(self, rows: Tensor) -> "Cut":
+        """The rows [B] of it, in this order."""
+        padding = None if self.padding is None else self.padding[rows]
+        return replace(self, sources=self.sources[rows], padding=padding)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Prompt:
         padding: int64 [B] on the host, tokens of padding at the start of each row; None without
             any.
         cut: how merging has shortened the caller's prompt; None where it has not.
+        ids: int64 [B, N], of the caller's prompt; None where embeddings were given.
     """
 
     visual_mask: Tensor
@@ -72,6 +74,7 @@ class Prompt:
     placed: tuple[tuple[Placed, ...], ...] = ()
     padding: Tensor | None = None
     cut: Cut | None = None
+    ids: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -99,6 +102,11 @@ class Prompt:
         return self.tokens if self.cut is None else self.cut.tokens
 
     @property
+    def caller_padding(self) -> Tensor | None:
+        """The padding [B] at the start of each row of the caller's prompt; None without any."""
+        return self.padding if self.cut is None else self.cut.padding
+
+    @property
     def lost(self) -> tuple[int, ...]:
         """The number of tokens that merging removes from each row."""
         return tuple(sum(placed.lost for placed in row) for row in self.placed)
@@ -110,13 +118,20 @@ class Prompt:
 
     def expand(self, batch: int) -> "Prompt":
         """Repeat each row as ``generate`` does for beams and several sequences a prompt."""
-        copies = max(1, batch // len(self.visual_mask))
+        rows = len(self.visual_mask)
+        return self.take([row for row in range(rows) for _ in range(max(1, batch // rows))])
+
+    def take(self, rows: Sequence[int]) -> "Prompt":
+        """Some of its rows, in this order; a row may come several times."""
+        index = torch.tensor(rows, device="cpu")
         return replace(
             self,
-            visual_mask=self.visual_mask.repeat_interleave(copies, dim=0),
-            visual=tuple(row for row in self.visual for _ in range(copies)),
-            placed=tuple(row for row in self.placed for _ in range(copies)),
-            cut=None if self.cut is None else self.cut.expand(copies),
+            visual_mask=self.visual_mask[index],
+            visual=tuple(self.visual[row] for row in rows),
+            placed=tuple(self.placed[row] for row in rows) if self.placed else (),
+            padding=None if self.padding is None else self.padding[index],
+            cut=None if self.cut is None else self.cut.take(index),
+            ids=None if self.ids is None else self.ids[index.to(self.ids.device)],
         )
 
     def padded(self, attention_mask: Tensor | None) -> "Prompt":
@@ -129,7 +144,9 @@ class Prompt:
 
 def text_prompt(batch: int, tokens: int) -> Prompt:
     """A prompt without visual tokens."""
-    return Prompt(torch.zeros(batch, tokens, dtype=torch.bool), (visual_input(()),) * batch)
+    return Prompt(
+        torch.zeros(batch, tokens, dtype=torch.bool, device="cpu"), (visual_input(()),) * batch
+    )
 
 
 def embedded_prompt(visual_mask: Tensor) -> Prompt:
@@ -178,7 +195,7 @@ def check_follow_up_mask(attention_mask: Tensor | None, prompt: Prompt) -> None:
         return
     got = "another kind of mask"
     if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
-        before = prompt.padding if prompt.cut is None else prompt.cut.padding
+        before = prompt.caller_padding
         padding = 0 if before is None else before.to(attention_mask.device)[:, None]
         places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         if not bool((attention_mask.bool() != (places >= padding)).any()):

@@ -187,7 +187,7 @@ def _random(at: Attended) -> Tensor:
         drawn = random_numbers(rows, at.choice.candidates)
     else:
         counts = at.choice.candidates[:, 0].tolist()
-        drawn = torch.zeros(rows, max(counts))
+        drawn = torch.zeros(rows, max(counts), device="cpu")
         for row, count in enumerate(counts):
             drawn[row, :count] = random_numbers(rows, count)[row]
     place = _place_among_candidates(at.choice.visual).clamp(max=drawn.shape[1] - 1)

@@ -205,9 +205,11 @@ class VideoStream:
             yield Opened(container, stream, decoder)
 
     def _container(self) -> Any:
+        # PyAV 19 takes tags that are no text by itself
+        tags = {"metadata_errors": "ignore"} if int(self._av.__version__.split(".")[0]) < 19 else {}
         return self._av.open(
             f"file:{self._path.absolute()}",  # a name such as a:b.mp4 is no protocol
-            metadata_errors="ignore",
+            **tags,
             options=self._bound,
             container_options={"protocol_whitelist": "file"},
         )

@@ -1,6 +1,5 @@
 """Further turns behind the cache of a prompt, and positions that go on after it."""
 
-import copy
 import inspect
 
 import pytest
@@ -255,30 +254,12 @@ def test_refuses_new_visual_tokens_behind_a_cache(llava):
         cache = cache_of(llava(**inputs))
         for new in ([VIDEO_TOKEN] * 37 + [3], [IMAGE_TOKEN, 3]):
             more = torch.cat([ids, torch.tensor([new])], dim=1)
-            with pytest.raises(PatchError, match="25 cached"):
+            with pytest.raises(PatchError, match="got images or videos"):
                 llava.generate(more, **with_cache(cache), max_new_tokens=2)
-            with pytest.raises(PatchError, match="25 cached"):
+            with pytest.raises(PatchError, match="got images or videos"):
                 llava(input_ids=torch.tensor([new]), **with_cache(cache))
         with pytest.raises(PatchError, match="whole conversation"):
             llava.generate(**inputs, **with_cache(cache), max_new_tokens=2)
         words = torch.tensor([[1, 2, 3]])
-        with pytest.raises(PatchError, match=r"whole conversation.* 3 tokens"):
+        with pytest.raises(PatchError, match=r"49 tokens that are cached.*whole conversation"):
             llava.generate(words, **with_cache(cache), max_new_tokens=2)
-
-
-def test_refuses_a_cache_of_another_patch(llava):
-    inputs = video_inputs()
-    with patched(llava, RECOUNTED):
-        cache = cache_of(llava(**inputs))
-    more = torch.cat([inputs["input_ids"], torch.tensor([[1, 2, 3]])], dim=1)
-    with patched(llava, KEPT), pytest.raises(PatchError, match="that this patch has cached"):
-        llava.generate(more, **with_cache(cache), max_new_tokens=2)
-
-
-def test_refuses_a_copy_of_a_cache_whose_positions_are_unknown(llava):
-    with patched(llava, KEPT):
-        output = llava(**video_inputs())
-        word = output.logits[:, -1:].argmax(-1)
-        copied = copy.deepcopy(cache_of(output))
-        with pytest.raises(PatchError, match="that this patch has cached"):
-            llava(input_ids=word, **with_cache(copied))

@@ -1,6 +1,7 @@
 """The static prefill equals the patched model, asks the host nothing, and refuses the rest."""
 
 import contextlib
+import copy
 from dataclasses import replace
 
 import pytest
@@ -112,6 +113,22 @@ def test_decoding_goes_on_from_the_cache(loaded):
         step = loaded.model(input_ids=token, **with_cache(cache_of(output)))
         token = step.logits[:, -1].argmax(-1, keepdim=True)
     assert tokens == expected
+
+
+def test_generate_goes_on_from_the_cache_inside_a_block(loaded):
+    inputs, more = video_inputs(), torch.tensor([[11, 12, 13]])
+    ids = torch.cat([inputs["input_ids"], more], dim=1)
+    greedy = {"max_new_tokens": 4, "do_sample": False}
+    with patched(loaded.model, BOTH):
+        own = cache_of(loaded.model(**inputs, use_cache=True))
+        expected = loaded.model.generate(ids, **with_cache(own), **greedy)
+    cache = cache_of(StaticPrefill(loaded, BOTH, inputs).run())
+    with patched(loaded.model, BOTH):
+        found = loaded.model.generate(ids, **with_cache(copy.deepcopy(cache)), **greedy)
+    assert torch.equal(found, expected)
+    with patched(loaded.model, Schedule(prune=BOTH.prune)):
+        found = loaded.model.generate(ids, **with_cache(cache), **greedy)
+    assert torch.equal(found, expected)
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,14 @@ from torch.nn.functional import cross_entropy
 from aim_cost import Schedule
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
-from aim_runtime import patched
+from aim_runtime import PatchError, patched
 from aim_runtime.reference import Reference
+from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.models import tiny_llava_15, tiny_next_video
 from tests.runtime.qwen import qwen_inputs, tiny_qwen
 from tests.runtime.reference import embedded_video
-from tests.runtime.support import VIDEO_TOKEN, tiny_llava, video_inputs
+from tests.runtime.support import VIDEO_TOKEN, left_padded, tiny_llava, video_inputs
+from tests.runtime.test_qwen import Expected as QwenExpected
 
 PRUNE = Prune(linear=(1, 4))
 INSIDE = Prune(linear=(1, 4), drop_point="after_attention")
@@ -143,12 +145,11 @@ TRAINING = {
 }
 
 
-def prepared(model, train=False, checkpointing=None, call=None, autocast=False):
+def prepared(model, train=False, checkpointing=None, call=None, autocast=False, dropout=0.2):
     if train:
         model.train()
-        model.model.language_model.config.attention_dropout = 0.2
         for layer in model.model.language_model.layers:
-            layer.self_attn.attention_dropout = 0.2
+            layer.self_attn.attention_dropout = dropout
     if checkpointing is not None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=checkpointing)
         model.enable_input_require_grads()
@@ -177,10 +178,172 @@ def test_the_empty_schedule_trains_as_no_patch(make, inputs, name):
 @pytest.mark.parametrize("prune", [PRUNE, INSIDE, None], ids=str)
 def test_gradient_checkpointing_changes_no_gradient(make, inputs, name, prune):
     given = (inputs or INPUTS[make])()
-    schedule = Schedule(Merge.parse("0.5"), prune)
-    without = {"train": True, "call": {"use_cache": False}}
-    TRAINING["without"] = without
+    schedule = Schedule(Merge(retention=0.5), prune)
     model = make()
     model.enable_input_require_grads()
-    wanted = trained(model, given, schedule, "without")
+    wanted = trained(model, given, schedule, "train")
     assert_same(trained(make(), given, schedule, name), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("prune", [PRUNE, INSIDE], ids=str)
+def test_the_trace_tells_a_layer_once_that_is_computed_twice(llava, prune):
+    inputs = video_inputs()
+    with patched(llava, Schedule(prune=prune)) as trace:
+        llava(**inputs)
+        tokens, kept = trace.tokens, trace.kept
+        step(llava, inputs, labels=answer_labels(inputs))
+        prepared(llava, train=True, dropout=0.0, checkpointing={"use_reentrant": False})
+        step(llava, inputs, labels=answer_labels(inputs))
+    assert trace.tokens == tokens
+    assert all(torch.equal(one, other) for one, other in zip(trace.kept, kept, strict=True))
+
+
+def weighted(losses):
+    """The mean of (loss, labels) over all labels."""
+    return sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
+
+
+def alone(inputs, number):
+    """One row of a batch of Qwen prompts with one video each, without its padding."""
+    real = inputs["attention_mask"][number].bool()
+    row = {
+        name: inputs[name][number : number + 1, real]
+        for name in ("input_ids", "attention_mask", "mm_token_type_ids")
+    }
+    sizes = inputs["video_grid_thw"]
+    pixels = inputs["pixel_values_videos"].split(sizes.prod(dim=1).tolist())[number]
+    row |= {"pixel_values_videos": pixels, "video_grid_thw": sizes[number : number + 1]}
+    return row
+
+
+def test_rows_that_lose_different_numbers_of_tokens():
+    model = tiny_qwen("qwen2-vl")
+    inputs = qwen_inputs("qwen2-vl", [3, (3, 6, 8), 9], [8, (2, 4, 4), 6])
+    schedule = Schedule(Merge(retention=0.5), Prune(ratios=(1, 0.5)))
+    with torch.no_grad(), patched(model, schedule):
+        together = model(**inputs, labels=text_labels(inputs)).loss
+        rows = []
+        for number in range(2):
+            row = alone(inputs, number)
+            labels = text_labels(row)
+            count = int((labels[:, 1:] != IGNORED).sum())
+            rows.append((model(**row, labels=labels).loss, count))
+    torch.testing.assert_close(together, weighted(rows), rtol=1e-4, atol=1e-4)
+    assert abs(float(rows[0][0] - rows[1][0])) > 0.01, "labels of one row only"
+
+
+@pytest.mark.parametrize("kind", ["qwen2-vl", "qwen2.5-vl"])
+def test_the_loss_on_three_axes(kind):
+    model, row = tiny_qwen(kind), [3, (3, 6, 8), 1, (2, 4, 4), 9]
+    inputs = qwen_inputs(kind, row)
+    schedule = Schedule(Merge(retention=0.4), Prune(ratios=(1, 0.5)))
+    labels = text_labels(inputs)
+    with torch.no_grad(), patched(model, schedule):
+        found = model(**inputs, labels=labels).loss
+        expected = QwenExpected(model, row, inputs, schedule)
+    left = labels[0, expected.prompt.places][expected.kept[-1]]
+    wanted = cross_entropy(expected.logits()[:-1], left[1:], ignore_index=IGNORED)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_padded_prompts(llava):
+    prompts = [video_inputs(before=2), video_inputs(before=6, seed=3)]
+    inputs = left_padded(prompts)
+    labels = text_labels(inputs)
+    labels[0, 4] = IGNORED  # the first word after padding, which padding would predict
+    for schedule in SCHEDULES:
+        with torch.no_grad(), patched(llava, schedule):
+            together = llava(**inputs, labels=labels).loss
+            rows = []
+            for prompt in prompts:
+                own = text_labels(prompt)
+                count = int((own[:, 1:] != IGNORED).sum())
+                rows.append((llava(**prompt, labels=own).loss, count))
+        torch.testing.assert_close(together, weighted(rows), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("as_ids", [True, False])
+def test_a_bare_language_model(qwen2, as_ids):
+    mask = torch.zeros(1, 20, dtype=torch.bool)
+    mask[:, 3:15] = True
+    ids = torch.randint(0, 200, (1, 20), generator=torch.Generator().manual_seed(2))
+    labels = ids.masked_fill(mask, IGNORED)
+    embeds = qwen2.get_input_embeddings()(ids).detach()
+    given = {"input_ids": ids} if as_ids else {"inputs_embeds": embeds}
+    with torch.no_grad(), patched(qwen2, Schedule(prune=PRUNE), visual_mask=mask) as trace:
+        found = qwen2(**given, labels=labels).loss
+    reference = Reference(qwen2.model, qwen2.lm_head)
+    kept = reference.kept(embeds[0], mask[0], trace.tokens)
+    logits = reference.logits(embeds[0], kept)[kept[-1]]
+    wanted = cross_entropy(logits[:-1], labels[0, kept[-1]][1:], ignore_index=IGNORED)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=Schedule.label)
+def test_the_number_of_items_divides_and_nothing_else(llava, schedule):
+    inputs = video_inputs()
+    labels = answer_labels(inputs)
+    with torch.inference_mode(), patched(llava, schedule):
+        mean = llava(**inputs, labels=labels).loss
+        by_items = llava(**inputs, labels=labels, num_items_in_batch=10).loss
+    torch.testing.assert_close(by_items, mean * 5 / 10)
+
+
+def test_labels_of_the_last_logits_alone(llava):
+    inputs = video_inputs()
+    with torch.no_grad(), patched(llava, SCHEDULES[2]):
+        labels = inputs["input_ids"][:, -4:]
+        output = llava(**inputs, labels=labels, logits_to_keep=4)
+        wanted = cross_entropy(llava(**inputs).logits[0, -4:-1], labels[0, 1:])
+    torch.testing.assert_close(output.loss, wanted)
+
+
+def test_a_loss_of_the_caller_s_own(llava):
+    inputs, seen = video_inputs(), []
+
+    def loss(logits, labels, vocab_size, **kwargs):
+        seen.append((logits.shape[1], labels.shape[1]))
+        return logits.sum()
+
+    llava.loss_function = loss
+    with torch.no_grad(), patched(llava, SCHEDULES[0]):
+        llava(**inputs, labels=answer_labels(inputs))
+    assert llava.loss_function is loss
+    assert seen == [(12, 12)]
+
+
+def test_labels_after_a_cached_prompt(llava):
+    inputs = video_inputs()
+    answer = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad(), patched(llava, SCHEDULES[2]):
+        cache = cache_of(llava(**inputs))
+        output = llava(input_ids=answer, labels=answer, **with_cache(cache))
+    wanted = cross_entropy(output.logits[0, :-1], answer[0, 1:])
+    torch.testing.assert_close(output.loss, wanted)
+
+
+def wrong_at(inputs, place):
+    labels = answer_labels(inputs)
+    labels[0, place] = 3
+    return {"labels": labels}
+
+
+WRONG = {
+    "visual": (lambda inputs: wrong_at(inputs, 20), "labels: expected -100 at visual tokens"),
+    "padding": (lambda inputs: wrong_at(inputs, 0), "labels: expected -100 at padding"),
+    "shifted": (
+        lambda inputs: {"labels": answer_labels(inputs), "shift_labels": answer_labels(inputs)},
+        "shift_labels",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "match"), WRONG.values(), ids=WRONG)
+def test_refuses_a_loss_that_would_be_another_before_anything_runs(llava, change, match):
+    inputs = left_padded([video_inputs(before=2), video_inputs(before=6, seed=3)])
+    ran = []
+    llava.model.vision_tower.register_forward_pre_hook(lambda *_: ran.append(True))
+    for schedule in SCHEDULES:
+        with patched(llava, schedule), pytest.raises(PatchError, match=match):
+            llava(**inputs, **change(inputs))
+    assert not ran

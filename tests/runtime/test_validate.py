@@ -9,10 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from aim_cost import Case, Schedule, Workload, estimate, load_hardware, load_model_spec
+from aim_cost.errors import SpecError
 from aim_cost.ops.op import PHASES
 from aim_runtime import load, validate
+from aim_runtime.cli.main import app
+from aim_runtime.cli.options import LoadOptions
 from aim_runtime.measurement.measurement import PHASE_TIMES, Measurement
 from aim_runtime.measurement.row_key import RowKey, RunKey
 from aim_runtime.validation import counts as module
@@ -238,3 +242,10 @@ def test_no_two_default_schedules_run_the_same(layers, frames, text, suite):
     assert schedules[0] == Schedule()
     assert len(set(traces)) == len(traces) >= 4
     assert len({schedule.label() for schedule in schedules}) == len(schedules)
+
+
+def test_a_picture_of_another_kind_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(LoadOptions, "load", lambda *_: pytest.fail("a model was loaded"))
+    out = tmp_path / "validation.bmp"
+    result = CliRunner().invoke(app, ["validate", "--plot", str(out)])
+    assert isinstance(result.exception, SpecError) and ".png" in str(result.exception)

@@ -74,7 +74,7 @@ def light_of(code, transfer):
 
 
 @pytest.mark.parametrize("transfer", [PQ, HLG])
-@pytest.mark.parametrize("code", [0.0, 0.2, 0.38, 0.5, 0.58, 0.75, 1.0])
+@pytest.mark.parametrize("code", [0.05, 0.2, 0.38, 0.5, 0.58, 0.75, 1.0])
 def test_greys_of_hdr(tmp_path, transfer, code):
     frames = []
     for _ in range(2):
