@@ -15,7 +15,7 @@ from typer import Typer
 from aim_cost.errors import AimError
 
 INPUTS = int(os.environ.get("AIM_FUZZ", "300"))
-"""Of all tests of this folder together: 300 in CI, 10,000 with ``make fuzz``."""
+"""What the shares of the tests are of: 300 in CI, 10,000 with ``make fuzz``."""
 
 IN_CI = "AIM_FUZZ" not in os.environ
 _CPU_SECONDS = 60.0 if IN_CI else 5.0
