@@ -24,7 +24,7 @@ FAILED = { echo "The set-up of $(@D) failed. See 'When a set-up step fails' in R
 export TORCH_INDEX_URL
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-oldest demo notebooks test test-oldest test-newest compatibility lint check \
+.PHONY: help setup setup-oldest demo notebooks test test-oldest test-newest fuzz compatibility lint check \
 	lock clean
 
 help:  ## list the targets
@@ -61,6 +61,11 @@ test-newest: $(READY)  ## for maintainers: what breaks with newer packages than 
 	.venv-newest/bin/python -m pip install --quiet --upgrade --no-deps lmms-eval
 	-.venv-newest/bin/python -m pytest -n 2
 	.venv-newest/bin/python scripts/newest.py table
+
+fuzz: export OMP_NUM_THREADS := 1
+fuzz: export AIM_FUZZ := 10000
+fuzz: $(READY)  ## for maintainers: thousands of inputs, none of which may crash or hang
+	$(BIN)/python -m pytest tests/fuzz
 
 compatibility: $(READY)  ## for maintainers: which Pythons, torches and transformers pass
 	$(BIN)/python scripts/compatibility.py

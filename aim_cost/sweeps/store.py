@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from aim_cost.sweeps.chunk import chunk
 from aim_cost.sweeps.grid import Grid
 from aim_cost.sweeps.spread import spread
 
+_CLAIM = "sweep.sha256"
 SUFFIXES = (".csv", ".parquet")
 
 
@@ -49,14 +49,23 @@ def write_sweep(grid: Grid, path: str | Path, address: str | None = None) -> Ite
     joined = folder / "joined"
     _join(parts, joined, target.suffix)
     joined.replace(target)
-    shutil.rmtree(folder)
+    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the parts, then the claim: parts without one could pass for another sweep's."""
+    for part in folder.iterdir():
+        if part.name != _CLAIM:
+            part.unlink()
+    (folder / _CLAIM).unlink()
+    folder.rmdir()
 
 
 def _claim(folder: Path, grid: Grid) -> None:
     """Write which sweep the parts belong to. Raises: SpecError for parts of another sweep."""
     first_rows = chunk(grid, 0).head(100).to_csv()  # a calibration may have changed since
     mark = hashlib.sha256(f"{grid!r}\n{first_rows}".encode()).hexdigest()
-    claim = folder / "sweep.sha256"
+    claim = folder / _CLAIM
     if not claim.exists():
         write_atomically(claim, mark.encode())
     elif claim.read_text(encoding="ascii") != mark:

@@ -1,0 +1,17 @@
+"""Twenty kills of each long command: nothing that was finished is lost, and nothing is double."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.runtime import killed
+
+
+@pytest.mark.parametrize("name", killed.WORKS)
+def test_twenty_kills_of_a_process(name, tmp_path):
+    command = [sys.executable, "-m", "tests.runtime.killed", name, str(tmp_path)]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=one_thread, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
