@@ -5,6 +5,7 @@ The real classes run on the meta device: shapes without data, so the 7B model ta
 
 import dataclasses
 import functools
+from unittest import mock
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.vision_merge import ATTENTION_KINDS, VisionMerge
 from aim_runtime import load, patched
 from aim_runtime.measurement.flops import FlopRecorder
+from aim_runtime.patching.prompt_shortening import PromptShortening
 from tests.runtime.slow_scores import RANKINGS
 
 H100 = load_hardware("h100-sxm")
@@ -84,6 +86,8 @@ def counted(loaded, schedule, workload, last_layer="all"):
         workload.batch, workload.frames, 3, size, size, device="meta", dtype=torch.bfloat16
     )
     with (
+        # as in the forward, where a prompt is entering
+        mock.patch.object(PromptShortening, "_encoded", return_value={}),
         torch.inference_mode(),
         patched(model, schedule, recorder=recorder) as encoded,
         phase_hooks(model, recorder),

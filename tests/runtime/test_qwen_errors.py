@@ -1,7 +1,5 @@
 """Qwen2-VL and Qwen2.5-VL: what a patched model refuses, and positions that serve one prompt."""
 
-import copy
-
 import pytest
 import torch
 
@@ -97,9 +95,9 @@ def test_refuses_new_visual_tokens_behind_a_cache(model, kind):
         first = model.generate(**inputs, **GREEDY, **LOGITS)
         call = follow_up(inputs, first)
         call["input_ids"][:, -2] = inputs["input_ids"][0, 5]
-        with pytest.raises(PatchError, match="cached ones"):
+        with pytest.raises(PatchError, match="new images and videos"):
             model.generate(**call, **GREEDY)
-        with pytest.raises(PatchError, match="cached ones"):
+        with pytest.raises(PatchError, match="new images and videos"):
             model(input_ids=call["input_ids"][:, -3:], **with_cache(cache_of(first)))
 
 
@@ -140,15 +138,6 @@ def test_patching_twice_is_refused_and_harmless(model):
         patch(model, BOTH)
     unpatch(model)
     assert "get_rope_index" not in vars(model.model)
-
-
-def test_refuses_a_copy_of_a_cache_whose_positions_are_unknown(model, kind):
-    with patched(model, BOTH):
-        output = model(**qwen_inputs(kind, [3, VIDEO, 4]))
-        word = output.logits[:, -1:].argmax(-1)
-        copied = copy.deepcopy(cache_of(output))
-        with pytest.raises(PatchError, match="that this patch has cached"):
-            model(input_ids=word, **with_cache(copied))
 
 
 def test_refuses_seconds_of_other_videos():

@@ -179,8 +179,6 @@ def test_refuses_prefill_in_chunks(qwen2):
         with refused("one prefill"):
             qwen2(inputs_embeds=embeds[:, :10], **with_cache(cache))
         qwen2(inputs_embeds=embeds, **with_cache(cache))
-        with refused("20 cached"):
-            qwen2(inputs_embeds=embeds, **with_cache(cache))
         with refused("one prefill"):
             ids = torch.randint(0, 200, (1, 20))
             qwen2.generate(ids, max_new_tokens=2, prefill_chunk_size=8)
@@ -244,7 +242,7 @@ def test_refuses_other_numbers_of_videos(llava):
 def test_refuses_placeholders_that_do_not_fit(llava):
     inputs = video_inputs(frames=4)
     fewer = inputs["pixel_values_videos"][:, :3]
-    with patched(llava, BOTH), refused(r"28 video placeholders for 1 video \(10 when already"):
+    with patched(llava, BOTH), refused(r"28 video placeholders for 1 video.* got 37"):
         llava(**inputs | {"pixel_values_videos": fewer})
 
 
@@ -254,13 +252,6 @@ def test_refuses_text_inside_a_video_that_is_merged(llava):
     ids[0, 4], ids[0, 12] = VIDEO_TOKEN, 7  # same count, with a hole
     with patched(llava, BOTH), refused("in one run"):
         llava(**inputs)
-
-
-def test_refuses_positions_of_the_full_prompt(llava):
-    inputs = video_inputs()
-    positions = torch.arange(inputs["input_ids"].shape[1])[None]
-    with patched(llava, BOTH), refused("position_ids"):
-        llava(**inputs, position_ids=positions)
 
 
 def test_every_check_comes_before_any_change():
