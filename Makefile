@@ -65,7 +65,7 @@ test-newest: $(READY)  ## for maintainers: what breaks with newer packages than 
 fuzz: export OMP_NUM_THREADS := 1
 fuzz: export AIM_FUZZ := 10000
 fuzz: $(READY)  ## for maintainers: thousands of inputs, none of which may crash or hang
-	$(BIN)/python -m pytest tests/fuzz
+	$(BIN)/python -m pytest tests/fuzz tests/runtime/test_kills.py
 
 compatibility: $(READY)  ## for maintainers: which Pythons, torches and transformers pass
 	$(BIN)/python scripts/compatibility.py

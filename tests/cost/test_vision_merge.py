@@ -10,7 +10,7 @@ from aim_cost.papers.accuracy import method_of
 from aim_cost.schedules.vision_merge import VisionMerge
 from aim_cost.studies.compared import free_twin
 from aim_cost.studies.evidence import Knobs
-from aim_cost.studies.lmms_results import lmms_rows
+from aim_cost.studies.lmms_results import lmms_scores
 
 H100 = load_hardware("h100-sxm")
 SMALL = load_model_spec("llava-onevision-qwen2-0.5b")
@@ -123,8 +123,5 @@ def test_results_of_lmms_eval_name_it():
         "results": {"videomme": {"score,none": 0.5}},
         "config": {"model_args": "pretrained=x,vision_merge=16:4-20,merge=0.25"},
     }
-    (row,) = lmms_rows(data, "file")
-    assert row["schedule"] == {
-        "vision_merge": {"remove": 16, "layers": [4, 20]},
-        "merge": {"retention": 0.25},
-    }
+    (score,) = lmms_scores(data, "file")
+    assert score.schedule == Schedule.parse("vision-merge 16 layers=4-20, merge 0.25")

@@ -29,7 +29,7 @@ def test_a_rehearsal_runs_the_plan_and_a_second_call_goes_on(tmp_path):
     assert result.exit_code == 0, result.output
     assert "steps are left" in result.stderr
     assert max(map(len, result.stderr.splitlines())) <= 80
-    assert f"{tmp_path / 'campaign.json'}: " in result.stdout
+    assert f"{tmp_path / 'campaign.json'}:" in result.stdout
     first = json.loads((tmp_path / "campaign.json").read_text())["rows"]
     rows = json.loads(invoke(*command, "--format", "json").stdout)
     assert {row["status"] for row in rows} == {"done"}

@@ -1,4 +1,4 @@
-"""Twenty kills of each long command: nothing that was finished is lost, and nothing is double."""
+"""Kills of each long command lose nothing that was finished, and double nothing."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from tests.runtime import killed
 
 
 @pytest.mark.parametrize("name", killed.WORKS)
-def test_twenty_kills_of_a_process(name, tmp_path):
+def test_kills_of_a_process(name, tmp_path):
     command = [sys.executable, "-m", "tests.runtime.killed", name, str(tmp_path)]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=one_thread, capture_output=True, text=True)

@@ -179,7 +179,7 @@ def test_refuses_prefill_in_chunks(qwen2):
         with refused("one prefill"):
             qwen2(inputs_embeds=embeds[:, :10], **with_cache(cache))
         qwen2(inputs_embeds=embeds, **with_cache(cache))
-        with refused("one prefill"):
+        with refused("prefill_chunk_size"):
             ids = torch.randint(0, 200, (1, 20))
             qwen2.generate(ids, max_new_tokens=2, prefill_chunk_size=8)
 

@@ -89,7 +89,7 @@ def test_greys_of_hdr(tmp_path, transfer, code):
         context.color_trc, context.color_primaries = transfer, 9
 
     path = write_video(
-        tmp_path / "a.mp4",
+        tmp_path / "a.mkv",
         frames,
         "libx265",
         form="yuv420p10le",

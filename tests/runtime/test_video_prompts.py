@@ -75,7 +75,11 @@ def test_spans_name_merging_and_every_drop(llava):
     with patched(llava, BOTH, recorder=Names()):
         llava(**video_inputs())
         llava.generate(**video_inputs(), max_new_tokens=3)
-    once = ["merge", "end merge", *["importance", "end importance"] * 3]
+    once = [
+        "merge",
+        "end merge",
+        *["importance", "end importance"] * 2,
+    ]  # where all leave, none is ranked
     assert seen == once * 2
 
 
