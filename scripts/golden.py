@@ -101,7 +101,7 @@ def path_of(command: str) -> Path:
 
 
 def main() -> None:
-    """Write every file anew; one line an answer, or a row of it."""
+    """Write every file; one line an answer, or a row of it."""
     for command in COMMANDS:
         lines = [f"{json.dumps(key)}: {_text(value)}" for key, value in answers(command).items()]
         write_atomically(path_of(command), ("{\n" + ",\n".join(lines) + "\n}\n").encode())

@@ -50,7 +50,7 @@ def measure(
     """Time the prefill of each schedule, phase by phase.
 
     Clock: CUDA events on a GPU, the monotonic clock on a CPU. ``warmup`` untimed rounds, then
-    ``repeats`` rounds; each runs every schedule once, in an order shuffled anew. Statistic: the
+    ``repeats`` rounds; each runs every schedule once, in a new random order. Statistic: the
     median; ``ttft_low_s`` and ``ttft_high_s`` are the quartiles. The unreduced model runs through
     the same patch as the others. Inputs are random, or ``video`` (uint8 [frames, H, W, 3]).
 

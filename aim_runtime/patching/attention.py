@@ -67,7 +67,7 @@ def _for_those_left(mask: Tensor, queries: int, keys: int) -> Tensor:
     """Cut the mask[..., N, M] of all tokens to a layer that has dropped some of them.
 
     Those left keep their order, and padding stands before them in every layer. So in a prefill a
-    corner of the mask is right; behind a cached prompt, which is all visible but for its padding,
+    corner of the mask is right; after a cached prompt, which is all visible but for its padding,
     the columns of the new tokens are the last ones.
     """
     cached = keys - queries

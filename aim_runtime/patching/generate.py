@@ -33,7 +33,7 @@ _REFUSED = {
 
 
 class Generation:
-    """Refuses what would decide anew who leaves, and goes on from cached prompts.
+    """Refuses what would choose other tokens later, and goes on from cached prompts.
 
     Args:
         adapter: of a vision-language model, with ``prompts``; None for a bare language model.

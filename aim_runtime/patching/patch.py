@@ -82,7 +82,7 @@ def patch(
     ``model(...)`` and ``model.generate(...)`` are called as before, with the prompts that the
     model's processor writes: images and videos, several in a prompt too; text alone, which nothing
     reduces; batches padded on the left, whose rows may hold different images and videos; and
-    further text behind the cache of a prompt. The logits of a prefill are those of the tokens that
+    further text after the cache of a prompt. The logits of a prefill are those of the tokens that
     are left (``trace.kept[-1]``); ``Schedule()`` changes no bit. Where positions have three axes
     (Qwen2-VL) survivors keep theirs, whatever ``merge.positions`` says.
 
@@ -96,7 +96,7 @@ def patch(
             ``needed`` computes keys and values of all, so that the cache is the same, and the rest
             for the last token alone, in prefills that are called with ``logits_to_keep=1``, as
             ``generate`` does, and with no other outputs. Their ``trace.kept[-1]`` is that token.
-            Text behind the cache of a prompt is computed whole.
+            Text after the cache of a prompt is computed whole.
     Returns: the trace, rewritten by every prefill.
     Raises: PatchError, ScheduleError. Everything is checked before the model is changed.
     """

@@ -46,7 +46,7 @@ class Prefill:
             occurred.
         decoder: the language model that runs.
         device: of the decoder's first layer.
-    Where all rows hold visual tokens alike, padding is text that stays. Other rows are padded anew
+    Where all rows hold visual tokens alike, padding is text that stays. Other rows are padded again
     in each layer, up to the longest.
     A layer that is computed again, as gradient checkpointing does, does what it did.
     """
@@ -195,7 +195,7 @@ class Prefill:
             self._choose(waiting.layer, waiting.stay, LAYER_IMPORTANCE[self._score.name](at))
 
     def _targets(self, layer: int) -> list[int]:
-        """Visual tokens of each row that the plan leaves behind ``layer``."""
+        """Visual tokens of each row that the plan leaves after ``layer``."""
         return [
             min((plan.mlp_tokens[layer], *plan.attention_tokens[layer + 1 : layer + 2]))
             - plan.text_tokens

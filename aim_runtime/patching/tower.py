@@ -45,7 +45,7 @@ class _Run(threading.local):
 class TowerMerging:
     """Merges tokens in the vision tower of a model; each run of the tower is told to ``trace``.
 
-    The last layer gives a full frame again, so what reads the last hidden state, the norm behind it
+    The last layer gives a full frame again, so what reads the last hidden state, the norm after it
     included, finds it as ever; the hidden states between are shorter.
     Raises: PatchError where the tower cannot be merged in, ScheduleError where counts do not fit.
     """

@@ -175,5 +175,5 @@ def _root_mean_square(ranks: Tensor) -> Tensor:
 
 
 def _real(tokens: int, padding: Tensor) -> Tensor:
-    """bool [B, n], True behind the padding."""
+    """bool [B, n], True after the padding."""
     return torch.arange(tokens, device=padding.device) >= padding[:, None]

@@ -10,7 +10,7 @@ def select_rows(
     """Choose ``count`` tokens of each row: padding, then text and the ``stay`` best visual tokens.
 
     Shapes: visual[B, n] bool, padding[B] tokens at the start, stay[B], scores[B, n]
-        -> int64 [B, count], ascending behind the padding, which repeats token 0. ``count`` is at
+        -> int64 [B, count], ascending after the padding, which repeats token 0. ``count`` is at
         least the text and ``stay`` of each row.
     Args: scores, as for ``select_tokens``; None where no row has to choose.
     No device sync.
