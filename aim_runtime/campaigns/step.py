@@ -1,7 +1,7 @@
 """What a campaign does: steps of prefills, of decoding and of kernels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aim_cost.models.model import ModelSpec, load_model_spec
@@ -93,6 +93,16 @@ class _ScheduleStep:
     def _place(self) -> str:
         return f"{self.spec.name}, {self.frames} frames + {self.text_tokens} text tokens"
 
+    def _key(self, execution: RunKind) -> StepKey:
+        return StepKey(
+            model=self.spec.name,
+            frames=self.frames,
+            text_tokens=self.text_tokens,
+            execution=execution,
+            schedules=self.schedules,
+            rounds=self.rounds,
+        )
+
 
 @dataclass(frozen=True)
 class PrefillStep(_ScheduleStep):
@@ -114,15 +124,7 @@ class PrefillStep(_ScheduleStep):
 
     @property
     def key(self) -> StepKey:
-        return StepKey(
-            model=self.spec.name,
-            frames=self.frames,
-            text_tokens=self.text_tokens,
-            execution=self.execution,
-            schedules=self.schedules,
-            rounds=self.rounds,
-            visit=self.visit,
-        )
+        return replace(self._key(self.execution), visit=self.visit)
 
 
 @dataclass(frozen=True)
@@ -137,15 +139,7 @@ class DecodeStep(_ScheduleStep):
 
     @property
     def key(self) -> StepKey:
-        return StepKey(
-            model=self.spec.name,
-            frames=self.frames,
-            text_tokens=self.text_tokens,
-            execution=RunKind.DECODE,
-            schedules=self.schedules,
-            rounds=self.rounds,
-            new_tokens=self.new_tokens,
-        )
+        return replace(self._key(RunKind.DECODE), new_tokens=self.new_tokens)
 
 
 @dataclass(frozen=True)
