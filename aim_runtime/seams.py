@@ -83,6 +83,12 @@ def with_new_names(inputs: Inputs) -> Inputs:
     return rest | {CACHE: inputs[older[0]]}
 
 
+def ids_in(given: Inputs) -> Tensor | None:
+    """The prompt's ids among the arguments of ``generate``, under either of their names."""
+    ids: Tensor | None = given.get("inputs")
+    return given.get("input_ids") if ids is None else ids
+
+
 def cache_in(inputs: Inputs) -> Any:
     """The KV cache among a call's arguments by name; None without one."""
     return next((inputs[name] for name in _CACHE_NAMES if inputs.get(name) is not None), None)

@@ -22,7 +22,7 @@ from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.prompt_shortening import PromptShortening
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.cached import cached_tokens
-from aim_runtime.seams import with_new_names
+from aim_runtime.seams import ids_in, with_new_names
 
 _REFUSED = {
     "prefill_chunk_size": "none: a schedule sees whole prompts",
@@ -78,8 +78,7 @@ class Generation:
                 given = self._positions.go_on(given)
                 given = {name: given[name] for name in given if name not in self._pixels}
             elif self._prompts is not None:
-                ids = given.get("inputs")
-                ids = given.get("input_ids") if ids is None else ids
+                ids = ids_in(given)
                 if ids is not None and given.get("inputs_embeds") is None:
                     self._prompts.check(given | {"input_ids": ids})
             return own(**given)

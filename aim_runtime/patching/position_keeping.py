@@ -17,7 +17,7 @@ from aim_runtime.prompts.layout import Shortened
 from aim_runtime.prompts.positions import KeptPositions, Positions, RecountedPositions
 from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.prompts.prompt_layer import first_layer, hold_prompt, require_beginning
-from aim_runtime.seams import cache_in
+from aim_runtime.seams import cache_in, ids_in
 
 
 class PositionKeeping:
@@ -88,13 +88,11 @@ class PositionKeeping:
         if cached is None:
             self._require_plain(inputs)
             return inputs
-        ids = inputs.get("inputs")
-        ids = inputs.get("input_ids") if ids is None else ids
-        if ids is not None:
-            require_beginning(cache_in(inputs), ids)
-        if self._axes is None or ids is None:
+        ids = ids_in(inputs)
+        if ids is None:
             return inputs
-        if inputs.get("position_ids") is not None:
+        require_beginning(cache_in(inputs), ids)
+        if self._axes is None or inputs.get("position_ids") is not None:
             return inputs
         mask = inputs.get("attention_mask")
         mask = torch.ones_like(ids) if mask is None else mask
