@@ -11,16 +11,15 @@ from aim_runtime.videos.stream import VideoStream
 from tests.runtime.clips import slow_sample, textured, write_video
 
 FRAMES = 120
-QUIET = "log-level=none"
 OPEN = "open-gop=1:keyint=10:min-keyint=10"
 FILES = {
     "a.mp4": ("libx264", {}),
     "b.mp4": ("mpeg4", {"b_frames": 2}),
-    "hevc.mp4": ("libx265", {"options": {"x265-params": f"{QUIET}:keyint=10"}}),
+    "hevc.mp4": ("libx265", {"options": {"x265-params": "keyint=10"}}),
     "av1.mp4": ("libsvtav1", {}),
     "parts.mp4": ("libx264", {"container": {"movflags": "frag_keyframe+empty_moov"}}),
     "open.mp4": ("libx264", {"options": {"x264-params": OPEN}}),
-    "open_hevc.mkv": ("libx265", {"options": {"x265-params": f"{QUIET}:{OPEN}"}}),
+    "open_hevc.mkv": ("libx265", {"options": {"x265-params": OPEN}}),
     "a.mkv": ("libx264", {}),
     "live.mkv": ("libx264", {"container": {"live": "1"}}),
     "lossless.mkv": ("ffv1", {}),
