@@ -21,7 +21,7 @@ from aim_runtime.patching.drafts import after_the_prompt
 from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.prompt_shortening import PromptShortening
 from aim_runtime.patching.undo import Changes
-from aim_runtime.prompts.cached import cached_tokens
+from aim_runtime.prompts.cache_checks import cached_tokens
 from aim_runtime.seams import ids_in, with_new_names
 
 _REFUSED = {
@@ -30,6 +30,10 @@ _REFUSED = {
     "assistant_model and prompt lookup work)",
     "is_assistant": "another model that assists: one that runs a schedule reads each prompt anew",
 }
+
+
+_CACHES = (None, "dynamic", "offloaded", "hybrid")
+"""Values of ``cache_implementation`` that make a DynamicCache of models like these."""
 
 
 class Generation:
@@ -65,7 +69,6 @@ class Generation:
         changes.replace(model, "prepare_inputs_for_generation", prepare)
         lookup = after_the_prompt(model._get_candidate_generator, self._placeholders)
         changes.replace(model, "_get_candidate_generator", lookup)
-        changes.replace(model, "generate_batch", _refused_batch)
 
     def _checked(self, own: Callable[..., Any]) -> Callable[..., Any]:
         names = tuple(inspect.signature(own).parameters)
@@ -91,6 +94,14 @@ class Generation:
             got = self._setting(given, name)
             if got:
                 raise PatchError(name, expected=expected, got=got, fix="Leave it out.")
+        cache = self._setting(given, "cache_implementation")
+        if cache not in _CACHES:
+            raise PatchError(
+                "cache_implementation",
+                expected="dynamic or offloaded: layers of a DynamicCache may differ in length",
+                got=cache,
+                fix="Leave it out.",
+            )
         if (
             self._prunes
             and given.get("inputs_embeds") is None  # which transformers decodes with a cache
@@ -138,10 +149,15 @@ class Generation:
         return prepare
 
 
-def _refused_batch(*args: Any, **kwargs: Any) -> Any:
-    raise PatchError(
-        "generate_batch (cache_implementation='paged')",
-        expected="generate: layers of a paged cache may not differ in length",
-        got="continuous batching",
-        fix="Use model.generate, with prompts padded on the left.",
-    )
+def refuse_batching(model: PreTrainedModel, changes: Changes) -> None:
+    """Refuse continuous batching, which knows neither layers of several lengths nor hooks."""
+
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        raise PatchError(
+            "cache_implementation",
+            expected="dynamic or offloaded in a patched model",
+            got="continuous batching",
+            fix="Use model.generate, with prompts padded on the left.",
+        )
+
+    changes.replace(model, "init_continuous_batching", refused)

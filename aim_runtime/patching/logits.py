@@ -16,7 +16,7 @@ from aim_runtime.models.part import Part
 from aim_runtime.patching.current import Current
 from aim_runtime.patching.prompt_shortening import PromptShortening
 from aim_runtime.patching.undo import Changes
-from aim_runtime.prompts.cached import cached_tokens
+from aim_runtime.prompts.cache_checks import cached_tokens
 from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.seams import named
 

@@ -30,7 +30,7 @@ from aim_runtime.models.part import Part
 from aim_runtime.models.wrapped import model_inside
 from aim_runtime.patching.attention import SUPPORTED_ATTENTION
 from aim_runtime.patching.executable import check_executable
-from aim_runtime.patching.generate import Generation
+from aim_runtime.patching.generate import Generation, refuse_batching
 from aim_runtime.patching.last_layer import LastTokenAlone
 from aim_runtime.patching.logits import CallerLogits
 from aim_runtime.patching.position_keeping import PositionKeeping
@@ -111,8 +111,8 @@ def patch(
     check_executable(schedule, len(decoder.layers))
     embedded = _embedded_prompt(model, adapter, schedule, visual_mask)
     trace = RunTrace()
-    positions = PositionKeeping(adapter, schedule.merge)
     reduces = schedule != Schedule()
+    positions = PositionKeeping(adapter, schedule.merge, reduces=reduces)
     prompts = tower = last = generation = logits = None
     if adapter is not None:
         prompts = PromptShortening(
@@ -145,6 +145,7 @@ def patch(
         trace=trace,
     )
     with Changes() as changes:  # a change that fails takes those before it back
+        refuse_batching(model, changes)
         for part in (dropping, last, logits, tower, prompts, positions, generation):
             if part is not None:
                 part.attach(changes)

@@ -11,7 +11,8 @@ from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.axes import AxesPositions
-from aim_runtime.prompts.cached import Cached, require_empty_cache
+from aim_runtime.prompts.cache_checks import require_empty_cache
+from aim_runtime.prompts.cached import Cached
 from aim_runtime.prompts.encoded import Encoded
 from aim_runtime.prompts.layout import Shortened
 from aim_runtime.prompts.positions import KeptPositions, Positions, RecountedPositions
@@ -23,11 +24,13 @@ from aim_runtime.seams import cache_in, ids_in
 class PositionKeeping:
     """Counts positions as ``merge`` says, on one axis or three, and knows the prompts in caches.
 
-    Args: adapter, of a vision-language model; None for a bare language model.
+    Args:
+        adapter: of a vision-language model; None for a bare language model.
+        reduces: whether the schedule does anything.
     """
 
-    def __init__(self, adapter: Adapter | None, merge: Merge | None) -> None:
-        self._merges = merge is not None
+    def __init__(self, adapter: Adapter | None, merge: Merge | None, *, reduces: bool) -> None:
+        self._merges, self._reduces = merge is not None, reduces
         self._keeps = merge is not None and merge.positions == "kept"
         self._axes = AxesPositions(adapter) if adapter is not None and adapter.has_axes else None
         self._kind: Positions | None = self._axes
@@ -35,8 +38,12 @@ class PositionKeeping:
             self._kind = KeptPositions() if self._keeps else RecountedPositions()
 
     def attach(self, changes: Changes) -> None:
-        """Restore what a model with three axes keeps of the last prompt."""
-        if self._axes is not None:
+        """Restore what a model with three axes keeps of the last prompt.
+
+        Caches of reduced prompts know their own. Those of prompts that nothing reduced need it
+        after the block too, so it stays.
+        """
+        if self._axes is not None and self._reduces:
             inner = self._axes.inner
             changes.callback(setattr, inner, "rope_deltas", inner.rope_deltas)
 

@@ -17,7 +17,7 @@ from aim_runtime.patching.current import Current
 from aim_runtime.patching.encoding import Encoding
 from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.undo import Changes
-from aim_runtime.prompts.cached import cached_tokens
+from aim_runtime.prompts.cache_checks import cached_tokens
 from aim_runtime.prompts.encoded import Encoded, Items
 from aim_runtime.prompts.layout import Layout, Shortened
 from aim_runtime.prompts.prompt import Prompt

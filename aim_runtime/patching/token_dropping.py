@@ -24,7 +24,7 @@ from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.prefill import Prefill
 from aim_runtime.patching.prompt_shortening import Entering, NewIds, PromptShortening
 from aim_runtime.patching.undo import Changes
-from aim_runtime.prompts.cached import cached_tokens, require_empty_cache, require_layers
+from aim_runtime.prompts.cache_checks import cached_tokens, require_empty_cache, require_layers
 from aim_runtime.prompts.prompt import Prompt, check_follow_up_mask
 from aim_runtime.prompts.prompt_layer import growing
 from aim_runtime.recorder import Recorder

@@ -1,16 +1,12 @@
-"""What a KV cache already holds before a call."""
+"""Cached: a prompt in a KV cache, as the tokens after it have to know it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from aim_runtime.errors import PatchError
-from aim_runtime.models.inputs import Inputs
 from aim_runtime.prompts.prompt import Prompt
-from aim_runtime.seams import CACHE, cache_in
 
 
 @dataclass(frozen=True)
@@ -60,47 +56,4 @@ class Cached:
         padding = torch.zeros(1, 1, device="cpu") if before is None else before[:, None]
         return (
             self.highest_position + 1 - (prompt.caller_tokens - padding).to(self.highest_position)
-        )
-
-
-def cached_tokens(inputs: Inputs) -> int:
-    """Tokens in the first layer of the cache. Raises: PatchError for caches of fixed size."""
-    cache = cache_in(inputs)
-    if cache is None:
-        return 0
-    if not isinstance(cache, DynamicCache):
-        raise PatchError(
-            CACHE,
-            expected="a DynamicCache, whose layers may differ in length",
-            got=type(cache).__name__,
-            fix=f"Leave cache_implementation and {CACHE} out.",
-        )
-    return cache.get_seq_length()
-
-
-def require_empty_cache(inputs: Inputs) -> None:
-    """Raises: PatchError when something is cached."""
-    cached = cached_tokens(inputs)
-    if cached:
-        raise unknown_cache(cached)
-
-
-def unknown_cache(cached: int) -> PatchError:
-    """The error for new tokens after ``cached`` ones that this patch knows nothing about."""
-    return PatchError(
-        CACHE,
-        expected="an empty cache, or text alone after a prompt that a patched model has cached",
-        got=f"new tokens after {cached} cached ones of which nothing is known",
-        fix="Give each prompt, with its images and videos, in one prefill.",
-    )
-
-
-def require_layers(cached: Cached, layers: int) -> None:
-    """Raises: PatchError for a prompt that a model of another number of layers has cached."""
-    if len(cached.lengths) != layers:
-        raise PatchError(
-            CACHE,
-            expected=f"a cache of this model, of {layers} layers",
-            got=f"one of {len(cached.lengths)} layers",
-            fix="Give each model its own cache.",
         )

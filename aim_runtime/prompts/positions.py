@@ -13,7 +13,8 @@ from torch import Tensor
 
 from aim_runtime.errors import PatchError
 from aim_runtime.models.inputs import Inputs
-from aim_runtime.prompts.cached import Cached, cached_tokens
+from aim_runtime.prompts.cache_checks import cached_tokens
+from aim_runtime.prompts.cached import Cached
 from aim_runtime.prompts.encoded import Encoded
 from aim_runtime.prompts.prompt import Prompt
 

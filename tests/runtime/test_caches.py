@@ -2,12 +2,15 @@
 
 import contextlib
 import copy
+import math
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, EncoderDecoderCache, StaticCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from aim_cost import Schedule
 from aim_runtime import PatchError, patched
@@ -211,18 +214,75 @@ def test_beams_and_drafts_leave_a_cache_that_goes_on():
             assert best == 1
 
 
+class Doubling(DynamicLayer):
+    """A layer of somebody's own, which keeps other values than it is given."""
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        return super().update(key_states, 2 * value_states, *args, **kwargs)
+
+
+def other_caches(config):
+    """Caches that cannot hold layers of several lengths, or whose layers are of other kinds."""
+    yield StaticCache(config=config, max_cache_len=80)
+    sliding = DynamicCache()
+    sliding.layers = [DynamicSlidingWindowLayer(sliding_window=20)] * config.num_hidden_layers
+    yield sliding
+    yield EncoderDecoderCache(DynamicCache(), DynamicCache())
+    doubling = DynamicCache()
+    doubling.layer_class_to_replicate = Doubling
+    yield doubling
+
+
 @pytest.mark.parametrize("schedule", [RECOUNTED, PRUNED], ids=Schedule.label)
-def test_caches_of_fixed_size_are_refused_before_anything_runs(schedule):
+def test_caches_of_other_kinds_are_refused_before_anything_runs(schedule):
     model, inputs = tiny_llava(), video_inputs()
-    fixed = StaticCache(config=model.config.get_text_config(), max_cache_len=80)
-    with patched(model, schedule):
-        for call in (
-            lambda: model(**inputs, **with_cache(fixed)),
-            lambda: model.generate(**inputs, **with_cache(fixed), **GREEDY),
-            lambda: model.generate(**inputs, **GREEDY, cache_implementation="static"),
-        ):
-            with pytest.raises(PatchError, match="DynamicCache"):
-                call()
+    model.model.vision_tower.register_forward_hook(lambda *_: pytest.fail("it ran"))
+    for name in ("static", "sliding_window", "offloaded_static", "quantized"):
+        with patched(model, schedule), pytest.raises(PatchError, match=f"DynamicCache.*{name}"):
+            model.generate(**inputs, **GREEDY, cache_implementation=name)
+    for cache in other_caches(model.config.get_text_config()):
+        with patched(model, schedule):
+            for call in (model, partial(model.generate, **GREEDY)):
+                with pytest.raises(PatchError, match="a DynamicCache of ordinary layers"):
+                    call(**inputs, **with_cache(cache))
+
+
+class NoStream:
+    """A stream of a machine without a GPU: everything happens at once."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def wait_stream(self, other):
+        pass
+
+
+def poisoned(layer):
+    """Away, as on another device: nothing but ``fetched`` makes it readable again."""
+    layer.away = layer.keys, layer.values
+    layer.keys, layer.values = (torch.full_like(x, math.nan) for x in layer.away)
+
+
+def fetched(layer):
+    if getattr(layer, "away", None) is not None:
+        (layer.keys, layer.values), layer.away = layer.away, None
+
+
+@pytest.mark.parametrize("schedule", [RECOUNTED, KEPT, PRUNED], ids=Schedule.label)
+def test_a_cache_that_offloads_its_layers_goes_on(schedule, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device: NoStream())
+    monkeypatch.setattr(DynamicLayer, "offload", poisoned)
+    monkeypatch.setattr(DynamicLayer, "prefetch", fetched)
+    model, inputs, cache = tiny_llava(), video_inputs(), DynamicCache()
+    cache.offloading, cache.only_non_sliding, cache.prefetch_stream = True, False, NoStream()
+    with patched(model, schedule), torch.no_grad():
+        expected = ask(model, inputs, cached(model, inputs), QUESTIONS[0])
+        model(**inputs, **with_cache(cache))
+        assert bool(cache.layers[3].keys.isnan().all())
+        assert torch.equal(ask(model, inputs, cache, QUESTIONS[0]), expected)
 
 
 def test_a_bare_language_model():

@@ -209,10 +209,16 @@ def test_prompt_lookup_with_a_mask(llava, qwen2):
         llava.generate(ids, **LOOKUP)
 
 
-def test_continuous_batching_is_refused(llava):
+@pytest.mark.parametrize("schedule", [BOTH, Schedule()], ids=Schedule.label)
+def test_continuous_batching_is_refused(llava, schedule):
     inputs = video_inputs()
-    with patched(llava, BOTH), pytest.raises(PatchError, match="cache_implementation='paged'"):
-        llava.generate(**inputs, **GREEDY, cache_implementation="paged")
+    for call in (
+        lambda: llava.generate(**inputs, **GREEDY, cache_implementation="paged"),
+        lambda: llava.generate_batch(inputs["input_ids"].tolist()),
+        lambda: llava.init_continuous_batching(),
+    ):
+        with patched(llava, schedule), pytest.raises(PatchError, match="dynamic or offl"):
+            call()
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,6 +1,7 @@
 """Qwen2-VL and Qwen2.5-VL: sampling, beams, loops by hand, further turns, and what is refused."""
 
 import inspect
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -86,17 +87,36 @@ def follow_up(inputs, first, words=4):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_empty_schedule_changes_no_bit(model, kind, attention):
     model.set_attn_implementation(attention)
-    expected, before, deltas = every_way(model, kind), state(model), model.model.rope_deltas
+    expected, before = every_way(model, kind), state(model)
     with patched(model, Schedule()):
         found = every_way(model, kind)
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
+    deltas = model.model.rope_deltas
     with patched(model, BOTH):
         every_way(model, kind)
     assert state(model) == before
     assert model.model.rope_deltas is deltas
     for one, other in zip(every_way(model, kind), expected, strict=True):
         assert torch.equal(one, other)
+
+
+@torch.no_grad()
+def test_after_the_empty_schedule_a_cache_goes_on_where_it_was(model, kind):
+    """Positions after a prompt are those of the last one that ran, inside a block or not."""
+
+    def decoded(block):
+        model(**qwen_inputs(kind, [2, VIDEO, 3]))
+        with block:
+            output = model(**qwen_inputs(kind, [4, LONG, 2]), use_cache=True)
+            inside = model(input_ids=torch.tensor([[7]]), **with_cache(cache_of(output))).logits
+        after = model(input_ids=torch.tensor([[9]]), **with_cache(cache_of(output))).logits
+        return inside, after, model.model.rope_deltas
+
+    for found, expected in zip(
+        decoded(patched(model, Schedule())), decoded(nullcontext()), strict=True
+    ):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=Schedule.label)
