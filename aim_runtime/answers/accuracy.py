@@ -52,8 +52,9 @@ class Accuracy:
         llm_flops: of one prompt, with scoring; total_flops: of everything; convention executed.
         time_s: of one prompt, measured, vision apart.
         share: of right answers over ``n`` questions, with Wilson's interval.
-        difference: to no reduction on the same questions; random_difference: to the same schedule
-            with merging and pruning at random, None where nothing is chosen; paired.
+        difference: to no reduction on the same questions; random_difference: to the mean of
+            ``random_draws`` runs of the same schedule with merging and pruning at random; paired.
+            Both are None where nothing is chosen.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Accuracy:
     n: int
     difference: Interval
     random_difference: Interval | None
+    random_draws: int | None
 
     def to_row(self) -> Row:
         """One flat row."""
@@ -88,6 +90,7 @@ class Accuracy:
             "random_difference": random.value if random else None,
             "random_difference_low": random.low if random else None,
             "random_difference_high": random.high if random else None,
+            "random_draws": self.random_draws,
         }
 
     @classmethod
@@ -113,7 +116,13 @@ class Accuracy:
             random_difference=interval("random_difference", "random_difference")
             if random
             else None,
+            random_draws=row["random_draws"],
         )
+
+    def is_of(self, questions: int, draws: int) -> bool:
+        """Whether a run of so many questions and draws of chance gives this line."""
+        own = draws if is_random(self.schedule) else 1
+        return (self.n, self.draws) == (questions, own) and self.random_draws in (None, draws)
 
 
 def measure_accuracy(
@@ -134,7 +143,7 @@ def measure_accuracy(
     Args:
         answers: runs the exam; kinds: of its questions.
         spec, workload: of the model and of one prompt, for the FLOPs.
-        done: lines of an earlier run; those of an exam of as many questions are kept as they are.
+        done: lines of an earlier run; those of as many questions and draws are kept as they are.
         keep: called with all lines after each schedule.
     Ctrl-C ends it; what was kept is kept. Raises: MeasurementError.
     """
@@ -147,7 +156,8 @@ def measure_accuracy(
             known[schedule] = _run(answers, schedule, draws)
         return known[schedule]
 
-    finished = {line.schedule for line in done if line.kind == ALL and line.n == len(kinds)}
+    whole_lines = [line for line in done if line.kind == ALL]
+    finished = {line.schedule for line in whole_lines if line.is_of(len(kinds), draws)}
     lines = [line for line in done if line.schedule in finished]
     todo = [schedule for schedule in schedules if schedule not in finished]
     for schedule in track(todo, "accuracy", console=console(error=True), transient=True):
@@ -172,6 +182,7 @@ def measure_accuracy(
                     random_difference=None
                     if chance is None
                     else _paired(right[inside], chance[inside]),
+                    random_draws=None if chance is None else draws,
                 )
             )
         keep(lines)

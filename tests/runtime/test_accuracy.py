@@ -158,6 +158,21 @@ def test_an_exam_of_other_questions_is_taken_again():
     assert [line.n for line in halved] == [50, 25, 25]
 
 
+def test_what_rests_on_other_draws_is_measured_again():
+    """Of no reduction nothing is drawn; a twin at random is drawn beside the others."""
+    schedules = [Schedule(), CUT, at_random(CUT)]
+    done = measured(share_of, schedules, draws=2)
+    found = measured(lambda schedule: 0.1, schedules, draws=3, done=done)
+    assert found[:3] == done[:3]
+    assert [line.share.value for line in found[3:]] == pytest.approx([0.1] * 6)
+    assert [(line.draws, line.random_draws) for line in found[::3]] == [
+        (1, None),
+        (1, 3),
+        (3, None),
+    ]
+    assert measured(lambda schedule: 0.1, schedules, draws=2, done=done) == done
+
+
 def test_a_file_keeps_the_lines_of_other_exams(tmp_path):
     path, other = tmp_path / "lines.json", replace(EXAM, seed=1)
     lines = measured(share_of, [Schedule()])
