@@ -116,13 +116,14 @@ class Accuracy:
             random_difference=interval("random_difference", "random_difference")
             if random
             else None,
-            random_draws=row["random_draws"],
+            random_draws=row.get("random_draws"),  # rows of before lack it
         )
 
     def is_of(self, questions: int, draws: int) -> bool:
         """Whether a run of so many questions and draws of chance gives this line."""
         own = draws if is_random(self.schedule) else 1
-        return (self.n, self.draws) == (questions, own) and self.random_draws in (None, draws)
+        twin = None if self.random_difference is None else draws
+        return (self.n, self.draws, self.random_draws) == (questions, own, twin)
 
 
 def measure_accuracy(

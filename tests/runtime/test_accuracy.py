@@ -171,6 +171,11 @@ def test_what_rests_on_other_draws_is_measured_again():
         (3, None),
     ]
     assert measured(lambda schedule: 0.1, schedules, draws=2, done=done) == done
+    rows = [line.to_row() for line in done]
+    for row in rows:
+        del row["random_draws"]  # as they were written before
+    old = measured(lambda schedule: 0.1, schedules, draws=2, done=list(map(Accuracy.of, rows)))
+    assert [line in done for line in old] == [True] * 6 + [False] * 3
 
 
 def test_a_file_keeps_the_lines_of_other_exams(tmp_path):
