@@ -1,11 +1,14 @@
 """Write the answers of the aim-cost commands to tests/golden, against which a test compares.
 
 ``python scripts/golden.py`` rewrites the files after a change that is meant to change numbers; the
-diff of the commit then shows which. A file holds the answers of one command, by its arguments.
+diff of the commit then shows which. A file holds the answers of one command, by its arguments. An
+answer that differs by less than TOLERANCE stays as it was written: its last digits move with the
+order in which the code sums, and with the instructions that numpy chooses for a processor.
 """
 
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from aim_cost.cli.main import app
 from aim_cost.files import write_atomically
 
 FOLDER = Path(__file__).parents[1] / "tests" / "golden"
+TOLERANCE = 1e-12
+"""Relative, of numbers with a fraction."""
 
 _AIM = "--merge 0.25 --prune linear:14:22"
 _PREDICT = (
@@ -100,10 +105,42 @@ def path_of(command: str) -> Path:
     return FOLDER / f"{command}.json"
 
 
+def kept(command: str) -> Any:
+    """The answers of ``command`` as they are written, by its arguments."""
+    return json.loads(path_of(command).read_text(encoding="utf-8"))
+
+
+def differences(found: Any, kept: Any, where: str = "") -> Iterator[str]:
+    """Each place where two answers differ; whole numbers and words are compared exactly."""
+    if isinstance(kept, dict) and isinstance(found, dict):
+        for key in [*kept, *(key for key in found if key not in kept)]:
+            if key in kept and key in found:
+                yield from differences(found[key], kept[key], f"{where}/{key}")
+            else:
+                yield f"{where}/{key}: only {'kept' if key in kept else 'found'}"
+    elif isinstance(kept, list) and isinstance(found, list) and len(kept) == len(found):
+        for place, pair in enumerate(zip(found, kept, strict=True)):
+            yield from differences(*pair, f"{where}/{place}")
+    elif isinstance(kept, float) and isinstance(found, float):
+        if abs(found - kept) > TOLERANCE * abs(kept):
+            yield f"{where}: {found!r}, kept {kept!r}"
+    elif type(found) is not type(kept) or found != kept:
+        yield f"{where}: {found!r}, kept {kept!r}"
+
+
+def settled(found: Any, kept: Any) -> Any:
+    """``found``, or ``kept`` where that says the same."""
+    return found if any(differences(found, kept)) else kept
+
+
 def main() -> None:
     """Write every file; one line an answer, or a row of it."""
     for command in COMMANDS:
-        lines = [f"{json.dumps(key)}: {_text(value)}" for key, value in answers(command).items()]
+        written = kept(command) if path_of(command).exists() else {}
+        lines = [
+            f"{json.dumps(key)}: {_text(settled(value, written.get(key)))}"
+            for key, value in answers(command).items()
+        ]
         write_atomically(path_of(command), ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 

@@ -52,7 +52,7 @@ def _executed_table(
             f"{run.tokens:.0f}",
             _share(row, run, budget),
             f"{tera(counted.flops):.2f}",
-            "" if row.is_baseline else _scoring(run),
+            "" if row.is_baseline else _scoring(row, run),
             f"{mega(run.result.memory.kv_cache_bytes):.0f}",
             _milli(run.result.ttft_s),
             _band(run.result.ttft),
@@ -66,11 +66,13 @@ def _executed_table(
     )
     kept = "" if budget else " kept: of the tokens."
     source = rows[0][2].result.ttft.source
+    without = any(_loses_flash(row, run) for row, _, run in rows)
+    marked = f" {_FLASH}: flash attention is off in the layers that score." if without else ""
     note = (
         f"tokens: visual, mean of the layers.{kept}{met} TFLOPs: LLM, merging and scores as "
         "executed, without the vision tower. score: share of the TTFT that goes when the same "
         "counts are chosen at no cost. ms: TTFT, vision tower included; source: "
-        f"{source}. {_FLASH}: flash attention is off in the layers that score."
+        f"{source}.{marked}"
     )
     return table(title, columns, lines, note)
 
@@ -158,8 +160,12 @@ def _share(row: Compared, run: Executed, budget: Budget | None) -> str:
     return f"{100 * row.entry.met.share:.1f}".removesuffix(".0") + " %"
 
 
-def _scoring(run: Executed) -> str:
-    return _percent(run.scoring_share) + ("" if run.keeps_flash else _FLASH)
+def _loses_flash(row: Compared, run: Executed) -> bool:
+    return not (row.is_baseline or run.keeps_flash)
+
+
+def _scoring(row: Compared, run: Executed) -> str:
+    return _percent(run.scoring_share) + (_FLASH if _loses_flash(row, run) else "")
 
 
 def _percent(share: float) -> str:

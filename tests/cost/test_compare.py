@@ -128,6 +128,12 @@ def test_a_wrong_parameter_is_an_error_and_no_row():
         rows_of("fastv:k=99")
 
 
+@pytest.mark.parametrize(("methods", "lines"), [("aim,pdrop", 0), ("aim,fastv:eager=1", 2)])
+def test_the_mark_of_flash_attention_is_explained_where_it_stands(methods, lines):
+    shown = run("compare", "--methods", methods, "--conventions", "executed").splitlines()
+    assert sum("†" in line for line in shown) == lines
+
+
 def test_a_comparison_shows_itself_as_the_command_does():
     found = compare(
         Case("llava-onevision-qwen2-7b", VIDEO, "h100-sxm"), "aim, pdrop", equal="flops"
