@@ -126,6 +126,8 @@ def pareto(points: pd.DataFrame, benchmark: str, baseline: Estimate) -> Figure:
         f"{baseline.ttft.source.noun}. Steps: Pareto front (own rows: dashed). "
         f"{sampling_note(benchmark)}"
     )
+    if "own" in set(points["evidence"]):
+        small += f" Own rows without frames: as of {workload.frames}."
     return finish(figure, title, small, keys)
 
 
@@ -136,7 +138,9 @@ def _draw(request: Request) -> Figure:
     own = read_scores(request.accuracy)
     one_of(benchmark, {*scores["benchmark"], *own.by_benchmark}, "--benchmark", SpecError)
     if benchmark in own.by_benchmark:
-        scores = pd.concat([scores, own.table(benchmark)], ignore_index=True)
+        scores = pd.concat(
+            [scores, own.table(benchmark, baseline.workload.frames)], ignore_index=True
+        )
     points = pareto_points(scores, benchmark, baseline)
     if points.empty:
         raise SpecError(

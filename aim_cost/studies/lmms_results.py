@@ -13,6 +13,9 @@ from aim_cost.errors import SpecError
 from aim_cost.schedules.schedule import PARTS, Schedule
 from aim_cost.studies.own_score import Measure, OwnScore, Scale
 
+OUR_MODEL, OUR_FRAMES = "aim_llava_onevision", 32
+"""The class of ``aim_runtime.lmms_eval``, and the frames that it takes without ``max_frames``."""
+
 _FRAME_KEYS = ("max_frames_num", "max_frames", "max_num_frames", "num_frames", "frames")
 _CHECKPOINT_KEYS = ("pretrained", "model", "model_version", "path")
 _OTHER_WEIGHTS = ("peft", "delta", "adapter", "lora", "lora_path")
@@ -36,6 +39,9 @@ def lmms_scores(data: Mapping[str, Any], source: str) -> list[OwnScore]:
     config = _mapping(data, "config", source)
     arguments = _arguments(config, source)
     schedule, frames = _schedule(arguments), _frames(arguments, source)
+    harness = config.get("model")
+    if frames is None and harness == OUR_MODEL:
+        frames = OUR_FRAMES
     measured = list(_measured(data, source))
     if not measured:
         raise SpecError(
@@ -44,8 +50,7 @@ def lmms_scores(data: Mapping[str, Any], source: str) -> list[OwnScore]:
             got=", ".join(_mapping(data, "results", source)) or "no task",
             fix="Let the run finish; --predict_only has no scores.",
         )
-    model, harness = _model(arguments, source), config.get("model")
-    scores = []
+    model, scores = _model(arguments, source), []
     for task, measure, value in measured:
         questions, of_questions = _questions(data, task, source)
         no_part = measure.metric in _POINTS or not 0 <= value <= 100

@@ -40,6 +40,7 @@ class OwnScore:
         lower_is_better: an error rate, say; None where the file contradicts the metric's name.
         model: as the file names it, None where it names none; harness, the class of lmms-eval that
             asked it, whose prompts differ from those of others.
+        frames: of each video, None where the file does not say it.
         questions: that the score is over; of_questions, those of the benchmark.
     """
 
@@ -85,15 +86,16 @@ class OwnScores:
             found.setdefault(name, []).append(score)
         return cls({name: tuple(rows) for name, rows in found.items()})
 
-    def table(self, benchmark: str) -> pd.DataFrame:
+    def table(self, benchmark: str, frames: int | None = None) -> pd.DataFrame:
         """The scores of one benchmark in COLUMNS of ``papers.accuracy``, evidence ``own``.
 
-        The first unreduced score of a model and harness is the baseline of the others. The scale is
-        decided over all scores. Raises: SpecError.
+        One unreduced score of a model and harness is the baseline of the others: that of ``frames``
+        if there is one, else the first. The scale is decided over all scores.
+        Args: frames, those that scores without frames stand for. Raises: SpecError.
         """
         scores = self.by_benchmark[benchmark]
         scale = _scales(scores, benchmark)
-        rows, baselines, seen = [], _baselines(scores), set()
+        rows, baselines, seen = [], _baselines(scores, frames), set()
         for score, its_scale in zip(scores, scale, strict=True):
             if score.lower_is_better is None:
                 raise SpecError(
@@ -115,7 +117,8 @@ class OwnScores:
                 )
             seen.add(key)
             unreduced = _shown(baseline.value, scale[scores.index(baseline)])
-            rows.append(_row(score, its_scale, benchmark, baseline, unreduced))
+            row = _row(score, its_scale, benchmark, baseline, unreduced)
+            rows.append(row | {"note": _note(score, baseline, frames)})
         table = pd.DataFrame(rows, columns=list(COLUMNS))
         return table.astype({"frames": "Int64", "n": "Int64"})
 
@@ -129,9 +132,11 @@ def _benchmark(score: OwnScore, measures: Sequence[Measure]) -> str:
     return f"{score.task}/{score.measure.metric},{score.measure.filter}"
 
 
-def _baselines(scores: Sequence[OwnScore]) -> dict[tuple[str | None, str | None], OwnScore]:
+def _baselines(
+    scores: Sequence[OwnScore], frames: int | None
+) -> dict[tuple[str | None, str | None], OwnScore]:
     found: dict[tuple[str | None, str | None], OwnScore] = {}
-    for score in scores:
+    for score in sorted(scores, key=lambda score: score.frames != frames):
         if score.schedule == Schedule():
             found.setdefault((score.model, score.harness), score)
     return found
@@ -207,17 +212,20 @@ def _row(
         "lower_is_better": score.lower_is_better,
         **{name: None if end is None else _shown(end, scale) for name, end in ends.items()},
         "n": score.questions,
-        "note": _questions(score, baseline),
     }
 
 
-def _questions(score: OwnScore, baseline: OwnScore) -> str:
-    """How many questions the score is over, and whether its baseline is over as many."""
-    if score.questions is None:
-        return ""
-    of = score.of_questions
-    part = f" of {of:,}" if of is not None and of != score.questions else ""
-    text = f"{score.questions:,}{part} questions"
-    if baseline.questions not in (None, score.questions):
-        text += f", the baseline over {baseline.questions:,}"
-    return text
+def _note(score: OwnScore, baseline: OwnScore, frames: int | None) -> str:
+    """What a score is over, where the file leaves it open, and how its baseline differs."""
+    parts = []
+    if score.questions is not None:
+        of = score.of_questions
+        part = f" of {of:,}" if of is not None and of != score.questions else ""
+        parts.append(f"over {score.questions:,}{part} questions")
+    if score.frames is None and frames is not None:
+        parts.append(f"taken as of {frames} frames, which its file does not say")
+    if score.questions is not None and baseline.questions not in (None, score.questions):
+        parts.append(f"the baseline over {baseline.questions:,}")
+    if baseline.frames not in (None, score.frames):
+        parts.append(f"the baseline of {baseline.frames} frames")
+    return ", ".join(parts)

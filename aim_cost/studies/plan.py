@@ -69,7 +69,8 @@ def plan(
     if accuracy is not None and not isinstance(accuracy, pd.DataFrame):
         scores = read_scores([accuracy] if isinstance(accuracy, str | Path) else accuracy)
         name = _benchmark(benchmark, list(scores.by_benchmark))
-        return _plan(case, limits, choose_frames, scores.table(name), name)
+        own = scores.table(name, video_frames(case))
+        return _plan(case, limits, choose_frames, own, name)
     table = published_accuracy() if accuracy is None else accuracy
     name = _benchmark(benchmark, list(dict.fromkeys(table["benchmark"])))
     return _plan(case, limits, choose_frames, table, name)

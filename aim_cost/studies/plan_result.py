@@ -172,10 +172,10 @@ def _rows(plan: Plan) -> list[str]:
 
 def _row(row: Cited) -> str:
     frames = "" if row.frames is None else f"{row.frames} frames, "
-    over = f", over {row.note}" if row.evidence == "own" and row.note else ""
+    note = f", {row.note}" if row.evidence == "own" and row.note else ""
     return (
         f"{frames}{row.schedule.label()}: {row.accuracy:.1f} against {row.baseline:.1f} "
-        f"({row.difference:+.1f}){over}"
+        f"({row.difference:+.1f}){note}"
     )
 
 

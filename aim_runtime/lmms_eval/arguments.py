@@ -7,6 +7,7 @@ from typing import Any
 
 from aim_cost.checks import whole
 from aim_cost.schedules.schedule import PARTS, Schedule
+from aim_cost.studies.lmms_results import OUR_FRAMES
 from aim_runtime.errors import InputError
 
 _SCHEDULE = ("schedule", *PARTS)
@@ -24,15 +25,17 @@ class Arguments:
         device: None for cuda where there is one; dtype: of weights and activations.
         log: a new JSONL file, one line an answer.
         images_as_frames: several images of a document are the frames of one video.
+        damaged: of a damaged video, take what comes before the damage.
     """
 
     pretrained: str
     schedule: Schedule = field(default_factory=Schedule)
-    max_frames: int = 32
+    max_frames: int = OUR_FRAMES
     device: str | None = None
     dtype: str = "bfloat16"
     log: Path | None = None
     images_as_frames: bool = False
+    damaged: bool = False
 
     @classmethod
     def from_model_args(cls, given: Mapping[str, Any]) -> "Arguments":
@@ -63,9 +66,10 @@ class Arguments:
             values["log"] = Path(str(values["log"]))
         arguments = cls(**values, schedule=Schedule.from_options(parts, "model_args.{}"))
         whole(arguments.max_frames, "model_args.max_frames", InputError)
-        got = values.get("images_as_frames", False)
-        if not isinstance(got, bool):
-            raise _wrong("images_as_frames", "true or false", got, "Write one of them.")
+        for name in ("images_as_frames", "damaged"):
+            got = values.get(name, False)
+            if not isinstance(got, bool):
+                raise _wrong(name, "true or false", got, "Write one of them.")
         return arguments
 
 

@@ -75,8 +75,7 @@ class AimLlavaOnevision(lmms):
         options, stops = generation_options(generation_kwargs)
         frames = document_frames(
             doc_to_visual(self.task_dict[task][split][doc_id]),
-            self._arguments.max_frames,
-            self._arguments.images_as_frames,
+            self._arguments,
             where=f"{task}, document {doc_id}",
         )
         inputs, tokenizer = question_inputs(self._loaded, frames, question)

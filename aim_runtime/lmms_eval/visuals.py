@@ -7,30 +7,30 @@ import numpy as np
 from PIL import Image
 
 from aim_runtime.errors import InputError
+from aim_runtime.lmms_eval.arguments import Arguments
 from aim_runtime.prompts.video import sample_frames
 from aim_runtime.videos.album import Album
 from aim_runtime.videos.limits import Limits
 from aim_runtime.videos.picture import picture_of_image, resized
 
 
-def document_frames(
-    visuals: Sequence[Any] | None, max_frames: int, images_as_frames: bool, where: str
-) -> np.ndarray:
-    """Return at most ``max_frames`` frames, spread evenly.
+def document_frames(visuals: Sequence[Any] | None, arguments: Arguments, where: str) -> np.ndarray:
+    """Return at most ``arguments.max_frames`` frames, spread evenly.
 
     Args:
-        visuals: what a task's ``doc_to_visual`` returns: one path of a video, or images if
-            ``images_as_frames``.
+        visuals: what a task's ``doc_to_visual`` returns: one path of a video, or images if they
+            are frames.
         where: names the document in errors.
     Returns: uint8 [frames, H, W, 3], RGB; images upright, on white, in the size of the first.
     Raises: InputError for everything else.
     """
     given = list(visuals or [])
     if len(given) == 1 and isinstance(given[0], str):
-        return sample_frames(given[0], max_frames, fewer=True)
+        most, damaged = arguments.max_frames, arguments.damaged
+        return sample_frames(given[0], most, fewer=True, damaged=damaged)
     images = bool(given) and all(isinstance(item, Image.Image) for item in given)
-    if images and images_as_frames:
-        count = min(max_frames, len(given))
+    if images and arguments.images_as_frames:
+        count = min(arguments.max_frames, len(given))
         chosen = np.linspace(0, len(given) - 1, count).round().astype(int).tolist()
         album = Album(chosen, Limits(), where)
         for number in chosen:

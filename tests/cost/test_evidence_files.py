@@ -227,7 +227,48 @@ def test_a_group_is_over_the_questions_of_its_tasks(lmms):
     more = {"n-samples": counts, "group_subtasks": {"mmmu": ["mmmu_a", "mmmu_b"], "mmmu_a": []}}
     table = read_scores([lmms("none", "", results, **more)])
     assert table.table("mmmu")["n"].tolist() == [900]
-    assert table.table("mmmu_a")["note"].tolist() == ["450 of 900 questions"]
+    assert table.table("mmmu_a")["note"].tolist() == ["over 450 of 900 questions"]
+
+
+def without_frames(path, harness="aim_llava_onevision"):
+    tree = json.loads(path.read_text())
+    arguments = tree["config"]["model_args"].replace(",max_frames=32", "")
+    tree["config"] = {"model": harness, "model_args": arguments}
+    path.write_text(json.dumps(tree))
+    return path
+
+
+def test_a_file_of_our_model_that_names_no_frames_is_of_its_default(lmms):
+    files = [lmms("none", "", videomme(58.2)), lmms("aim", CUT, videomme(57.9))]
+    files = [without_frames(path) for path in files]
+    assert difference(files) == pytest.approx(-0.3)
+    other = Case("llava-onevision-qwen2-7b", Workload(100, frames=16), "h100-sxm")
+    assert plan(other, ttft_s=0.15, accuracy=files).difference is None
+
+
+def test_frames_that_nobody_names_are_said_beside_the_number(lmms, tmp_path):
+    files = [lmms("none", "", videomme(58.2)), lmms("aim", CUT, videomme(57.9))]
+    files = [without_frames(path, "llava_onevision") for path in files]
+    case = Case("llava-onevision-qwen2-7b", Workload(100, frames=16), "h100-sxm")
+    said = "taken as of 16 frames, which its file does not say"
+    for given in (files, own(tmp_path, TABLE + f'"{AIM}",57.9,videomme\n')):
+        answer = plan(case, ttft_s=0.08, accuracy=given)
+        assert answer.difference == pytest.approx(-0.3)
+        assert said in " ".join(str(answer).split())
+        assert said in answer.to_row()["accuracy.rows"][0]["note"]
+
+
+@pytest.mark.parametrize("order", [(8, 32), (32, 8)])
+def test_the_baseline_is_that_of_the_frames_asked_for(tmp_path, order):
+    scores = {8: 50.0, 32: 58.2}
+    rows = [f"none,{scores[frames]},{frames}\n" for frames in order]
+    rows += [f'"{AIM}",57.9,32\n', f'"{AIM}",51,8\n']
+    path = own(tmp_path, "schedule,accuracy,frames\n" + "".join(rows))
+    assert plan(CASE, ttft_s=0.15, accuracy=path).difference == pytest.approx(-0.3)
+    few = Case("llava-onevision-qwen2-7b", Workload(100, frames=8), "h100-sxm")
+    assert plan(few, ttft_s=0.05, accuracy=path).difference == pytest.approx(1)
+    notes = read_scores(path).table("all", 32).set_index(["schedule", "frames"])["note"]
+    assert notes[AIM, 32] == "" and notes[AIM, 8] == "the baseline of 32 frames"
 
 
 def test_a_limit_is_said(lmms):

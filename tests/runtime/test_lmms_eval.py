@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from aim_cost.errors import AimError, ScheduleError
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.studies.lmms_results import OUR_MODEL
 from aim_runtime import patched
 from aim_runtime.errors import InputError
 from aim_runtime.models.load import load
@@ -25,7 +26,6 @@ pytest.importorskip("lmms_eval", reason="lmms-eval is not installed; docs/lmms_e
 from lmms_eval.api.instance import Instance
 from lmms_eval.models import get_model
 
-from aim_runtime.lmms_eval import MODEL_ID
 from aim_runtime.lmms_eval.arguments import Arguments
 from aim_runtime.lmms_eval.generation import FirstToken, cut, generation_options
 from aim_runtime.lmms_eval.visuals import document_frames
@@ -57,7 +57,7 @@ def make(checkpoint):
         given = {"pretrained": checkpoint, "max_frames": FRAMES, "dtype": "float32"} | model_args
         text = ",".join(f"{name}={value}" for name, value in given.items())
         ours = {"batch_size": "1", "max_batch_size": None, "device": "cpu"}
-        return get_model(MODEL_ID).create_from_arg_string(text, ours)
+        return get_model(OUR_MODEL).create_from_arg_string(text, ours)
 
     return call
 
@@ -88,7 +88,7 @@ def rows(path):
 
 
 def test_lmms_eval_finds_the_model_by_its_entry_point():
-    model = get_model(MODEL_ID)
+    model = get_model(OUR_MODEL)
     assert model.__module__ == "aim_runtime.lmms_eval.model"
     assert model.is_simple
 
@@ -161,13 +161,14 @@ def test_the_schedule_may_be_text():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"retention": 0.25}, r"retention.*Known: device, dtype, images_as_frames, log, "
+        ({"retention": 0.25}, r"retention.*Known: damaged, device, dtype, images_as_frames, log, "
          r"max_frames, merge, pretrained, prune, schedule, select, vision_merge\."),
         ({"batch_size": "4"}, "batch_size.*1, since"),
         ({"batch_size": "auto"}, "batch_size.*1, since"),
         ({"pretrained": ""}, "Add pretrained=NAME"),
         ({"max_frames": 0}, "max_frames.*at least 1"),
         ({"images_as_frames": "maybe"}, "true or false"),
+        ({"damaged": "maybe"}, "damaged.*true or false"),
         ({"merge": 2}, "merge"),
         ({"prune": "line:1:2"}, "prune"),
         ({"schedule": "no.yaml"}, "no.yaml"),
@@ -211,7 +212,7 @@ def test_a_document_without_a_video_is_refused(make, ask, clip):
         with pytest.raises(InputError, match=r"moves, document 0: expected one video file, got"):
             ask(make(), visuals=visuals)
     with pytest.raises(InputError, match=r"got 0 visuals"):
-        document_frames(None, FRAMES, False, "moves")
+        document_frames(None, Arguments("x"), "moves")
 
 
 def test_images_may_be_the_frames_of_a_video(make, ask, tmp_path):
@@ -221,14 +222,29 @@ def test_images_may_be_the_frames_of_a_video(make, ask, tmp_path):
     log = tmp_path / "samples.jsonl"
     ask(make(images_as_frames="true", log=log), visuals=images)
     assert [row["frames"] for row in rows(log)] == [FRAMES, FRAMES]
-    frames = document_frames(images, 5, True, "moves")
+    frames = document_frames(images, Arguments("x", max_frames=5, images_as_frames=True), "moves")
     assert frames.shape == (5, 30, 40, 3) and frames.dtype == np.uint8
     assert frames[:, 0, 0, 0].tolist() == [0, 2, 4, 6, 8]
 
 
 def test_a_short_video_gives_all_its_frames(clip):
-    assert len(document_frames([str(clip)], 32, False, "moves")) == 10
+    assert len(document_frames([str(clip)], Arguments("x"), "moves")) == 10
     assert np.array_equal(sample_frames(clip, 32, fewer=True), sample_frames(clip, 10))
+
+
+def test_a_damaged_video_gives_what_comes_before_the_damage_if_asked(make, ask, clip, tmp_path):
+    av, cut, log = pytest.importorskip("av"), tmp_path / "cut.mkv", tmp_path / "samples.jsonl"
+    with av.open(str(clip)) as source, av.open(str(cut), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 2 // 3])
+    with pytest.raises(InputError, match="damaged=True"):
+        ask(make(), visuals=[str(cut)])
+    ask(make(damaged="true", max_frames=32, log=log), visuals=[str(cut)])
+    assert 0 < rows(log)[0]["frames"] < 10
 
 
 def test_other_kinds_of_requests_are_refused(make):

@@ -329,7 +329,7 @@ def damaged(folder):
     refused(path, 30, "damage", fewer=True)
 
 
-@row("cut off or damaged, with `damaged=True` or `--damaged`")
+@row("cut off or damaged, with `damaged=True`, `--damaged` or lmms-eval's `damaged=true`")
 def damaged_yet_wanted(folder):
     for change in (half, spoilt):
         path = write_video(folder / "a.mkv", [textured(index) for index in range(30)])
