@@ -126,7 +126,7 @@ def test_a_real_peft_model():
     lora = peft.LoraConfig(target_modules=where, r=4, init_lora_weights=False)
     tuned = peft.get_peft_model(tiny_llava(), lora)
     with patched(tuned, REDUCED) as trace:
-        tokens, words = trace, tuned.generate(**inputs, **GREEDY)
+        words = tuned.generate(**inputs, **GREEDY)
         tokens = trace.tokens
     merged = tuned.merge_and_unload()
     with patched(merged, REDUCED) as trace:
