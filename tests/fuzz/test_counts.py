@@ -1,4 +1,4 @@
-"""Schedules on a tiny model that runs: its traces and FLOPs, counted by torch, are the predicted."""
+"""Schedules on a tiny model that runs: FLOPs that torch counts are those predicted."""
 
 import pytest
 import torch
