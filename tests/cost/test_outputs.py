@@ -1,12 +1,17 @@
 """What a command writes, and what it says where it cannot."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from aim_cost import Case, Workload
 from aim_cost.cli.main import app
-from aim_cost.errors import AimError, OutputError, SpecError
+from aim_cost.errors import AimError, OutputError, ProfileError, SpecError
 from aim_cost.files import make_folder, write_atomically
 from aim_cost.ops.op import Op, OpGraph
 from aim_cost.studies.lmms_results import lmms_scores
+from aim_cost.timing import load_calibration
 
 
 def test_a_path_that_cannot_be_written_is_refused(tmp_path):
@@ -39,3 +44,13 @@ def test_subtasks_that_are_no_list_are_refused():
     }
     with pytest.raises(SpecError, match=r"group_subtasks\.mme"):
         lmms_scores(tree, "results.json")
+
+
+def test_a_calibration_that_gives_no_finite_time_is_refused():
+    fitted = load_calibration("h100-sxm")
+    gemm = fitted.kernels["gemm"]
+    model = replace(gemm.model, parameters=gemm.model.parameters + 1e308)
+    wrong = replace(fitted, kernels={**fitted.kernels, "gemm": replace(gemm, model=model)})
+    case = Case("llava-onevision-qwen2-0.5b", Workload(9, frames=2), "h100-sxm", calibration=wrong)
+    with np.errstate(all="ignore"), pytest.raises(ProfileError, match="finite time"):
+        case.price().ttft  # noqa: B018
