@@ -18,7 +18,8 @@ class AimError(Exception):
 
     def __init__(self, where: str, *, expected: str, got: object, fix: str) -> None:
         self.where, self.expected, self.got, self.fix = where, expected, got, fix
-        super().__init__(f"{where}: expected {expected}, got {_shown(got)}. {fix}")
+        text = f"{_short(where)}: expected {expected}, got {_shown(got)}. {fix}"
+        super().__init__("".join(map(_printable, text)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its four parts: it may be raised in another process."""
@@ -27,15 +28,24 @@ class AimError(Exception):
 
 
 def _shown(got: object) -> str:
-    """What came, on one line of at most _MOST_CHARACTERS."""
+    """What came, in at most _MOST_CHARACTERS."""
     try:
-        text = got if isinstance(got, str) else repr(got)
+        return _short(got if isinstance(got, str) else repr(got))
     except (ValueError, RecursionError):  # a number of thousands of digits, a tree too deep
-        text = f"a {type(got).__name__} too long to show"
-    text = " ".join(text.split("\n"))
-    if len(text) > _MOST_CHARACTERS:
-        text = f"{text[:_MOST_CHARACTERS]}... ({len(text)} characters)"
-    return text
+        return f"a {type(got).__name__} too long to show"
+
+
+def _short(text: str) -> str:
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    return f"{text[:_MOST_CHARACTERS]}... ({len(text)} characters)"
+
+
+def _printable(character: str) -> str:
+    """The character where a terminal shows it; a space for a line's end, an escape for others."""
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape").decode("ascii")
 
 
 class SpecError(AimError):
@@ -48,6 +58,10 @@ class ScheduleError(AimError):
 
 class ProfileError(AimError):
     """A hardware profile that is malformed, unknown, or lacks the number that is needed."""
+
+
+class OutputError(AimError):
+    """A file or folder that cannot be written."""
 
 
 class InfeasibleError(AimError):

@@ -27,7 +27,7 @@ def feature_ops(
 
     Frames of a ``video`` are pooled where the model has a pooling, before or after the projector.
     ``tokens`` and ``attention``: of a tower that merges, see ``vision.tower_ops``. A number of
-    views may be a symbol where the tower takes all of them at once: SigLIP's or CLIP's.
+    views may be a symbol.
     """
     tower, hidden = model.vision, model.text.hidden_size
     bias = model.projector_bias

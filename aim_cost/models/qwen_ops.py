@@ -3,11 +3,13 @@
 Source: transformers 5.23, qwen2_vl and qwen2_5_vl, with sdpa.
 """
 
-from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import TypeAlias
 
 from aim_cost.errors import SpecError
 from aim_cost.models.qwen_grid import QwenGrid
+from aim_cost.ops.count import Count
 from aim_cost.ops.kernels import Kernels
 from aim_cost.ops.kind import Elementwise, EncoderAttention
 from aim_cost.ops.op import Op
@@ -15,18 +17,20 @@ from aim_cost.ops.op import Op
 FLOAT32_BYTES = 4
 
 MOST_KERNELS = 1_000_000
-"""Each of them stands in the list of ops: more than these take long and fill the memory."""
+"""The clock of a prefill goes from one to the next: more than these take long."""
 
-Views: TypeAlias = Sequence[tuple[QwenGrid, int]]
+Views: TypeAlias = tuple[tuple[QwenGrid, Count], ...]
 """The tower at each resolution, and the number of temporal patches there."""
 
 
-def tower_ops(views: Views, width: int) -> list[Op]:
+@lru_cache(maxsize=8)  # the schedules of a case share its tower
+def tower_ops(views: Views, width: int) -> tuple[Op, ...]:
     """Ops of the temporal patches of all ``views``, one tower's, all in one sequence.
 
     transformers starts one sdpa kernel for each segment that attends to itself alone: a temporal
-    patch, or a window of one (Qwen2.5-VL, all blocks but four). So does this list: an op each,
-    without padding. FLOPs are those of the segments, not of the whole sequence.
+    patch, or a window of one (Qwen2.5-VL, all blocks but four). So does this list: an op for each
+    size of segments, run as often as there are any, without padding. FLOPs are those of the
+    segments, not of the whole sequence. A number of temporal patches may be a symbol.
     Not counted: the lengths of the segments, which the host reads back from the device before
     every attention; the angles of the positions, which are computed once.
     """
@@ -39,7 +43,7 @@ def tower_ops(views: Views, width: int) -> list[Op]:
     _check_kernels(views)
     for block in range(vision.num_hidden_layers):
         ops += _block_ops(views, width, block)
-    return ops + _merger_ops(vision, rows, width)
+    return (*ops, *_merger_ops(vision, rows, width))
 
 
 def _check_kernels(views: Views) -> None:
@@ -49,7 +53,7 @@ def _check_kernels(views: Views) -> None:
         for view, groups in views
         for block in range(view.num_hidden_layers)
     )
-    if kernels > MOST_KERNELS:
+    if isinstance(kernels, int) and kernels > MOST_KERNELS:
         raise SpecError(
             "workload",
             expected=f"at most {MOST_KERNELS} kernels of the vision tower's attention",
@@ -58,7 +62,7 @@ def _check_kernels(views: Views) -> None:
         )
 
 
-def patches_of(views: Views) -> int:
+def patches_of(views: Views) -> Count:
     """All patches of ``views``, before the merger."""
     return sum(groups * view.patches for view, groups in views)
 
@@ -77,9 +81,8 @@ def _block_ops(views: Views, width: int, block: int) -> list[Op]:
     ]
     for view, groups in views:
         for patches, times in view.segments(block).items():
-            ops += make.attention("sdpa", EncoderAttention, 1, patches, heads, heads, head_dim) * (
-                groups * times
-            )
+            attention = make.attention("sdpa", EncoderAttention, 1, patches, heads, heads, head_dim)
+            ops += [replace(op, times=groups * times) for op in attention]
     return [
         *ops,
         make.elementwise("join_segments", Elementwise.COPY, size, size),
@@ -109,7 +112,7 @@ def _mlp_ops(vision: QwenGrid, make: Kernels, rows: int) -> list[Op]:
     ]
 
 
-def _merger_ops(vision: QwenGrid, patches: int, width: int) -> list[Op]:
+def _merger_ops(vision: QwenGrid, patches: Count, width: int) -> list[Op]:
     """The norm of each patch, then two layers over squares of patches laid side by side."""
     make = Kernels("vision.projector", width)
     size, tokens = patches * vision.hidden_size, patches // vision.spatial_merge_size**2

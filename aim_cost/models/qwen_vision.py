@@ -64,7 +64,7 @@ class QwenVisionSpec(QwenGrid):
         """See ``tower_ops``; no token is merged inside the tower."""
         assert not tokens
         del attention
-        return tower_ops(views, width)
+        return list(tower_ops(tuple(views), width))
 
     def memory(
         self,
@@ -80,7 +80,7 @@ class QwenVisionSpec(QwenGrid):
         """
         assert not tokens
         pixels = width * sum(number * view.pixels for view, number in views)
-        rows = patches_of(views)
+        rows = patches_of(tuple(views))
         states = rows * self.hidden_size
         angles = 2 * FLOAT32_BYTES * rows * self.hidden_size // self.num_attention_heads
         # residual, its norm, q, k, v; then the rotated q and three parts of the rotated k

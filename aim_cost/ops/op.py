@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 from aim_cost.ops.count import Count
 from aim_cost.ops.kind import Kind
@@ -34,6 +35,7 @@ class Op:
         kind: what it runs as, by which a calibration prices it, e.g. ``Product(1669, 3584, 3584)``;
             None under conventions that count work and say nothing of kernels.
         layer: 0-based layer inside its phase, if it has one.
+        times: how often it runs, one run after the other; counts and bytes are those of one run.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Op:
     write_bytes: Count
     kind: Kind | None
     layer: int | None = None
+    times: Count = 1
 
     @property
     def bytes(self) -> Count:
@@ -56,25 +59,26 @@ def in_phase(phase: str, prefix: str) -> bool:
 
 @dataclass(frozen=True)
 class OpGraph:
-    """The ops of one prefill, in order."""
+    """The ops of one prefill, in order; iterating gives each as often as it runs."""
 
     ops: tuple[Op, ...]
 
     def __iter__(self) -> Iterator[Op]:
-        return iter(self.ops)
+        return chain.from_iterable(repeat(op, op.times) for op in self.ops)
 
     def phase(self, prefix: str) -> "OpGraph":
         """The ops of a phase or of a group of phases: ``vision`` holds ``vision.tower``."""
-        return OpGraph(tuple(op for op in self.ops if in_phase(op.phase, prefix)))
+        inside = {name for name in {op.phase for op in self.ops} if in_phase(name, prefix)}
+        return OpGraph(tuple(op for op in self.ops if op.phase in inside))
 
     @property
     def flops(self) -> Count:
-        return sum(op.flops for op in self.ops)
+        return sum(op.times * op.flops for op in self.ops)
 
     @property
     def read_bytes(self) -> Count:
-        return sum(op.read_bytes for op in self.ops)
+        return sum(op.times * op.read_bytes for op in self.ops)
 
     @property
     def write_bytes(self) -> Count:
-        return sum(op.write_bytes for op in self.ops)
+        return sum(op.times * op.write_bytes for op in self.ops)

@@ -58,7 +58,7 @@ class OpPoint:
 
 def op_points(result: Estimate) -> list[OpPoint]:
     """The ops of an estimate, equal ones together; waiting for the host is left out."""
-    ops, model = result.graph.ops, result.time_model
+    ops, model = list(result.graph), result.time_model
     if isinstance(model, CalibratedTime):
         times_s = model.model.times(ops).time_s
     else:

@@ -81,4 +81,4 @@ def average_tokens(trace: TokenTrace) -> float:
 
 def reduced_flops(result: Estimate) -> int:
     """FLOPs of the LLM, and of the merging and the scores where the convention counts them."""
-    return sum(result.phase(name).flops for name in ("merge", "llm", "importance"))
+    return sum(result.graph.phase(name).flops for name in ("merge", "llm", "importance"))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from aim_cost.checks import mapping
+from aim_cost.checks import mapping, sequence
 from aim_cost.errors import SpecError
 from aim_cost.schedules.schedule import PARTS, Schedule
 from aim_cost.studies.own_score import Measure, OwnScore, Scale
@@ -105,7 +105,8 @@ def _lower_is_better(metric: str, directions: Mapping[str, Any]) -> bool | None:
 def _questions(data: Mapping[str, Any], task: str, source: str) -> tuple[int | None, int | None]:
     """Questions asked of a task or a group of tasks, and those that it has; None if unknown."""
     counts = _mapping(data, "n-samples", source)
-    subtasks = _mapping(data, "group_subtasks", source).get(task) or [task]
+    listed = _mapping(data, "group_subtasks", source).get(task)
+    subtasks = sequence(listed or [task], f"{source}: group_subtasks.{task}", SpecError)
     names = [name for name in subtasks if isinstance(name, str)]
     where = f"{source}: n-samples"
     each = [_mapping(counts, name, where) for name in names]

@@ -7,7 +7,6 @@ multiplication, that is linear; so any run of ops is three numbers, however many
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -92,12 +91,13 @@ class Segment:
         cls, ops: Sequence[Op], symbol: Expression, sizes: Counts, prices: OpPrices
     ) -> "Segment":
         """Ops whose counts are expressions in one symbol, for ``sizes`` of it."""
-        runs = [(next(run), 1 + sum(1 for _ in run)) for _, run in groupby(ops, key=id)]
-        sized = _sized({_kind(op): op for op, _ in runs}, symbol, sizes)
-        priced = {kind: (prices.device_s(op), prices.host_s(op)) for kind, op in sized.items()}
+        sized = _sized({_work(op): op for op in ops}, symbol, sizes)
+        priced = {
+            work: (op.times, prices.device_s(op), prices.host_s(op)) for work, op in sized.items()
+        }
         busy_s, wake_s, host_s = (np.zeros(len(sizes)) for _ in range(3))
-        for op, times in runs:  # one op many times, as in a tower of many segments
-            spent_s, started_s = priced[_kind(op)]
+        for op in ops:
+            times, spent_s, started_s = priced[_work(op)]
             first_s = host_s + started_s
             host_s = host_s + times * started_s
             busy_s = busy_s + times * spent_s
@@ -117,23 +117,27 @@ class Segment:
         return cls(*(np.append(0.0, part) for part in (found.busy_s, found.wake_s, found.host_s)))
 
 
-def _kind(op: Op) -> tuple[Any, ...]:
+def _work(op: Op) -> tuple[Any, ...]:
     """What decides the time of an op; most layers repeat those of the first."""
-    return (op.kind, op.flops, op.bytes)
+    return (op.kind, op.flops, op.bytes, op.times)
 
 
 def _sized(ops: dict[Any, Op], symbol: Expression, sizes: Counts) -> dict[Any, Op]:
     """The ops with arrays for counts, or ints for those that do not depend on the symbol."""
-    counts = [[op.flops, op.read_bytes, op.write_bytes, *kind_of(op).sizes] for op in ops.values()]
+    counts = [
+        [op.flops, op.read_bytes, op.write_bytes, op.times, *kind_of(op).sizes]
+        for op in ops.values()
+    ]
     is_fixed = all(isinstance(count, int) for row in counts for count in row)
     found = counts if is_fixed else whole_numbers((symbol,), counts)(sizes)
     return {
-        kind: replace(
+        work: replace(
             op,
             flops=flops,
             read_bytes=reads,
             write_bytes=writes,
+            times=times,
             kind=kind_of(op).resized(tuple(own)),
         )
-        for (kind, op), (flops, reads, writes, *own) in zip(ops.items(), found, strict=True)
+        for (work, op), (flops, reads, writes, times, *own) in zip(ops.items(), found, strict=True)
     }

@@ -1,6 +1,6 @@
 """The tables that the rows of a setting look up: counts, FLOPs and times by the axes of a grid."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from itertools import pairwise
@@ -176,15 +176,14 @@ def _before_the_llm(grid: Grid, case: Case, prices: OpPrices) -> tuple[Array, Ar
     """Seconds of the vision tower, [frames], and of merging, [frames, retentions]."""
     model, width = case.model, case.execution.element_bytes
     groups, hidden = _groups(grid, model), model.text.hidden_size
-    towers = [Segment.of(ops, F, sizes, prices) for ops, sizes in _vision_ops(grid, model, width)]
-    vision_s = np.concatenate([np.maximum(part.busy_s, part.wake_s) for part in towers])
-    host_s = np.concatenate([part.host_s for part in towers])
+    tower = Segment.of(_vision_ops(grid, model, width), F, groups, prices)
+    vision_s = np.maximum(tower.busy_s, tower.wake_s)
 
     @cache
     def end_s(tokens: tuple[int, ...]) -> Array:
         merge = reduction.merge_ops(grid.batch * F, tokens, hidden, width)
         segment = Segment.of(merge, F, groups, prices)
-        return np.maximum(vision_s + segment.busy_s, host_s + segment.wake_s)
+        return np.maximum(vision_s + segment.busy_s, tower.host_s + segment.wake_s)
 
     ends_s = [end_s(grid.merge_tokens(model, retention)) for retention in grid.retentions]
     return vision_s, np.stack(ends_s, axis=1) - vision_s[:, None]
@@ -197,19 +196,12 @@ def _groups(grid: Grid, model: ModelSpec) -> Counts:
 
 def _vision_flops(grid: Grid, model: ModelSpec, width: int) -> NDArray[np.object_]:
     """FLOPs from pixels to visual tokens, [frames], in Python's ints."""
-    parts = []
-    for ops, sizes in _vision_ops(grid, model, width):
-        flops = symbolic.function(OpGraph(tuple(ops)).flops, (F,), {})
-        parts.append(flops(sizes.astype(object)) + 0 * sizes.astype(object))
-    return np.concatenate(parts)
+    groups = _groups(grid, model).astype(object)
+    flops = symbolic.function(OpGraph(tuple(_vision_ops(grid, model, width))).flops, (F,), {})
+    found: NDArray[np.object_] = flops(groups) + 0 * groups
+    return found
 
 
-def _vision_ops(grid: Grid, model: ModelSpec, width: int) -> Iterator[tuple[list[Op], Counts]]:
-    """Ops from pixels to visual tokens, and the values of F, in order, that they are for."""
-    groups = _groups(grid, model)
-    if not model.vision.any_size:
-        yield feature_ops(model, [(model.vision, grid.batch * F)], width, video=True), groups
-        return
-    for count in groups.tolist():  # Qwen's towers run an op a segment: their number varies
-        views = [(model.vision, grid.batch * count)]
-        yield feature_ops(model, views, width, video=True), np.array([count])
+def _vision_ops(grid: Grid, model: ModelSpec, width: int) -> list[Op]:
+    """Ops from pixels to visual tokens."""
+    return feature_ops(model, [(model.vision, grid.batch * F)], width, video=True)

@@ -184,17 +184,17 @@ def _kernels(op: str, tree: object, at: str) -> FittedKernels:
     if values.shape != (shape[0], int(np.prod(shape[1:]))):
         raise _wrong(f"{at}.surface.log_ratio", f"one row a knot, for {shape}", values.shape)
     times = _ascending(band.get("time_s"), f"{at}.band.time_s")
-    low, high = (_numbers(band.get(key), f"{at}.band.{key}") for key in ("low", "high"))
+    low, high = (_list(band.get(key), f"{at}.band.{key}") for key in ("low", "high"))
     if not (len(times) == len(low) == len(high)) or times[0] <= 0 or (low > high).any():
         raise _wrong(f"{at}.band", "lists of one length, times above 0, low <= high", dict(band))
-    spans = [_numbers(sizes.get(dim), f"{at}.sizes.{dim}") for dim in form.dims]
+    spans = [_list(sizes.get(dim), f"{at}.sizes.{dim}") for dim in form.dims]
     for dim, span in zip(form.dims, spans, strict=True):
         if span.shape != (2,) or not 0 < span[0] <= span[1]:
             raise _wrong(f"{at}.sizes.{dim}", "[smallest, largest]", span.tolist())
     return FittedKernels(
         model=KernelModel(
             form=form,
-            parameters=_numbers([parameters.get(name) for name in names], f"{at}.parameters"),
+            parameters=_list([parameters.get(name) for name in names], f"{at}.parameters"),
             surface=Surface(knots, values.reshape(shape)),
             sizes=tuple((float(span[0]), float(span[1])) for span in spans),
             band=Band(times, low, high),
@@ -221,12 +221,19 @@ def _numbers(value: object, where: str) -> Array:
 
 
 def _number(value: object, where: str) -> float:
-    return float(_numbers([value], where)[0])
+    return float(_list([value], where)[0])
+
+
+def _list(value: object, where: str) -> Array:
+    numbers = _numbers(value, where)
+    if numbers.ndim != 1:
+        raise _wrong(where, "a list of numbers", value)
+    return numbers
 
 
 def _ascending(value: object, where: str) -> Array:
-    numbers = _numbers(value, where)
-    if numbers.ndim != 1 or len(numbers) == 0 or (np.diff(numbers) <= 0).any():
+    numbers = _list(value, where)
+    if len(numbers) == 0 or (np.diff(numbers) <= 0).any():
         raise _wrong(where, "numbers in ascending order", value)
     return numbers
 

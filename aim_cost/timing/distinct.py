@@ -1,4 +1,4 @@
-"""Distinct: the ops of a run, each once."""
+"""Distinct: the ops of a run, those that do the same work once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from aim_cost.ops.count import Count
+from aim_cost.ops.kind import Kind
 from aim_cost.ops.op import Op
 from aim_cost.timing.form import Index
 
@@ -15,9 +17,10 @@ Value = TypeVar("Value", bound=np.generic)
 
 @dataclass(frozen=True)
 class Distinct:
-    """Ops without the repeats of one and the same, of which a tower of many segments is full.
+    """Ops without those that repeat the work of another, as most layers and segments do.
 
-    Args: ops, each once; places, [N], of each op of the whole run among them.
+    Args: ops, one of each phase, kind and counts; places, [N], where the work of each run of the
+    prefill is among them.
     """
 
     ops: tuple[Op, ...]
@@ -25,10 +28,18 @@ class Distinct:
 
     @classmethod
     def of(cls, ops: Sequence[Op]) -> "Distinct":
-        found = {id(op): op for op in ops}
-        place = {key: place for place, key in enumerate(found)}
-        return cls(tuple(found.values()), np.array([place[id(op)] for op in ops], dtype=np.int64))
+        numbers: dict[tuple[str, Kind | None, Count, Count], int] = {}
+        places = np.array(
+            [
+                numbers.setdefault((op.phase, op.kind, op.flops, op.bytes), len(numbers))
+                for op in ops
+            ],
+            dtype=np.int64,
+        )
+        _, first = np.unique(places, return_index=True)
+        times = np.array([op.times for op in ops], dtype=np.int64)
+        return cls(tuple(ops[place] for place in first), places.repeat(times))
 
     def each(self, values: NDArray[Value]) -> NDArray[Value]:
-        """The values of all ops, [N, ...], from those of ``ops``, [len(ops), ...]."""
+        """The values of all runs, [N, ...], from those of ``ops``, [len(ops), ...]."""
         return values[self.places]

@@ -116,7 +116,7 @@ class OpTimeModel:
         kind = kind_of(op)
         values = np.broadcast_arrays(np.asarray(op.bytes, dtype=float), *kind.dims)
         flat = [np.asarray(value, dtype=float).ravel() for value in values]
-        times = self._price(kind, flat[0], tuple(flat[1:]))
+        times = self._finite(self._price(kind, flat[0], tuple(flat[1:])))
         parts = (times.time_s, times.low_s, times.high_s, times.extrapolated)
         if values[0].ndim == 0:
             return OpTime(*(part[0].item() for part in parts))
@@ -134,11 +134,23 @@ class OpTimeModel:
             moved = np.array([ops[place].bytes for place in places], dtype=float)
             columns = zip(*(kinds[place].dims for place in places), strict=True)
             dims = tuple(np.array(column, dtype=float) for column in columns)
-            times = self._price(kinds[places[0]], moved, dims)
+            times = self._finite(self._price(kinds[places[0]], moved, dims))
             for part, found in zip(parts, (times.time_s, times.low_s, times.high_s), strict=True):
                 part[places] = found
             extrapolated[places] = times.extrapolated
         return KernelTimes(parts[0], parts[1], parts[2], extrapolated)
+
+    def _finite(self, times: KernelTimes) -> KernelTimes:
+        """The same times. Raises: ProfileError where one is no number or has no end."""
+        for part in (times.time_s, times.low_s, times.high_s):
+            if not np.isfinite(part).all():
+                raise ProfileError(
+                    f"calibration of {self.calibration.hardware}",
+                    expected="figures that give every kernel a finite time",
+                    got=f"{part[~np.isfinite(part)][0]} s",
+                    fix="Fit again with aim-cost calibrate.",
+                )
+        return times
 
     def kernels(self, op: Op) -> Count:
         """Kernels that are launched for one op; the importance score runs block by block."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aim_cost.errors import AimError
-from aim_cost.files import write_atomically
+from aim_cost.files import make_folder, write_atomically
 from aim_cost.files.json_text import json_tree
 from aim_cost.files.text import text_of
 from aim_cost.render import Row, to_csv
@@ -38,6 +38,7 @@ class AccuracyFile:
     """
 
     def __init__(self, path: Path, exam: ExamKey, *, resume: bool = False) -> None:
+        make_folder(path.parent)
         self._path, self._exam = path, exam
         known = _read(path) if resume and path.exists() else []
         self.earlier = [line for key, line in known if key == exam]

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from aim_cost.files import make_folder
 from aim_cost.render import say
 from aim_runtime.campaigns.cost import Costs
 from aim_runtime.campaigns.file import BudgetSpent, CampaignFile
@@ -80,7 +81,7 @@ def run_campaign(
         of another GPU; KeyboardInterrupt.
     """
     setting, end = runner.setting, (runner.now() if begun is None else begun) + 60 * minutes
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     file, environment = CampaignFile(folder), runner.environment()
     file.require_same_device(setting, environment)
     PredictionsFile(folder / PREDICTIONS).add(steps, setting, environment.commit)

@@ -38,17 +38,14 @@ def accuracy(
     form: FormatOption = Format.table,
 ) -> None:
     """Answer questions under schedules: 45 of them when none is named. Tokens really leave."""
-    from aim_cost.checks import whole
     from aim_cost.models.model import ModelSpec
     from aim_cost.models.workload import Workload
     from aim_runtime.answers.accuracy import ALL, exam_schedules, measure_accuracy
     from aim_runtime.answers.accuracy_file import AccuracyFile, ExamKey, exam_row
-    from aim_runtime.errors import MeasurementError
     from aim_runtime.patching.patch import patched
     from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny
     from aim_runtime.tiny.exam import draw_exam, encoded_by, right_answers
 
-    whole(questions, "--questions", MeasurementError)
     tiny = load_tiny(SHIPPED if model == "tiny" else Path(model))
     exam = draw_exam(tiny, split, questions, frames=frames, seed=seed)
     asked = with_baseline(parts.all(schedule))

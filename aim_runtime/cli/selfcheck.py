@@ -10,7 +10,7 @@ import typer
 from rich.console import RenderableType
 
 from aim_cost.cli.options import FormatOption
-from aim_cost.files import write_atomically
+from aim_cost.files import make_folder, write_atomically
 from aim_cost.render import Format, Row, console, table, to_csv
 from aim_runtime.cli.options import DeviceOption
 
@@ -26,7 +26,8 @@ def selfcheck(
     ] = None,
     device: DeviceOption = None,
     minutes: Annotated[
-        float, typer.Option(help="Begin no further check of the device after so many minutes.")
+        float,
+        typer.Option(min=0, help="Begin no further check of the device after so many minutes."),
     ] = 5,
     out: Annotated[
         Path | None, typer.Option(help="Write a .json after each check; Ctrl-C keeps it.")
@@ -38,11 +39,18 @@ def selfcheck(
     Dropping against masking, with these versions; attention by each backend, the score's kernel,
     patched, captured and repeated prefills on this device; its GEMM and copy rates.
     """
+    from aim_runtime.errors import MeasurementError
     from aim_runtime.models.load import default_device, place_of
     from aim_runtime.validation.device_check import device_checks
     from aim_runtime.validation.selfcheck import selfcheck as run_selfcheck
 
     place = place_of(device or default_device())
+    if place.type == "meta":
+        raise MeasurementError(
+            "device", expected="one that computes", got="meta", fix="Take cpu or cuda."
+        )
+    if out is not None:
+        make_folder(out.parent)
     result, checks = run_selfcheck(vectors, device=str(place)), []
     for check in device_checks(place, seconds=60 * minutes):
         checks.append(check)

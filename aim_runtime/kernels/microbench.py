@@ -1,5 +1,6 @@
 """Kernel tables of the present device, in the columns that aim-cost calibrate reads."""
 
+import math
 import random
 import resource
 import sys
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aim_cost.files import write_atomically
+from aim_cost.files import make_folder, write_atomically
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Workload
 from aim_cost.render import Row, console
@@ -85,6 +86,10 @@ def microbench(
         raise MeasurementError(
             "device", expected="cuda or cpu", got=device.type, fix="Choose one of them."
         )
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise MeasurementError(
+            "seconds", expected="a number above 0", got=seconds, fix="Leave it out, or correct it."
+        )
     if spec.vision.any_size:
         raise MeasurementError(
             f"model {spec.name}",
@@ -93,6 +98,7 @@ def microbench(
             fix="Take llava-onevision-qwen2-7b: its LLM has the same dims. To validate, name a "
             "--hardware.",
         )
+    make_folder(folder)
     start = time.perf_counter()
     budget_s = DEFAULT_SECONDS[device.type] if seconds is None else seconds
     profile = present_hardware(device, dtype)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from aim_cost.errors import AimError
-from aim_cost.files import write_atomically
+from aim_cost.files import make_folder, write_atomically
 from aim_cost.files.json_text import json_tree
 from aim_cost.files.text import text_of
 from aim_cost.render import to_csv
@@ -48,6 +48,7 @@ class RowFile:
     """
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
+        make_folder(path.parent)
         self._path = path
         then, self._rows = _read(path) if resume else (None, [])
         self._environment = environment()  # it takes tens of milliseconds: once a file

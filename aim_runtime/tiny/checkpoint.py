@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from aim_cost.files import write_atomically
+from aim_cost.files import make_folder, write_atomically
 from aim_cost.files.json_text import json_tree
 from aim_cost.files.text import text_of
 from aim_runtime.errors import LoadError
@@ -31,7 +31,7 @@ def save_checkpoint(
 
     Args: told, what training reports about itself, for the card.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         model.half().save_pretrained(scratch)
         for name in ("config.json", "model.safetensors"):

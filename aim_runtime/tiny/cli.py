@@ -28,11 +28,13 @@ def train(
     """Train from nothing, or go on where --out stopped: under 30 minutes on one core."""
     import torch
 
+    from aim_cost.checks import whole
+    from aim_runtime.errors import LoadError
     from aim_runtime.tiny.checkpoint import save_checkpoint
     from aim_runtime.tiny.run import CURVE_FILE
     from aim_runtime.tiny.train import train as run_train
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(whole(threads, "--threads", LoadError))
     model = run_train(seed, out)
     told = json_tree(text_of(out / CURVE_FILE))
     accuracy = save_checkpoint(model, out, seed, told)

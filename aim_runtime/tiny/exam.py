@@ -10,14 +10,19 @@ from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from aim_cost.checks import one_of, whole
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.vision_merge import VisionMerge
+from aim_runtime.errors import MeasurementError
 from aim_runtime.patching.patch import patched
 from aim_runtime.patching.undo import Changes
 from aim_runtime.tiny.model import FRAME_TOKENS, patch_features
 from aim_runtime.tiny.prompts import prompt_ids
 from aim_runtime.tiny.questions import KINDS, ask, can_ask
 from aim_runtime.tiny.scenes import FRAME_SIZE, draw_clips
+
+EXAM_SPLITS = ("test", "validation")
+"""The splits that training never saw."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,14 @@ def draw_exam(
     frames: int = 8,
     seed: int = 0,
 ) -> Exam:
-    """Draw ``count`` clips of a split, ask one question about each, and encode them."""
+    """Draw ``count`` clips of a split, ask one question about each, and encode them.
+
+    Raises: MeasurementError for another split, or numbers that are none of clips or frames.
+    """
+    one_of(split, EXAM_SPLITS, "split", MeasurementError)
+    whole(count, "questions", MeasurementError)
+    whole(frames, "frames", MeasurementError)
+    whole(seed, "seed", MeasurementError, at_least=0)
     rng = np.random.default_rng(seed)
     names = tuple(KINDS)
     kinds: list[str] = []

@@ -16,7 +16,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from aim_cost.files import write_atomically
+from aim_cost.checks import whole
+from aim_cost.files import make_folder, write_atomically
 from aim_cost.files.json_text import json_tree
 from aim_runtime.errors import LoadError
 from aim_runtime.tiny.heads import Heads
@@ -35,7 +36,12 @@ class Run:
     """
 
     def __init__(self, seed: int, folder: Path, recipe: Recipe) -> None:
-        self.seed, self.folder, self.recipe = seed, folder, recipe
+        self.seed, self.folder, self.recipe = (
+            whole(seed, "seed", LoadError, at_least=0),
+            folder,
+            recipe,
+        )
+        make_folder(folder)
         self.model = new_model(seed)
         self.heads = Heads(self.model.config.get_text_config().hidden_size, seed)
         self.done = {"vision": 0, "answers": 0}

@@ -14,6 +14,7 @@ from aim_cost.timing import Calibration
 from aim_cost.units import show
 from aim_runtime.kernels.calibrated import present_calibration
 from aim_runtime.kernels.probe import speed_since
+from aim_runtime.measurement.clock import recorder_for
 from aim_runtime.measurement.environment import Environment, environment
 from aim_runtime.measurement.measure import measure
 from aim_runtime.models.load import Loaded
@@ -97,6 +98,7 @@ def validate(
         video: uint8 [frames, H, W, 3] instead of random pixels, for a LLaVA-OneVision.
         last_layer: of all schedules, as for ``patch``.
     """
+    recorder_for(loaded.device)  # a device without a clock is refused before anything is counted
     asked = Schedule.all_of(schedules)
     for schedule in asked:  # one that does not fit is refused before anything is measured
         schedule.resolve(loaded.spec, workload)

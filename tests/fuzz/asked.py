@@ -4,10 +4,9 @@ import contextlib
 import io
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import click
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from typer import Typer
@@ -55,9 +54,7 @@ def no_hang() -> Iterator[None]:
 def one_line(error: AimError) -> None:
     """An error has four parts, and its message is one line that a terminal can show."""
     assert all((error.where, error.expected, error.fix)), error
-    text = str(error)
-    assert "\n" not in text and len(text) < 3000
-    text.encode()
+    assert str(error).isprintable() and len(str(error)) < 3000
 
 
 def refused(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -71,17 +68,33 @@ def refused(function: Callable[..., Any], *arguments: Any, **options: Any) -> An
 
 
 def command(app: Typer, arguments: list[str]) -> str | AimError | None:
-    """What a command prints, the error with which it refuses, or None for a wrong usage."""
-    out = io.StringIO()
-    with no_hang(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+    """What a command prints, the error with which it refuses, or None for a wrong usage.
+
+    It ends with 0 and an answer, or with 2 and an error.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    status: object = 0
+    with no_hang(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            app(arguments, standalone_mode=False)
+            app(arguments, prog_name="aim")
         except AimError as error:
             one_line(error)
             return error
-        except (click.UsageError, click.exceptions.Exit, SystemExit):
-            return None
-    return out.getvalue()
+        except SystemExit as end:
+            status = end.code or 0
+    assert status in (0, 2), (status, err.getvalue())
+    assert (out.getvalue() + err.getvalue()).strip()
+    return out.getvalue() if status == 0 else None
+
+
+def typed(options: Mapping[str, object]) -> list[str]:
+    """Options as they are typed; None is left out, and True is a flag."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return [
+        word
+        for name, value in given.items()
+        for word in ([name] if value is True else [name, str(value)])
+    ]
 
 
 EDGES = (0, 1, 2, 3, 4, 7, 8, 13, 16, 27, 28, 31, 32, 33, 64, 100, 196, 197, 729, 1000, 4096)
