@@ -244,6 +244,12 @@ def siglip_seams(layer: nn.Module) -> list[Seam]:
     ]
 
 
+def tower_attention_seams(layer: Part) -> list[Seam]:
+    """The seams of a SigLIP or CLIP layer whose attention a score reads."""
+    names = ("q_proj", "k_proj", "num_heads", "scale")
+    return [Seam(f"{type(layer).__name__}.self_attn", layer.self_attn, (), names)]
+
+
 def require_seams(seams: Iterable[Seam]) -> None:
     """Raises: PatchError that names the first part of transformers that differs, and how."""
     for seam in seams:

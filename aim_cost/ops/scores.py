@@ -8,7 +8,7 @@ loops and elementwise work count zero, as everywhere. Sources: the papers and re
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from aim_cost.ops import formulas
@@ -58,12 +58,20 @@ class Score:
         summary: what it looks at, in a phrase.
         source: method or paper.
         ops: what it adds to the graph, by the sizes where it is computed.
+        why_not_run: why ``aim_runtime`` has no code for it; empty where it has. A test holds both
+            to each other.
     """
 
     name: str
     summary: str
     source: str
     ops: Callable[[Any], list[Op]]
+    why_not_run: str = field(default="", kw_only=True)
+
+    @property
+    def runs(self) -> bool:
+        """Whether ``aim_runtime`` has code for it."""
+        return not self.why_not_run
 
 
 @dataclass(frozen=True)
@@ -74,18 +82,10 @@ class LayerScore(Score):
         flash: False when the scored layer must write its attention matrix.
         whole_layer: whether it ranks by what leaves the layer, so that no token can leave inside
             it.
-        why_not_run: why ``aim_runtime`` has no code for it; empty where it has. A test holds both
-            to each other.
     """
 
     flash: bool = True
     whole_layer: bool = False
-    why_not_run: str = ""
-
-    @property
-    def runs(self) -> bool:
-        """Whether ``aim_runtime`` has code for it."""
-        return not self.why_not_run
 
 
 def _nothing(size: LayerSize) -> list[Op]:

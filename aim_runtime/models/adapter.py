@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from aim_cost.models.model import ModelSpec
@@ -124,6 +124,14 @@ class Adapter(ABC):
             if hasattr(owner, method):
                 found.append((owner, method, phase))
         return found
+
+    def pooled(self, x: Tensor, modality: str) -> Tensor:
+        """What becomes of the tokens of a tower: x[views, n, c] -> [views, tokens, c].
+
+        Without the first, where the config leaves it out; pooled, where the model pools features.
+        """
+        del modality
+        return x[:, 1:] if self.config.vision_feature_select_strategy == "default" else x
 
     @abstractmethod
     def items(self, inputs: Inputs, modality: str) -> Items | None:

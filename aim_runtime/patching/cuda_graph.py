@@ -24,7 +24,7 @@ from aim_runtime.models.adapters.llava_onevision import LlavaOnevisionAdapter
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.capturable import EAGER_WAY, capturable, refusal
-from aim_runtime.patching.encoding import merge_features
+from aim_runtime.patching.items import merge_features
 from aim_runtime.patching.patch import patched
 from aim_runtime.patching.prefill import Prefill
 from aim_runtime.prompts.cached import Cached
@@ -70,6 +70,8 @@ class StaticPrefill:
     ) -> None:
         require_onevision(loaded.model, "static prefill")
         _require_sdpa(loaded)
+        if schedule.select is not None:
+            raise refusal("schedule.select", "merge and prune", schedule.label())
         if schedule.merge is not None and schedule.merge.positions == "kept":
             raise refusal("schedule.merge.positions", "recounted", "kept, looked up on the host")
         self.trace = self._patched = RunTrace()
@@ -78,7 +80,7 @@ class StaticPrefill:
         frame = loaded.spec.frame_tokens
         counts = schedule.merge.token_counts(frame) if schedule.merge else (frame,)
         self._merge_tokens = {frame: counts}
-        self._layout = Layout(LlavaOnevisionAdapter(loaded.model), schedule.merge)
+        self._layout = Layout(LlavaOnevisionAdapter(loaded.model), schedule)
         short = self._shortened(inputs)
         self._prompt, ids = short.prompt, short.inputs["input_ids"]
         plan = schedule.resolve_visual(

@@ -111,13 +111,13 @@ def patch(
     check_executable(schedule, len(decoder.layers))
     embedded = _embedded_prompt(model, adapter, schedule, visual_mask)
     trace = RunTrace()
-    positions = PositionKeeping(adapter, schedule.merge)
+    positions = PositionKeeping(adapter, schedule)
     reduces = schedule != Schedule()
     prompts = tower = last = generation = logits = None
     if adapter is not None:
         prompts = PromptShortening(
             adapter,
-            schedule.merge,
+            schedule,
             positions,
             recorder,
             reduces=reduces,
@@ -244,13 +244,14 @@ def _embedded_prompt(
             got="none",
             fix="Pass visual_mask=mask, True at visual tokens.",
         )
-    if schedule.merge is not None or schedule.vision_merge is not None:
-        raise PatchError(
-            "schedule.merge" if schedule.merge is not None else "schedule.vision_merge",
-            expected="no merging: it acts on an image or video, before it is embedded",
-            got=schedule.label(),
-            fix="Prune only, or give pixels to a vision-language model without visual_mask.",
-        )
+    for name in ("vision_merge", "merge", "select"):
+        if getattr(schedule, name) is not None:
+            raise PatchError(
+                f"schedule.{name}",
+                expected="pruning alone: all else acts on an image or video before it is embedded",
+                got=schedule.label(),
+                fix="Prune only, or give pixels to a vision-language model without visual_mask.",
+            )
     return embedded_prompt(visual_mask)
 
 

@@ -1,0 +1,65 @@
+"""VisualScore: a way to rank visual tokens before the LLM, and the sizes where it is computed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from aim_cost.ops.count import Count
+from aim_cost.ops.kind import Kind
+from aim_cost.ops.op import Op
+from aim_cost.ops.scores import Score
+
+
+@dataclass(frozen=True)
+class VisualScore(Score):
+    """A way to rank visual tokens before the LLM; ``ops`` takes a VisualSize.
+
+    Args:
+        across_sizes: whether it ranks tokens of frames or crops of unequal sizes.
+        reads_tower: whether it reads the attention of the vision tower.
+        reads_text: whether it reads the text of the prompt.
+    """
+
+    across_sizes: bool = False
+    reads_tower: bool = False
+    reads_text: bool = False
+
+
+@dataclass(frozen=True)
+class VisualSize:
+    """Where a score is computed before the LLM.
+
+    Args:
+        sets: sets of tokens that are ranked apart, in all prompts of a batch.
+        tokens, kept: of a set, before and after.
+        frames: of a set, or its crops.
+        vision: the tower, at the resolution of the workload.
+        hidden: width of a visual token.
+        width: bytes of an element.
+        text_tokens: of each prompt.
+    """
+
+    sets: Count
+    tokens: Count
+    kept: Count
+    frames: Count
+    vision: Any
+    hidden: Count
+    width: int
+    text_tokens: Count
+
+    @property
+    def rows(self) -> Count:
+        """Tokens of all sets."""
+        return self.sets * self.tokens
+
+    @property
+    def views(self) -> Count:
+        """Frames or crops of all sets, ``vision.tokens`` each in the tower."""
+        return self.sets * self.frames
+
+
+def visual_op(
+    name: str, size: VisualSize, flops: Count, reads: Count, writes: Count, kind: Kind
+) -> Op:
+    """An op of a score; ``reads`` and ``writes`` count elements."""
+    return Op(name, "merge", flops, size.width * reads, size.width * writes, kind)
