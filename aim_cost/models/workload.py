@@ -150,7 +150,7 @@ class Workload:
     def visual_input(self, model: ModelSpec) -> VisualInput:
         """Lay the visual tokens out for ``model``.
 
-        ``image_tokens`` are encoded as the fewest crops that hold them.
+        ``image_tokens`` are encoded as the fewest images that hold them.
         Raises: SpecError when it takes no video, and for more than MOST_PROMPT_TOKENS.
         """
         found = self._visual_input(model)
@@ -186,7 +186,9 @@ class Workload:
                 got=f"{self.image_tokens} tokens over {crops} crops",
                 fix=f"Give a multiple of {crops}, or of {model.image_tokens}.",
             )
-        return VisualInput(crops, self.image_tokens // crops, newline_tokens=0)
+        each = self.image_tokens // crops
+        several = (((1, each),),) * crops if crops > 1 else ()
+        return VisualInput(crops, each, newline_tokens=0, several=several)
 
 
 @dataclass(frozen=True)
