@@ -76,6 +76,7 @@ def _select_ops(model: ModelSpec, trace: TokenTrace, kept: int, width: int) -> l
     for ranked, number in Counter(trace.selected).items():
         if ranked.chooses:
             size = VisualSize(
+                items=trace.batch * number,
                 sets=trace.batch * number * ranked.sets,
                 tokens=ranked.tokens,
                 kept=ranked.kept,

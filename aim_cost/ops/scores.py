@@ -7,7 +7,7 @@ FLOPs are those of the products that each method's released code computes; sorti
 loops and elementwise work count zero, as everywhere. Sources: the papers and repositories named.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -229,9 +229,32 @@ def _neighbours(size: LayerSize) -> list[Op]:
     return _op(size, 2 * rows * hidden, 2 * rows * hidden, rows, Elementwise.COPY)
 
 
-def by_name(*scores: _AnyScore) -> dict[str, _AnyScore]:
+class Scores(dict[str, _AnyScore]):
+    """Scores by their names. One that is added later can be named in schedules from then on."""
+
+    @property
+    def summaries(self) -> Mapping[str, str]:
+        """The names and what each score looks at, of those that are there when it is read."""
+        return _Summaries(self)
+
+
+class _Summaries(Mapping[str, str]):
+    def __init__(self, scores: Mapping[str, Score]) -> None:
+        self._scores = scores
+
+    def __getitem__(self, name: str) -> str:
+        return self._scores[name].summary
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scores)
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+
+def by_name(*scores: _AnyScore) -> Scores[_AnyScore]:
     """The scores by their names."""
-    return {score.name: score for score in scores}
+    return Scores((score.name, score) for score in scores)
 
 
 LAYER_SCORES = by_name(

@@ -12,9 +12,6 @@ from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.schedules.language import Amount, Numbers, OneOf, Part, Word
 from aim_cost.schedules.trace import Ranked
 
-_ACROSS_SIZES = tuple(name for name, score in VISUAL_SCORES.items() if score.across_sizes)
-"""Scores whose cost depends on all tokens together, not on frames."""
-
 
 @dataclass(frozen=True)
 class Select(Part):
@@ -53,7 +50,7 @@ class Select(Part):
         Word(
             "score",
             "by",
-            OneOf({name: score.summary for name, score in VISUAL_SCORES.items()}, LISTED_BY),
+            OneOf(VISUAL_SCORES.summaries, LISTED_BY),
             "how the tokens are ranked",
         ),
     )
@@ -106,4 +103,5 @@ class Select(Part):
                 fix="Change the retention ratio or the count.",
             )
         if any(len(item) > 1 for item in items):
-            one_of(self.by, _ACROSS_SIZES, "select.by of an image of unequal tiles", ScheduleError)
+            known = [name for name, score in VISUAL_SCORES.items() if score.across_sizes]
+            one_of(self.by, known, "select.by of an image of unequal tiles", ScheduleError)

@@ -3,12 +3,10 @@
 A file added to this folder is found by itself.
 """
 
-from importlib import import_module
-from pkgutil import iter_modules
-
+from aim_cost.imports import import_files
 from aim_runtime.selection.candidates import SELECTIONS, Candidates, Kept, selects
+from aim_runtime.selection.tower import TowerAttention
 
-__all__ = ["SELECTIONS", "Candidates", "Kept", "selects"]
+__all__ = ["SELECTIONS", "Candidates", "Kept", "TowerAttention", "selects"]
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+import_files(__name__, __path__)

@@ -29,7 +29,8 @@ class VisualSize:
     """Where a score is computed before the LLM.
 
     Args:
-        sets: sets of tokens that are ranked apart, in all prompts of a batch.
+        items: images or videos of all prompts of a batch.
+        sets: sets of tokens that are ranked apart, in all of them.
         tokens, kept: of a set, before and after.
         frames: of a set, or its crops.
         vision: the tower, at the resolution of the workload.
@@ -38,6 +39,7 @@ class VisualSize:
         text_tokens: of each prompt.
     """
 
+    items: Count
     sets: Count
     tokens: Count
     kept: Count
