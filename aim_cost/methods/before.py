@@ -1,4 +1,4 @@
-"""Methods that reduce before the LLM, and two baselines that they should beat."""
+"""Methods that reduce before the LLM."""
 
 from aim_cost.errors import ScheduleError
 from aim_cost.methods.method import Setting, method
@@ -173,22 +173,3 @@ def vidcom2(of: Setting, retention: float) -> Schedule:
 def evs(of: Setting, q: float) -> Schedule:
     kept = max(of.group_tokens, int(of.tokens * (1 - q)))
     return Schedule(select=Select(tokens=kept, by="adjacent-cosine"))
-
-
-@method(
-    *("random", "random choice, a baseline", None, "before"), _share(0.25), _TOKENS, verified="code"
-)
-def random(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
-    del of
-    return _of_all(retention, tokens, "random")
-
-
-@method(
-    *("uniform", "every k-th token, a baseline", None, "before"),
-    _share(0.25),
-    _TOKENS,
-    verified="code",
-)
-def uniform(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
-    del of
-    return _of_all(retention, tokens, "uniform")

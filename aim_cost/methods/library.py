@@ -5,7 +5,7 @@ from pathlib import Path
 
 from aim_cost.checks import one_of
 from aim_cost.errors import ScheduleError
-from aim_cost.methods import before, both, inside
+from aim_cost.methods import baselines, before, both, inside
 from aim_cost.methods.code import method_from_code
 from aim_cost.methods.method import Method, Request, Setting
 from aim_cost.methods.parameter import Parameter
@@ -13,11 +13,11 @@ from aim_cost.schedules.schedule import Schedule
 
 METHODS: dict[str, Method] = {
     made.name: made
-    for module in (both, inside, before)
+    for module in (both, inside, before, baselines)
     for made in vars(module).values()
     if isinstance(made, Method)
 }
-"""Those that reduce before and inside the LLM first, then inside, then before."""
+"""Those that reduce before and inside the LLM first, then inside, then before, then baselines."""
 
 ALIASES = {
     "pdrop": "pyramiddrop",

@@ -163,3 +163,9 @@ class Encoding:
                 texts = [embed(ids) for ids in prompt.texts(self._modality)]
             ranked = prompt.ranked(self._modality)
             return select_features(features, items, ranked, self._select.by, tower, texts)
+
+
+def tower_seen(output: Any) -> TowerAttention | None:
+    """The attention of the tower behind an output that was encoded outside a forward."""
+    seen: _Seen | None = getattr(output, "_aim_seen", None)
+    return None if seen is None else seen.tower

@@ -1,5 +1,6 @@
 """A slow second opinion on each way to choose tokens before the LLM, item by item."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -110,3 +111,33 @@ def uniform(item: SlowItem) -> tuple[list[int], Tensor]:
 @slow("vision-attention")
 def vision_attention(item: SlowItem) -> tuple[list[int], Tensor]:
     return item.best(item.tower().received().flatten().tolist())
+
+
+@slow("whole-frames")
+def whole_frames(item: SlowItem) -> tuple[list[int], Tensor]:
+    """Frames in the middle of equal parts, token by token, until enough are there."""
+    each, kept = len(item.features) // item.frames, []
+    for first in range(0, item.frames, item.frames // item.sets):
+        frames = item.frames // item.sets
+        count = -(-item.keep // each)
+        chosen = [first + int((part + 0.5) * frames / count) for part in range(count)]
+        kept += [frame * each + token for frame in chosen for token in range(each)][: item.keep]
+    return kept, item.features[kept]
+
+
+@slow("pooled-grid")
+def pooled_grid(item: SlowItem) -> tuple[list[int], Tensor]:
+    """Each mean is over the rows and columns that its part touches."""
+    each = len(item.features) // item.frames
+    side = round(each**0.5)
+    small = round((item.keep * item.sets / item.frames) ** 0.5)
+    places, means = [], []
+    for frame in range(item.frames):
+        for row, column in itertools.product(range(small), repeat=2):
+            rows = range(row * side // small, -(-(row + 1) * side // small))
+            columns = range(column * side // small, -(-(column + 1) * side // small))
+            part = [frame * each + r * side + c for r in rows for c in columns]
+            means.append(item.features[part].mean(dim=0))
+            middle = [int((line + 0.5) * side / small) for line in (row, column)]
+            places.append(frame * each + middle[0] * side + middle[1])
+    return places, torch.stack(means)

@@ -3,7 +3,9 @@
 import pytest
 
 from aim_cost import Schedule
+from aim_cost.errors import ScheduleError
 from aim_cost.ops.visual_scores import VISUAL_SCORES
+from aim_runtime import patched
 from aim_runtime.selection import SELECTIONS
 from tests.runtime.agree import check
 from tests.runtime.models import BUILDERS, NAMES, named_inputs
@@ -41,4 +43,11 @@ def test_every_way_equals_the_reference(family, name, by):
     model = BUILDERS[family]()
     inputs = named_inputs(model, family, name)
     for amount in ("prompt:7", "frame:4"):
+        if by == "pooled-grid" and amount == "prompt:7":
+            with (
+                pytest.raises(ScheduleError, match="square grids"),
+                patched(model, Schedule.parse("select prompt:7 score=pooled-grid")),
+            ):
+                model(**inputs)
+            continue
         check(model, inputs, Schedule.parse(f"select {amount} score={by}, prune linear:1:4"))
