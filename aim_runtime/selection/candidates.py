@@ -53,6 +53,16 @@ class Candidates:
         parts: Tensor = x.unflatten(1, (self.sets * self.frames, -1))
         return parts
 
+    def attention(self) -> Tensor:
+        """What each token receives in the tower, see ``TowerAttention``: [items, tokens]."""
+        return self._read().received().reshape(self.features.shape[:2])
+
+    def keys(self, *, each_head: bool = False) -> Tensor:
+        """The tower's keys, the mean over heads or each head's in turn: [items, tokens, width]."""
+        tower = self._read()
+        keys = tower.keys_of_heads() if each_head else tower.keys()
+        return keys.reshape(*self.features.shape[:2], -1)
+
     def best(self, scores: Tensor) -> Kept:
         """Keep the tokens of each set with the highest scores [items, tokens].
 
@@ -61,13 +71,23 @@ class Candidates:
         order = self.in_sets(scores).argsort(dim=1, descending=True, stable=True)
         return self.kept(order[:, : self.keep])
 
-    def kept(self, index: Tensor) -> Kept:
-        """Keep the tokens at int64 [items * sets, keep], places in a set, in any order."""
+    def kept(self, index: Tensor, features: Tensor | None = None) -> Kept:
+        """Keep the tokens at int64 [items * sets, keep], places in a set, in any order.
+
+        Args: features, [items * sets, keep, H] of those tokens, where they are not as before.
+        """
         each = self.features.shape[1] // self.sets
         start = each * torch.arange(self.sets, device=index.device)[:, None]
-        places = index.sort(dim=1).values.unflatten(0, (-1, self.sets)) + start
-        places = places.flatten(1)
-        return Kept(places, take_tokens(self.features, places))
+        ascending, order = index.sort(dim=1)
+        places = (ascending.unflatten(0, (-1, self.sets)) + start).flatten(1)
+        if features is None:
+            return Kept(places, take_tokens(self.features, places))
+        changed = take_tokens(features, order).to(self.features.dtype)
+        return Kept(places, changed.unflatten(0, (-1, self.sets)).flatten(1, 2))
+
+    def _read(self) -> TowerAttention:
+        assert self.tower is not None
+        return self.tower
 
 
 Choose = Callable[[Candidates], Kept]

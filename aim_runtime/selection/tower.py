@@ -43,3 +43,7 @@ class TowerAttention:
     def keys(self) -> Tensor:
         """The keys of each visual token, the mean over heads: [views, tokens, d]."""
         return self.pooled(self.key.mean(dim=2))
+
+    def keys_of_heads(self) -> Tensor:
+        """The keys of each visual token, head after head: [views, tokens, heads * d]."""
+        return self.pooled(self.key.flatten(2))

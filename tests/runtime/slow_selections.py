@@ -39,6 +39,10 @@ class SlowTower:
         """[views, tokens, d]: the mean over heads."""
         return self.pooled(self.key.mean(1))
 
+    def wide_keys(self) -> Tensor:
+        """[views, tokens, heads * d]."""
+        return self.pooled(torch.cat(list(self.key.unbind(1)), dim=-1))
+
 
 @dataclass(frozen=True)
 class SlowItem:
@@ -106,11 +110,6 @@ def uniform(item: SlowItem) -> tuple[list[int], Tensor]:
         for part in range(item.keep)
     ]
     return kept, item.features[kept]
-
-
-@slow("vision-attention")
-def vision_attention(item: SlowItem) -> tuple[list[int], Tensor]:
-    return item.best(item.tower().received().flatten().tolist())
 
 
 @slow("whole-frames")
