@@ -140,7 +140,7 @@ class Adapter(ABC):
     def require_as_configured(self, inputs: Inputs, *names: str) -> None:
         """Raises: PatchError for arguments that make other tokens than the config says."""
         for name in names:
-            given, own = inputs.get(name), getattr(self.config, name)
+            given, own = inputs.get(name), getattr(self.config, name, None)
             if given is not None and given != own:
                 raise PatchError(
                     name,

@@ -16,7 +16,7 @@ from aim_runtime.models.inputs import Inputs
 from aim_runtime.patching.current import Current
 from aim_runtime.patching.encoding import Encoding
 from aim_runtime.patching.position_keeping import PositionKeeping
-from aim_runtime.patching.tower_reading import TowerReading
+from aim_runtime.patching.tower_reading import tower_reading
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.cached import cached_tokens
 from aim_runtime.prompts.encoded import Items
@@ -54,7 +54,7 @@ class PromptShortening:
     ) -> None:
         self._inner = adapter.inner
         self._positions, self._reduces, self._takes_ids = positions, reduces, takes_ids
-        self._tower = tower = TowerReading.of(adapter, schedule)
+        self._tower = tower = tower_reading(adapter, schedule)
         self._layout = Layout(adapter, schedule)
         self._encodings = {
             name: Encoding(schedule, recorder, adapter, name, tower, strict=reduces)

@@ -63,10 +63,10 @@ def _on_meta(size: VisualSize, reads_tower: bool, reads_text: bool) -> Candidate
     tower = None
     if reads_tower:
         heads = vision.num_attention_heads
-        shape = (size.views, vision.tokens, heads, vision.hidden_size // heads)
+        shape = (size.views, size.tower_tokens, heads, vision.hidden_size // heads)
         tower = TowerAttention(
-            empty(*shape),
-            empty(*shape),
+            empty(*shape).unbind(),
+            empty(*shape).unbind(),
             1.0,
             vision.class_tokens,
             lambda x: x.new_empty(len(x), frame_tokens, x.shape[-1]),

@@ -18,7 +18,7 @@ WORKLOADS = [
     ("llava-onevision", {"frames": 3, "batch": 2}),
     ("llava-onevision", {"images": ((100, 140), (150, 150))}),
     ("qwen2-vl", {"frames": 4, "frame_size": (84, 140), "batch": 2}),
-    ("qwen2.5-vl", {"images": ((100, 140), (90, 60))}),
+    ("qwen2.5-vl", {"images": ((100, 140), (90, 60), (150, 90))}),
 ]
 UNEQUAL = {"images": ((50, 100), (100, 40), (40, 90)), "batch": 2}
 
@@ -27,9 +27,7 @@ def takes(family, pixels, score):
     """Whether a score ranks what such a model makes of the pixels."""
     if score.name == "pooled-grid" and ("qwen" in family or "full" in family):
         return False  # no square grids
-    return (score.across_sizes or pixels != UNEQUAL) and not (
-        score.reads_tower and "qwen" in family
-    )
+    return score.across_sizes or pixels != UNEQUAL
 
 
 @pytest.mark.parametrize("by", SELECTIONS)

@@ -17,13 +17,18 @@ from aim_cost.ops.visual_scores.similarity import pairs
 
 def tower_attention(size: VisualSize) -> list[Op]:
     """The row of the class token in one layer of the tower; all rows of a tower without one."""
-    heads, keys = size.vision.num_attention_heads, size.vision.tokens
+    heads, keys = size.vision.num_attention_heads, size.tower_tokens
     rows, head_dim = size.vision.class_tokens or keys, size.vision.hidden_size // heads
     # q[views, heads, rows, d] @ k[views, heads, keys, d]^T -> [views, heads, rows, keys]
     flops = formulas.attention_scores_flops(size.views, heads, rows, keys, head_dim)
     reads = size.views * (rows + keys) * size.vision.hidden_size
     kind = BatchedProduct(size.views * heads, rows, keys, head_dim)
-    return [visual_op("vision_scores", size, flops, reads, size.views * heads * rows * keys, kind)]
+    ops = []
+    if size.vision.any_size:  # its queries and keys are turned once more
+        turned = 2 * size.views * keys * size.vision.hidden_size
+        ops = [visual_op("vision_rotary", size, 0, turned, turned, Elementwise.ROTARY)]
+    writes = size.views * heads * rows * keys
+    return [*ops, visual_op("vision_scores", size, flops, reads, writes, kind)]
 
 
 def _with_contextual(size: VisualSize) -> list[Op]:

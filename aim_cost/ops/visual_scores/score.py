@@ -35,7 +35,7 @@ class VisualSize:
         sets: sets of tokens that are ranked apart, in all of them.
         tokens, kept: of a set, before and after.
         frames: of a set, or its crops.
-        vision: the tower, at the resolution of the workload.
+        vision: the tower, at the resolution of the workload's largest view.
         hidden: width of a visual token.
         width: bytes of an element.
         text_tokens: of each prompt.
@@ -58,8 +58,16 @@ class VisualSize:
 
     @property
     def views(self) -> Count:
-        """Frames or crops of all sets, ``vision.tokens`` each in the tower."""
+        """Frames or crops of all sets, ``tower_tokens`` each in the tower."""
         return self.sets * self.frames
+
+    @property
+    def tower_tokens(self) -> Count:
+        """Tokens of a view inside the tower; one of any size has more for a larger view."""
+        if not self.vision.any_size:
+            tokens: Count = self.vision.tokens
+            return tokens
+        return self.tokens // self.frames * (self.vision.patches // self.vision.output_tokens)
 
 
 def visual_op(
