@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
-from aim_runtime.models.compiled import require_uncompiled_blocks
+from aim_runtime.models.compiled import require_uncompiled_blocks, uncompiled
 from aim_runtime.models.part import Part
 from aim_runtime.models.rotary import rotated_patches
 from aim_runtime.patching.undo import Changes
@@ -51,7 +51,11 @@ class BlockReading:
         require_uncompiled_blocks(self._tower, blocks)
 
     def attach(self, changes: Changes) -> None:
-        """Watch the block, and the order in which windows make patches enter the blocks."""
+        """Watch the block, and the order in which windows make patches enter the blocks.
+
+        The tower runs as written.
+        """
+        changes.replace(self._tower, "forward", uncompiled(self._tower.forward))
         changes.hook(self._attention.qkv.register_forward_hook, self._see_projected)
         changes.hook(self._attention.register_forward_pre_hook, self._see_arguments)
         if self._windows:

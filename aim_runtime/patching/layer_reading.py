@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
-from aim_runtime.models.compiled import require_uncompiled_tower
+from aim_runtime.models.compiled import require_uncompiled_tower, uncompiled
 from aim_runtime.models.part import Part
 from aim_runtime.patching.undo import Changes
 from aim_runtime.seams import require_seams, tower_attention_seams
@@ -26,11 +26,12 @@ class LayerReading:
     """Reads the attention of a SigLIP or CLIP tower. Raises: PatchError for another."""
 
     def __init__(self, adapter: Adapter) -> None:
-        self._adapter, self._run = adapter, _Run()
+        self._adapter, self._run, self._tower = adapter, _Run(), adapter.tower
         self._attention = _read_layer(adapter).self_attn
 
     def attach(self, changes: Changes) -> None:
-        """Watch the projections of the layer."""
+        """Watch the projections of the layer, of a tower that runs as written."""
+        changes.replace(self._tower, "forward", uncompiled(self._tower.forward))
         changes.hook(self._attention.q_proj.register_forward_hook, self._see_query)
         changes.hook(self._attention.k_proj.register_forward_hook, self._see_key)
 
