@@ -114,3 +114,12 @@ def integral(value: float, where: str, error: type[AimError]) -> int:
     if value.is_integer():
         return int(value)
     raise error(where, expected="whole numbers", got=value, fix="Round it.")
+
+
+def unused_name(name: object, taken: Iterable[str], where: str, error: type[AimError]) -> None:
+    """Raise ``error`` unless ``name`` can be written in a schedule and is none of ``taken``."""
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        form = "small letters, digits and single hyphens, a letter first"
+        raise error(where, expected=form, got=name, fix="E.g. largest-norm.")
+    if name in set(taken):
+        raise error(where, expected="one that is not taken", got=name, fix="Choose another.")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from aim_runtime.patching.patch import patched as patched
     from aim_runtime.patching.patch import unpatch as unpatch
     from aim_runtime.prompts.video import sample_frames as sample_frames
+    from aim_runtime.reduction.own import own_score as own_score
+    from aim_runtime.selection.own import own_selection as own_selection
     from aim_runtime.trace import RunTrace as RunTrace
     from aim_runtime.validation.selfcheck import selfcheck as selfcheck
     from aim_runtime.validation.validate import validate as validate
@@ -24,6 +26,8 @@ _HOMES = {
     "RunTrace": "aim_runtime.trace",
     "load": "aim_runtime.models.load",
     "measure": "aim_runtime.measurement.measure",
+    "own_score": "aim_runtime.reduction.own",
+    "own_selection": "aim_runtime.selection.own",
     "patch": "aim_runtime.patching.patch",
     "patched": "aim_runtime.patching.patch",
     "sample_frames": "aim_runtime.prompts.video",

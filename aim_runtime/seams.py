@@ -244,6 +244,30 @@ def siglip_seams(layer: nn.Module) -> list[Seam]:
     ]
 
 
+def tower_attention_seams(layer: Part) -> list[Seam]:
+    """The seams of a SigLIP or CLIP layer whose attention a score reads."""
+    names = ("q_proj", "k_proj", "num_heads", "scale")
+    return [Seam(f"{type(layer).__name__}.self_attn", layer.self_attn, (), names)]
+
+
+def tower_block_seams(tower: Part, block: Part, *, windows: bool) -> list[Seam]:
+    """The seams of a tower of Qwen2-VL or Qwen2.5-VL whose last block's attention a score reads."""
+    seams = [
+        Seam(
+            f"{type(block).__name__}.attn",
+            block.attn,
+            ("cu_seqlens", "position_embeddings"),
+            ("qkv", "num_heads", "scaling"),
+        )
+    ]
+    if windows:
+        name, permute = type(tower).__name__, "permute_input_for_window_attn"
+        seams.append(Seam(name, tower, (), (permute,)))
+        names = ("input_tensor", "window_index", "seq_len")
+        seams.append(Seam(f"{name}.{permute}", getattr(tower, permute, None), names))
+    return seams
+
+
 def require_seams(seams: Iterable[Seam]) -> None:
     """Raises: PatchError that names the first part of transformers that differs, and how."""
     for seam in seams:

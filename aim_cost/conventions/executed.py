@@ -1,5 +1,7 @@
 """The graph of one prefill as aim_runtime executes it."""
 
+from collections import Counter
+
 from aim_cost.models import decoder
 from aim_cost.models.encoder import feature_ops, image_ops
 from aim_cost.models.model import ModelSpec
@@ -38,7 +40,7 @@ def build_executed(
             batch * number, counts, text.hidden_size, width, by=trace.merged_by
         )
     if trace.selected_tokens is not None:
-        ops += _select_ops(model, workload, trace, trace.selected_tokens, width)
+        ops += _select_ops(model, trace, trace.selected_tokens, width)
     ops += decoder.embedding_ops(batch, trace.prompt_tokens, text.hidden_size, width)
     before, last = trace.prompt_tokens, len(trace.attention_tokens) - 1
     for layer, (tokens, mlp_tokens) in enumerate(
@@ -68,19 +70,23 @@ def build_executed(
     return OpGraph(tuple(ops))
 
 
-def _select_ops(
-    model: ModelSpec, workload: Workload, trace: TokenTrace, kept: int, width: int
-) -> list[Op]:
-    size = VisualSize(
-        batch=trace.batch,
-        groups=trace.batch * sum(number for _, number in workload.views(model)),
-        patches=model.vision.tokens,
-        tokens=trace.merged_tokens,
-        kept=kept,
-        vision=model.vision,
-        hidden=model.text.hidden_size,
-        width=width,
-    )
+def _select_ops(model: ModelSpec, trace: TokenTrace, kept: int, width: int) -> list[Op]:
+    """Ops of choosing: those of equal images and videos at once, then a gather of what stays."""
+    score, ops = VISUAL_SCORES[trace.selected_by], []
+    for ranked, number in Counter(trace.selected).items():
+        if ranked.chooses:
+            size = VisualSize(
+                items=trace.batch * number,
+                sets=trace.batch * number * ranked.sets,
+                tokens=ranked.tokens,
+                kept=ranked.kept,
+                frames=ranked.frames,
+                vision=model.vision,
+                hidden=model.text.hidden_size,
+                width=width,
+                text_tokens=trace.text_tokens,
+            )
+            ops += score.ops(size)
     gathered = trace.batch * kept * model.text.hidden_size
     gather = Kernels("merge", width).elementwise("gather", Elementwise.GATHER, gathered, gathered)
-    return [*VISUAL_SCORES[trace.selected_by].ops(size), gather]
+    return [*ops, gather]

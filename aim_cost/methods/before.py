@@ -1,4 +1,4 @@
-"""Methods that reduce before the LLM, and two baselines that they should beat."""
+"""Methods that reduce before the LLM."""
 
 from aim_cost.errors import ScheduleError
 from aim_cost.methods.method import Setting, method
@@ -42,7 +42,9 @@ def _per_frame(of: Setting, retention: float, by: str) -> Schedule:
 
 
 _PRUMERGE_NOTE = (
-    "The number of outliers differs from image to image: give the mean of yours as tokens."
+    "The number of outliers differs from image to image: give the mean of yours as tokens, the "
+    "one token of the rest included. Attention and keys are those of the layer whose output is "
+    "read, each head's softmax; the released code reads the last layer, its heads as one."
 )
 
 
@@ -62,10 +64,10 @@ def prumerge(of: Setting, retention: float | None, tokens: int | None) -> Schedu
     _share(0.25, "share kept; 144 of 576 is the paper's mean"),
     _TOKENS,
     counts="mean",
-    note=_PRUMERGE_NOTE,
+    note=f"{_PRUMERGE_NOTE} A fourth are outliers, the others stand at equal steps.",
 )
 def prumerge_plus(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
-    return _of_each(of, retention, tokens, "vision-attention-pairs")
+    return _of_each(of, retention, tokens, "vision-attention-pairs-spread")
 
 
 @method(
@@ -91,18 +93,32 @@ def tome(of: Setting, r: int) -> Schedule:
     *("visionzip", "VisionZip", "2412.04467", "before"),
     _share(0.25, "share kept, dominant and contextual together"),
     _TOKENS,
-    note="How the kept tokens split into dominant and contextual is unverified; no cost hangs "
-    f"on it. {_NO_DEFAULT}",
+    note="10 of 64 are contextual, rounded up, and the class token is not kept. Features are "
+    f"merged as they enter the LLM; the released code merges before the projector. {_NO_DEFAULT}",
 )
 def visionzip(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
+    return _of_each(of, retention, tokens, "vision-attention-contextual")
+
+
+@method(
+    *("fastervlm", "FasterVLM", "2412.01818", "before"),
+    _share(0.25),
+    _TOKENS,
+    note=f"The paper's first version; its second is VisPruner. {_NO_DEFAULT}",
+)
+def fastervlm(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
     return _of_each(of, retention, tokens, "vision-attention")
 
 
 @method(
-    *("fastervlm", "FasterVLM", "2412.01818", "before"), _share(0.25), _TOKENS, note=_NO_DEFAULT
+    *("vispruner", "VisPruner", "2412.01818", "before"),
+    _share(0.25, "share kept, half of it important, half diverse"),
+    _TOKENS,
+    note="The paper's second version. Features are compared as they enter the LLM; the released "
+    f"code compares the tower's. {_NO_DEFAULT}",
 )
-def fastervlm(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
-    return _of_each(of, retention, tokens, "vision-attention")
+def vispruner(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
+    return _of_each(of, retention, tokens, "vision-attention-diverse")
 
 
 @method(*("divprune", "DivPrune", "2503.02175", "before"), _share(0.25), _TOKENS, note=_NO_DEFAULT)
@@ -173,22 +189,3 @@ def vidcom2(of: Setting, retention: float) -> Schedule:
 def evs(of: Setting, q: float) -> Schedule:
     kept = max(of.group_tokens, int(of.tokens * (1 - q)))
     return Schedule(select=Select(tokens=kept, by="adjacent-cosine"))
-
-
-@method(
-    *("random", "random choice, a baseline", None, "before"), _share(0.25), _TOKENS, verified="code"
-)
-def random(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
-    del of
-    return _of_all(retention, tokens, "random")
-
-
-@method(
-    *("uniform", "every k-th token, a baseline", None, "before"),
-    _share(0.25),
-    _TOKENS,
-    verified="code",
-)
-def uniform(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
-    del of
-    return _of_all(retention, tokens, "uniform")

@@ -5,18 +5,19 @@ from pathlib import Path
 
 from aim_cost.checks import one_of
 from aim_cost.errors import ScheduleError
-from aim_cost.methods import before, both, inside
+from aim_cost.methods import baselines, before, both, inside
+from aim_cost.methods.code import method_from_code
 from aim_cost.methods.method import Method, Request, Setting
 from aim_cost.methods.parameter import Parameter
 from aim_cost.schedules.schedule import Schedule
 
 METHODS: dict[str, Method] = {
     made.name: made
-    for module in (both, inside, before)
+    for module in (both, inside, before, baselines)
     for made in vars(module).values()
     if isinstance(made, Method)
 }
-"""Those that reduce before and inside the LLM first, then inside, then before."""
+"""Those that reduce before and inside the LLM first, then inside, then before, then baselines."""
 
 ALIASES = {
     "pdrop": "pyramiddrop",
@@ -26,6 +27,7 @@ ALIASES = {
 }
 
 _FILES = (".yaml", ".yml", ".json")
+_CODE = ".py"
 
 
 def get_method(name: str) -> Method:
@@ -37,7 +39,7 @@ def parse_methods(text: str) -> list[Request]:
     """Read ``aim,fastv:k=3:r=0.75,mine.yaml``, or ``all``. Raises: ScheduleError.
 
     A parameter follows a colon; several layers have slashes between them. A schedule file is a
-    method named after the file.
+    method named after the file; a Python file is run, and holds a ``@method`` of its own.
     """
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
@@ -51,7 +53,10 @@ def parse_methods(text: str) -> list[Request]:
 
 def _parse(word: str) -> Request:
     name, *parts = word.split(":")
-    found = method_from_file(name) if name.endswith(_FILES) else get_method(name)
+    if name.endswith(_CODE):
+        found = method_from_code(name)
+    else:
+        found = method_from_file(name) if name.endswith(_FILES) else get_method(name)
     given = {}
     for part in parts:
         key, _, value = part.partition("=")

@@ -17,6 +17,9 @@ MOST_PROMPT_TOKENS = 10**8
 
 ATTENTION_KINDS = ("sdpa", "eager")
 MODES = ("eager", "cuda-graph", "ideal")
+
+Groups = tuple[tuple[int, int], ...]
+"""Groups of visual tokens by size: (groups, tokens of each), the largest first."""
 SCORINGS = ("torch", "fused")
 
 
@@ -42,14 +45,20 @@ class VisualInput:
 
     ``groups`` are frames, image crops or, in Qwen's towers, temporal patches of two frames: encoded
     one by one, merged one by one, ``group_tokens`` each. ``newline_tokens`` follow the last group
-    of a video, or in an image each row of its grid. ``others``: further, smaller groups, the
-    largest first: (groups, tokens of each).
+    of a video, or in an image each row of its grid. ``others``: further, smaller groups.
+    ``several``: the groups of each image or video in order, where there are several.
     """
 
     groups: int
     group_tokens: int
     newline_tokens: int
-    others: tuple[tuple[int, int], ...] = ()
+    others: Groups = ()
+    several: tuple[Groups, ...] = ()
+
+    @property
+    def items(self) -> tuple[Groups, ...]:
+        """The groups of each image or video in order."""
+        return self.several or (((self.groups, self.group_tokens), *self.others),)
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,7 @@ class Workload:
     def visual_input(self, model: ModelSpec) -> VisualInput:
         """Lay the visual tokens out for ``model``.
 
-        ``image_tokens`` are encoded as the fewest crops that hold them.
+        ``image_tokens`` are encoded as the fewest images that hold them.
         Raises: SpecError when it takes no video, and for more than MOST_PROMPT_TOKENS.
         """
         found = self._visual_input(model)
@@ -162,7 +171,8 @@ class Workload:
             grids = self.image_grids(model)
             (groups, tokens), *others = group_sizes(grids)
             newlines = sum(grid.newline_tokens for grid in grids)
-            return VisualInput(groups, tokens, newlines, tuple(others))
+            several = tuple(group_sizes([grid]) for grid in grids) if len(grids) > 1 else ()
+            return VisualInput(groups, tokens, newlines, tuple(others), several)
         model = self.sized(model)
         if self.frames is not None:
             groups = -(-self.frames // model.group_frames)
@@ -176,7 +186,9 @@ class Workload:
                 got=f"{self.image_tokens} tokens over {crops} crops",
                 fix=f"Give a multiple of {crops}, or of {model.image_tokens}.",
             )
-        return VisualInput(crops, self.image_tokens // crops, newline_tokens=0)
+        each = self.image_tokens // crops
+        several = (((1, each),),) * crops if crops > 1 else ()
+        return VisualInput(crops, each, newline_tokens=0, several=several)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ FLOPs are those of the products that each method's released code computes; sorti
 loops and elementwise work count zero, as everywhere. Sources: the papers and repositories named.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from aim_cost.ops import formulas
@@ -58,12 +58,20 @@ class Score:
         summary: what it looks at, in a phrase.
         source: method or paper.
         ops: what it adds to the graph, by the sizes where it is computed.
+        why_not_run: why ``aim_runtime`` has no code for it; empty where it has. A test holds both
+            to each other.
     """
 
     name: str
     summary: str
     source: str
     ops: Callable[[Any], list[Op]]
+    why_not_run: str = field(default="", kw_only=True)
+
+    @property
+    def runs(self) -> bool:
+        """Whether ``aim_runtime`` has code for it."""
+        return not self.why_not_run
 
 
 @dataclass(frozen=True)
@@ -74,18 +82,10 @@ class LayerScore(Score):
         flash: False when the scored layer must write its attention matrix.
         whole_layer: whether it ranks by what leaves the layer, so that no token can leave inside
             it.
-        why_not_run: why ``aim_runtime`` has no code for it; empty where it has. A test holds both
-            to each other.
     """
 
     flash: bool = True
     whole_layer: bool = False
-    why_not_run: str = ""
-
-    @property
-    def runs(self) -> bool:
-        """Whether ``aim_runtime`` has code for it."""
-        return not self.why_not_run
 
 
 def _nothing(size: LayerSize) -> list[Op]:
@@ -229,9 +229,32 @@ def _neighbours(size: LayerSize) -> list[Op]:
     return _op(size, 2 * rows * hidden, 2 * rows * hidden, rows, Elementwise.COPY)
 
 
-def by_name(*scores: _AnyScore) -> dict[str, _AnyScore]:
+class Scores(dict[str, _AnyScore]):
+    """Scores by their names. One that is added later can be named in schedules from then on."""
+
+    @property
+    def summaries(self) -> Mapping[str, str]:
+        """The names and what each score looks at, of those that are there when it is read."""
+        return _Summaries(self)
+
+
+class _Summaries(Mapping[str, str]):
+    def __init__(self, scores: Mapping[str, Score]) -> None:
+        self._scores = scores
+
+    def __getitem__(self, name: str) -> str:
+        return self._scores[name].summary
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scores)
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+
+def by_name(*scores: _AnyScore) -> Scores[_AnyScore]:
     """The scores by their names."""
-    return {score.name: score for score in scores}
+    return Scores((score.name, score) for score in scores)
 
 
 LAYER_SCORES = by_name(

@@ -1,8 +1,10 @@
 """Which schedules ``aim_runtime`` runs: the language describes more than it executes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from aim_cost.ops.scores import LAYER_SCORES
+from aim_cost.ops.scores import LAYER_SCORES, Score
+from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.schedules.schedule import Schedule
 
 
@@ -19,27 +21,15 @@ class NotRun:
 
 def why_not_run(schedule: Schedule) -> NotRun | None:
     """The first part of ``schedule`` that is priced and not run; None where all of it runs."""
-    if schedule.select is not None:
-        return NotRun(
-            "schedule.select",
-            "merge and prune alone",
-            schedule.label(),
-            "tokens are not chosen before the LLM",
-            "Leave select out.",
-        )
+    found = _why_not_selected(schedule)
+    if found is not None:
+        return found
     prune = schedule.prune
     if prune is None:
         return None
     score = LAYER_SCORES[prune.importance]
     if prune.ranks and not score.runs:
-        known = ", ".join(name for name, other in LAYER_SCORES.items() if other.runs)
-        return NotRun(
-            "schedule.prune.importance",
-            "a score that runs here",
-            score.name,
-            score.why_not_run,
-            f"Use one of {known}.",
-        )
+        return _no_code("schedule.prune.importance", score, LAYER_SCORES.values())
     if prune.inject_at:
         return NotRun(
             "schedule.prune.inject_at",
@@ -49,3 +39,32 @@ def why_not_run(schedule: Schedule) -> NotRun | None:
             "Leave it out.",
         )
     return None
+
+
+def _why_not_selected(schedule: Schedule) -> NotRun | None:
+    if schedule.select is None:
+        return None
+    if schedule.merge is not None:
+        return NotRun(
+            "schedule",
+            "merge or select",
+            schedule.label(),
+            "tokens are merged or chosen before the LLM, not both",
+            "Leave one of the two out.",
+        )
+    score = VISUAL_SCORES[schedule.select.by]
+    if score.runs and schedule.vision_merge is not None and score.reads_tower:
+        return NotRun(
+            "schedule",
+            f"vision_merge or a select by {score.name}",
+            schedule.label(),
+            "tokens that are merged in the vision tower have no place in its attention",
+            "Leave vision_merge out, or select by another score.",
+        )
+    return None if score.runs else _no_code("schedule.select.by", score, VISUAL_SCORES.values())
+
+
+def _no_code(where: str, score: Score, others: Iterable[Score]) -> NotRun:
+    known = ", ".join(other.name for other in others if other.runs)
+    fix = f"Use one of {known}."
+    return NotRun(where, "a score that runs here", score.name, score.why_not_run, fix)

@@ -69,7 +69,7 @@ class Prune(Part):
         Word(
             "score",
             "importance",
-            OneOf({name: score.summary for name, score in LAYER_SCORES.items()}, LISTED_BY),
+            OneOf(LAYER_SCORES.summaries, LISTED_BY),
             "how the tokens are ranked",
         ),
         Word("drop", "drop_point", OneOf(_DROP), "where in a layer tokens leave"),

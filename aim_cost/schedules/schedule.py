@@ -107,10 +107,14 @@ class Schedule:
             for groups, tokens in visual.others
         )
         newline = visual.newline_tokens if rule.counts_newline else 0
-        left = [(groups, counts[-1]) for groups, counts in others]
-        sent = visual.groups * merge_tokens[-1] + sum(groups * tokens for groups, tokens in left)
-        selected = self.select.kept(visual.groups, merge_tokens[-1], left) if self.select else None
-        sent = sent if selected is None else selected
+        left = {counts[0]: counts[-1] for counts in (merge_tokens, *(c for _, c in others))}
+        items = [[(groups, left[tokens]) for groups, tokens in item] for item in visual.items]
+        ranked = self.select.ranked(items) if self.select else ()
+        selected = tuple(part for item in ranked for part in item)
+        if self.select:
+            sent = sum(part.sets * part.kept for part in selected)
+        else:
+            sent = sum(groups * tokens for item in items for groups, tokens in item)
         tokens, mlp_tokens = self._layer_tokens(sent + newline, text_tokens, layers, rule)
         prune = self.prune or _KEEP_ALL
         after = mlp_tokens if prune.drop_point == "after_attention" else tokens[1:]
@@ -128,7 +132,7 @@ class Schedule:
             attention_tokens=tokens,
             mlp_tokens=mlp_tokens,
             scored_layers=scored,
-            selected_tokens=selected,
+            selected=selected,
             merged_by=self.merge.by if self.merge else TokenTrace.merged_by,
             selected_by=self.select.by if self.select else TokenTrace.selected_by,
             importance=prune.importance,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import ClassVar
 
 from aim_cost.checks import one_of, ratio, whole
@@ -9,9 +10,7 @@ from aim_cost.errors import ScheduleError
 from aim_cost.ops.scores import LISTED_BY
 from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.schedules.language import Amount, Numbers, OneOf, Part, Word
-
-_ACROSS_SIZES = tuple(name for name, score in VISUAL_SCORES.items() if score.across_sizes)
-"""Scores whose cost depends on all tokens together, not on frames."""
+from aim_cost.schedules.trace import Ranked
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Select(Part):
         Word(
             "score",
             "by",
-            OneOf({name: score.summary for name, score in VISUAL_SCORES.items()}, LISTED_BY),
+            OneOf(VISUAL_SCORES.summaries, LISTED_BY),
             "how the tokens are ranked",
         ),
     )
@@ -65,23 +64,37 @@ class Select(Part):
                 whole(getattr(self, name), f"select.{name}", ScheduleError)
         one_of(self.by, VISUAL_SCORES, "select.by", ScheduleError)
 
-    def kept(self, groups: int, tokens: int, others: Sequence[tuple[int, int]] = ()) -> int:
-        """Tokens kept of ``groups`` frames of ``tokens`` each. Raises ScheduleError.
+    def ranked(self, items: Sequence[Sequence[tuple[int, int]]]) -> list[tuple[Ranked, ...]]:
+        """What is ranked of each image or video of a prompt, each by itself.
 
-        ``others``: further, smaller groups as (groups, tokens of each); as many tokens of each
-        stay.
+        A share or a count of the prompt is dealt out in proportion to their tokens, so that the sum
+        is exact.
+        Args: items, the groups of each: (groups, tokens of each).
+        Raises: ScheduleError.
         """
-        if others:
-            one_of(self.by, _ACROSS_SIZES, "select.by of an image of unequal tiles", ScheduleError)
-        everything = groups * tokens + sum(number * each for number, each in others)
         if self.tokens_per_frame is not None:
             most = self.tokens_per_frame
-            kept = groups * most + sum(number * min(most, each) for number, each in others)
-        elif self.tokens is not None:
-            kept = self.tokens
-        else:
+            parts = [
+                tuple(Ranked(groups, tokens, min(most, tokens)) for groups, tokens in item)
+                for item in items
+            ]
+            self._check(items, sum(r.sets * r.kept for item in parts for r in item))
+            return parts
+        sizes = [sum(groups * tokens for groups, tokens in item) for item in items]
+        everything = sum(sizes)
+        kept = self.tokens
+        if kept is None:
             assert self.retention is not None
             kept = int(everything * self.retention)
+        self._check(items, kept)
+        bounds = [kept * end // everything for end in accumulate(sizes, initial=0)]
+        return [
+            (Ranked(1, size, after - before, item[0][0] if len(item) == 1 else 1),)
+            for item, size, (before, after) in zip(items, sizes, pairwise(bounds), strict=True)
+        ]
+
+    def _check(self, items: Sequence[Sequence[tuple[int, int]]], kept: int) -> None:
+        everything = sum(groups * tokens for item in items for groups, tokens in item)
         if not 1 <= kept <= everything:
             raise ScheduleError(
                 "select",
@@ -89,4 +102,6 @@ class Select(Part):
                 got=kept,
                 fix="Change the retention ratio or the count.",
             )
-        return kept
+        if any(len(item) > 1 for item in items):
+            known = [name for name, score in VISUAL_SCORES.items() if score.across_sizes]
+            one_of(self.by, known, "select.by of an image of unequal tiles", ScheduleError)

@@ -4,6 +4,27 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """What is ranked before the LLM, of one image or video.
+
+    Args:
+        sets: parts that are ranked apart: the frames that keep equally many each, or all together.
+        tokens, kept: of a set, before and after.
+        frames: of a set; 1 where crops differ in size.
+    """
+
+    sets: int
+    tokens: int
+    kept: int
+    frames: int = 1
+
+    @property
+    def chooses(self) -> bool:
+        """Whether some tokens stay and some go; else nothing is scored."""
+        return 0 < self.kept < self.tokens
+
+
+@dataclass(frozen=True)
 class TokenTrace:
     """Token counts of one prompt of a batch, everywhere they can change.
 
@@ -17,8 +38,7 @@ class TokenTrace:
         mlp_tokens: per layer, tokens its MLP computes.
         scored_layers: layers (0-based) that rank the tokens entering them; the lowest ones leave
             before the next layer.
-        selected_tokens: visual tokens, without newline, kept before the LLM; None where none
-            were chosen.
+        selected: what select ranks of each image and video in order; () without it.
         last_queries: tokens of which the last layer computes queries and all that follows them,
             where they are fewer than enter it; None where it computes all.
         merged_by, selected_by, importance: how tokens were matched and ranked, as in a Schedule.
@@ -37,7 +57,7 @@ class TokenTrace:
     attention_tokens: tuple[int, ...]
     mlp_tokens: tuple[int, ...]
     scored_layers: tuple[int, ...]
-    selected_tokens: int | None = None
+    selected: tuple[Ranked, ...] = ()
     merged_by: str = "similarity"
     selected_by: str = "uniform"
     importance: str = "pagerank"
@@ -55,6 +75,11 @@ class TokenTrace:
     def merged_tokens(self) -> int:
         """Visual tokens after merging and before selection, without newline."""
         return sum(groups * counts[-1] for groups, counts in self.merges)
+
+    @property
+    def selected_tokens(self) -> int | None:
+        """Visual tokens, without newline, that select keeps; None without it."""
+        return sum(part.sets * part.kept for part in self.selected) if self.selected else None
 
     @property
     def visual_tokens(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from aim_cost.models.model import ModelSpec
@@ -125,6 +125,14 @@ class Adapter(ABC):
                 found.append((owner, method, phase))
         return found
 
+    def pooled(self, x: Tensor, modality: str) -> Tensor:
+        """What becomes of the tokens of a tower: x[views, n, c] -> [views, tokens, c].
+
+        Without the first, where the config leaves it out; pooled, where the model pools features.
+        """
+        del modality
+        return x[:, 1:] if self.config.vision_feature_select_strategy == "default" else x
+
     @abstractmethod
     def items(self, inputs: Inputs, modality: str) -> Items | None:
         """The images, or the videos, of ``inputs`` in order; None without any."""
@@ -132,7 +140,7 @@ class Adapter(ABC):
     def require_as_configured(self, inputs: Inputs, *names: str) -> None:
         """Raises: PatchError for arguments that make other tokens than the config says."""
         for name in names:
-            given, own = inputs.get(name), getattr(self.config, name)
+            given, own = inputs.get(name), getattr(self.config, name, None)
             if given is not None and given != own:
                 raise PatchError(
                     name,

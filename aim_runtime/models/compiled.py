@@ -45,10 +45,21 @@ def require_uncompiled_tower(tower: nn.Module, layers: Iterable[nn.Module]) -> N
     _require("vision tower", tower, layers, ("k_proj",), "Compile the whole model instead.")
 
 
+def require_uncompiled_blocks(tower: nn.Module, blocks: Iterable[nn.Module]) -> None:
+    """The same for a tower of Qwen2-VL or Qwen2.5-VL that is read. Raises: PatchError."""
+    fix = "Compile the whole model instead."
+    _require("vision tower", tower, blocks, ("qkv",), fix, attention="attn")
+
+
 def _require(
-    name: str, module: nn.Module, layers: Iterable[Part], projections: Iterable[str], fix: str
+    name: str,
+    module: nn.Module,
+    layers: Iterable[Part],
+    projections: Iterable[str],
+    fix: str,
+    attention: str = "self_attn",
 ) -> None:
-    for where, part in _hooked_parts(name, module, layers, projections):
+    for where, part in _hooked_parts(name, module, layers, projections, attention):
         if _is_compiled(part):
             raise PatchError(
                 where,
@@ -59,15 +70,15 @@ def _require(
 
 
 def _hooked_parts(
-    name: str, module: nn.Module, layers: Iterable[Part], projections: Iterable[str]
+    name: str, module: nn.Module, layers: Iterable[Part], projections: Iterable[str], attention: str
 ) -> Iterator[tuple[str, nn.Module]]:
     yield name, module
     for index, layer in enumerate(layers):
-        where, attention = f"{name}.layers.{index}", layer.self_attn
+        where, part = f"{name}.layers.{index}", getattr(layer, attention)
         yield where, layer
-        yield f"{where}.self_attn", attention
+        yield f"{where}.{attention}", part
         for projection in projections:
-            yield f"{where}.self_attn.{projection}", getattr(attention, projection)
+            yield f"{where}.{attention}.{projection}", getattr(part, projection)
         yield f"{where}.mlp", layer.mlp
 
 

@@ -38,5 +38,6 @@ def _item(model: ModelSpec, size: tuple[int, int], alone: bool) -> VisualItem:
     places: dict[int, list[int]] = defaultdict(list)
     for ranges, tokens in zip(grid.groups, grid.group_tokens, strict=True):
         places[tokens] += [place for row in ranges for place in row]
-    blocks = (Block(len(where) // n, n, tuple(where)) for n, where in places.items())
+    largest_first = sorted(places.items(), reverse=True)
+    blocks = (Block(len(where) // n, n, tuple(where)) for n, where in largest_first)
     return VisualItem(grid.tokens, tuple(blocks), in_order=grid.tile_rows > 0)

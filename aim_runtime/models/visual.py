@@ -1,12 +1,13 @@
-"""VisualItem: the tokens of one image or video in a prompt, and those that merging leaves."""
+"""VisualItem: the tokens of one image or video in a prompt, and those that a schedule leaves."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from aim_cost.models.workload import VisualInput
+from aim_cost.models.workload import Groups, VisualInput
 from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.trace import Ranked
 
 MODALITIES = ("image", "video")
 
@@ -31,7 +32,8 @@ class VisualItem:
 
     Args:
         tokens: placeholders, before merging.
-        blocks: what is merged; tokens in none of them, newlines, stay.
+        blocks: what is merged or chosen from, the largest groups first; tokens in none of them,
+            newlines, stay.
         in_order: what is left stands in the order of its places, as the grid of an image needs;
             else block after block as merging leaves it, then the tokens in no block.
     """
@@ -47,11 +49,22 @@ class VisualItem:
         lost = (b.groups * (b.tokens - group_counts(merge, b.tokens)[-1]) for b in self.blocks)
         return self.tokens - sum(lost)
 
+    @property
+    def groups(self) -> Groups:
+        """The groups of each block."""
+        return tuple((block.groups, block.tokens) for block in self.blocks)
+
     @cached_property
     def unmerged_places(self) -> list[int]:
         """Places of the tokens in no block."""
         merged = {place for block in self.blocks for place in block.places}
         return [place for place in range(self.tokens) if place not in merged]
+
+
+def selected_tokens(item: VisualItem, ranked: Sequence[Ranked]) -> int:
+    """Tokens of an item that select leaves, newlines among them."""
+    kept = sum(part.sets * part.kept for part in ranked)
+    return kept + item.tokens - sum(groups * tokens for groups, tokens in item.groups)
 
 
 @lru_cache
@@ -74,4 +87,5 @@ def visual_input(items: Sequence[VisualItem]) -> VisualInput:
     merged = sum(tokens * number for tokens, number in groups.items())
     newlines = sum(item.tokens for item in items) - merged
     largest, *others = sorted(groups.items(), reverse=True) or [(0, 0)]
-    return VisualInput(largest[1], largest[0], newlines, tuple((n, t) for t, n in others))
+    several = tuple(item.groups for item in items) if len(items) > 1 else ()
+    return VisualInput(largest[1], largest[0], newlines, tuple((n, t) for t, n in others), several)

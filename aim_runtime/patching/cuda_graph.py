@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
 from aim_cost.models.workload import LastLayer
+from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import PatchError
 from aim_runtime.models import require_onevision
@@ -24,7 +25,8 @@ from aim_runtime.models.adapters.llava_onevision import LlavaOnevisionAdapter
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.capturable import EAGER_WAY, capturable, refusal
-from aim_runtime.patching.encoding import merge_features
+from aim_runtime.patching.encoding import tower_seen
+from aim_runtime.patching.items import Rows, like, merge_features, select_features
 from aim_runtime.patching.patch import patched
 from aim_runtime.patching.prefill import Prefill
 from aim_runtime.prompts.cached import Cached
@@ -70,6 +72,8 @@ class StaticPrefill:
     ) -> None:
         require_onevision(loaded.model, "static prefill")
         _require_sdpa(loaded)
+        if schedule.select is not None and VISUAL_SCORES[schedule.select.by].reads_text:
+            raise refusal("schedule.select.by", "a score that reads no text", schedule.select.by)
         if schedule.merge is not None and schedule.merge.positions == "kept":
             raise refusal("schedule.merge.positions", "recounted", "kept, looked up on the host")
         self.trace = self._patched = RunTrace()
@@ -78,7 +82,7 @@ class StaticPrefill:
         frame = loaded.spec.frame_tokens
         counts = schedule.merge.token_counts(frame) if schedule.merge else (frame,)
         self._merge_tokens = {frame: counts}
-        self._layout = Layout(LlavaOnevisionAdapter(loaded.model), schedule.merge)
+        self._layout = Layout(LlavaOnevisionAdapter(loaded.model), schedule)
         short = self._shortened(inputs)
         self._prompt, ids = short.prompt, short.inputs["input_ids"]
         plan = schedule.resolve_visual(
@@ -138,6 +142,7 @@ class StaticPrefill:
             self._plans,
             self._prompt,
             self._merge_tokens,
+            [tuple(part for item in row for part in item.ranked) for row in self._prompt.placed],
             decoder=loaded.model.model.language_model,
             device=loaded.device,
             recorder=NULL_RECORDER,
@@ -191,12 +196,19 @@ class StaticPrefill:
     def _features(self) -> Tensor:
         """Visual tokens of all videos, newlines included: [videos, tokens, hidden]."""
         core = self._loaded.model.model
-        features: Tensor = core.get_video_features(self._pixels).pooler_output
-        if self._schedule.merge is not None:
-            items = tuple(placed.item for row in self._prompt.placed for placed in row)
-            merged, _ = merge_features(features, items, self._schedule.merge)
-            assert isinstance(merged, Tensor)  # as the features were
-            features = merged
+        output = core.get_video_features(self._pixels)
+        features: Tensor = output.pooler_output
+        items = tuple(placed.item for row in self._prompt.placed for placed in row)
+        merge, select = self._schedule.merge, self._schedule.select
+        rows: Rows = features
+        if merge is not None:
+            rows, _ = merge_features(features, items, merge)
+        elif select is not None:
+            ranked, tower = self._prompt.ranked("video"), tower_seen(output)
+            rows, _ = select_features(features, items, ranked, select.by, tower, ())
+        reduced = like(features, rows, items)
+        assert isinstance(reduced, Tensor)  # as the features were
+        features = reduced
         if not lack_newlines(features, self._prompt.placed[0][0].tokens):
             return features
         newline = core.image_newline.expand(len(features), 1, -1)

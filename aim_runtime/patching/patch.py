@@ -112,12 +112,12 @@ def patch(
     embedded = _embedded_prompt(model, adapter, schedule, visual_mask)
     trace = RunTrace()
     reduces = schedule != Schedule()
-    positions = PositionKeeping(adapter, schedule.merge, reduces=reduces)
+    positions = PositionKeeping(adapter, schedule)
     prompts = tower = last = generation = logits = None
     if adapter is not None:
         prompts = PromptShortening(
             adapter,
-            schedule.merge,
+            schedule,
             positions,
             recorder,
             reduces=reduces,
@@ -245,13 +245,14 @@ def _embedded_prompt(
             got="none",
             fix="Pass visual_mask=mask, True at visual tokens.",
         )
-    if schedule.merge is not None or schedule.vision_merge is not None:
-        raise PatchError(
-            "schedule.merge" if schedule.merge is not None else "schedule.vision_merge",
-            expected="no merging: it acts on an image or video, before it is embedded",
-            got=schedule.label(),
-            fix="Prune only, or give pixels to a vision-language model without visual_mask.",
-        )
+    for name in ("vision_merge", "merge", "select"):
+        if getattr(schedule, name) is not None:
+            raise PatchError(
+                f"schedule.{name}",
+                expected="pruning alone: all else acts on an image or video before it is embedded",
+                got=schedule.label(),
+                fix="Prune only, or give pixels to a vision-language model without visual_mask.",
+            )
     return embedded_prompt(visual_mask)
 
 

@@ -1,4 +1,4 @@
-"""PositionKeeping: positions of the tokens that merging leaves, and of those after a prompt."""
+"""PositionKeeping: positions of the tokens that are left, and of those after a prompt."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.patching.undo import Changes
@@ -22,19 +22,19 @@ from aim_runtime.seams import cache_in, ids_in
 
 
 class PositionKeeping:
-    """Counts positions as ``merge`` says, on one axis or three, and knows the prompts in caches.
+    """Counts positions as a schedule says, on one axis or three, and knows the prompts in caches.
 
-    Args:
-        adapter: of a vision-language model; None for a bare language model.
-        reduces: whether the schedule does anything.
+    Args: adapter, of a vision-language model; None for a bare language model.
     """
 
-    def __init__(self, adapter: Adapter | None, merge: Merge | None, *, reduces: bool) -> None:
-        self._merges, self._reduces = merge is not None, reduces
+    def __init__(self, adapter: Adapter | None, schedule: Schedule) -> None:
+        merge = schedule.merge
+        self._shortens = merge is not None or schedule.select is not None
+        self._reduces = schedule != Schedule()
         self._keeps = merge is not None and merge.positions == "kept"
         self._axes = AxesPositions(adapter) if adapter is not None and adapter.has_axes else None
         self._kind: Positions | None = self._axes
-        if self._axes is None and merge is not None:
+        if self._axes is None and self._shortens:
             self._kind = KeptPositions() if self._keeps else RecountedPositions()
 
     def attach(self, changes: Changes) -> None:
@@ -110,7 +110,7 @@ class PositionKeeping:
         """Raises: PatchError unless a cache that is not known may be one of an ordinary prompt."""
         cache = cache_in(inputs)
         lengths = {cache.get_seq_length(layer) for layer in range(len(cache.layers))}
-        if self._merges or len(lengths) > 1:
+        if self._shortens or len(lengths) > 1:
             require_empty_cache(inputs)
 
     def lost_columns(self, inputs: Inputs) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aim_cost.ops.scores import LAYER_SCORES
-from aim_cost.schedules.trace import TokenTrace
+from aim_cost.schedules.trace import Ranked, TokenTrace
 from aim_runtime.errors import PatchError
 from aim_runtime.models.part import Part
 from aim_runtime.prompts.prompt import Prompt
@@ -44,6 +44,7 @@ class Prefill:
         prompt: what enters the decoder.
         merge_tokens: of each size of groups, its tokens before merging and after each pass, as they
             occurred.
+        selected: of each row what was ranked before it entered, as it occurred; () without select.
         decoder: the language model that runs.
         device: of the decoder's first layer.
     Where all rows hold visual tokens alike, padding is text that stays. Other rows are padded again
@@ -56,6 +57,7 @@ class Prefill:
         plans: Sequence[TokenTrace],
         prompt: Prompt,
         merge_tokens: Mapping[int, tuple[int, ...]],
+        selected: Sequence[tuple[Ranked, ...]] = (),
         *,
         decoder: Part,
         device: torch.device,
@@ -63,6 +65,7 @@ class Prefill:
     ) -> None:
         self.prompt, self.plan = prompt, plans[0]
         self._plans, self._merge_tokens, self._recorder = plans, merge_tokens, recorder
+        self._selected = selected or [()] * len(plans)
         self._decoder = decoder
         # of a row that ranks: those of text alone have the plan of no schedule
         names = [plan.importance for plan in plans if plan.scored_layers]
@@ -297,16 +300,22 @@ class Prefill:
         others = tuple((groups, merged(tokens)) for groups, tokens in visual.others)
         sizes = ((visual.groups, merged(visual.group_tokens)), *others)
         entered = self._attention_tokens[0][number] - text
+        selected = self._selected[number]
+        sent = sum(groups * counts[-1] for groups, counts in sizes)
+        if selected:
+            sent = sum(part.sets * part.kept for part in selected)
         return TokenTrace(
             batch=1,
             groups=visual.groups,
             merge_tokens=sizes[0][1],
-            newline_tokens=entered - sum(groups * counts[-1] for groups, counts in sizes),
+            newline_tokens=entered - sent,
             text_tokens=text,
             attention_tokens=tuple(layer[number] for layer in self._attention_tokens),
             mlp_tokens=tuple(layer[number] for layer in self._mlp_tokens),
             scored_layers=self._scored_layers[number],
+            selected=selected,
             merged_by=plan.merged_by,
+            selected_by=plan.selected_by,
             importance=plan.importance,
             last_queries=self._last_queries,
             others=others,

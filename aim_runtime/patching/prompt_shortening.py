@@ -1,4 +1,4 @@
-"""PromptShortening: cuts placeholders to what merging leaves, and merges what goes there."""
+"""PromptShortening: cuts placeholders to what is left, and merges or selects what goes there."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from aim_cost.errors import AimError
-from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.compiled import uncompiled
@@ -16,27 +16,14 @@ from aim_runtime.models.inputs import Inputs
 from aim_runtime.patching.current import Current
 from aim_runtime.patching.encoding import Encoding
 from aim_runtime.patching.position_keeping import PositionKeeping
+from aim_runtime.patching.tower_reading import tower_reading
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.cache_checks import cached_tokens
-from aim_runtime.prompts.encoded import Encoded, Items
+from aim_runtime.prompts.encoded import Items
+from aim_runtime.prompts.entering import Entering
 from aim_runtime.prompts.layout import Layout, Shortened
-from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.recorder import Recorder
 from aim_runtime.seams import named
-
-
-@dataclass(frozen=True)
-class Entering:
-    """A prompt on its way from the ids to the decoder.
-
-    Args:
-        encoded: of each modality, what has been merged for it so far.
-        positions: the table of the caller's positions, where tokens keep theirs.
-    """
-
-    prompt: Prompt
-    encoded: dict[str, Encoded]
-    positions: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -58,7 +45,7 @@ class PromptShortening:
     def __init__(
         self,
         adapter: Adapter,
-        merge: Merge | None,
+        schedule: Schedule,
         positions: PositionKeeping,
         recorder: Recorder,
         *,
@@ -67,9 +54,10 @@ class PromptShortening:
     ) -> None:
         self._inner = adapter.inner
         self._positions, self._reduces, self._takes_ids = positions, reduces, takes_ids
-        self._layout = Layout(adapter, merge)
+        self._tower = tower = tower_reading(adapter, schedule)
+        self._layout = Layout(adapter, schedule)
         self._encodings = {
-            name: Encoding(merge, recorder, adapter, name, strict=reduces)
+            name: Encoding(schedule, recorder, adapter, name, tower, strict=reduces)
             for name in adapter.pixel_inputs
         }
         self._entering: Current[Entering | NewIds | AimError] = Current()
@@ -78,9 +66,11 @@ class PromptShortening:
         """Change the forward of the vision-language model, and its encoders."""
         inner = self._inner
         changes.replace(inner, "forward", self._shortened(inner.forward))
+        if self._tower is not None:
+            self._tower.attach(changes)
         for modality, encoding in self._encodings.items():
             name = f"get_{modality}_features"
-            encode = encoding.around(getattr(inner, name), self._encoded)
+            encode = encoding.around(getattr(inner, name), self._encoding_for)
             encode = uncompiled(encode, recursive=False)
             changes.replace(inner, name, encode)
 
@@ -103,10 +93,10 @@ class PromptShortening:
         """Where ids[B, n] are placeholders: bool [B, n], on the host."""
         return self._layout.visual_mask(ids)
 
-    def _encoded(self) -> dict[str, Encoded] | None:
-        """Where the merging for the prompt that enters is noted; None without such a prompt."""
+    def _encoding_for(self) -> Entering | None:
+        """The prompt that enters; None without one."""
         entering = self._entering.value
-        return entering.encoded if isinstance(entering, Entering) else None
+        return entering if isinstance(entering, Entering) else None
 
     def _shortened(self, own: Callable[..., Any]) -> Callable[..., Any]:
         """The forward of the vision-language model, from the caller's prompt."""
@@ -168,7 +158,6 @@ class PromptShortening:
         inputs, table = self._positions.of_prompt(inputs, short)
         entering = Entering(replace(short.prompt, ids=ids), {}, table)
         for name, output in ready.items():
-            numbers = short.prompt.numbers(name)
-            merged = self._encodings[name].merge_ready(output, known[name], numbers)
-            ready[name], entering.encoded[name] = merged
+            reduced = self._encodings[name].reduce_ready(output, known[name], entering.prompt)
+            ready[name], entering.encoded[name] = reduced
         return entering, inputs | ({"mm_encoder_outputs": ready} if ready else {})

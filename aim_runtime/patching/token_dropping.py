@@ -1,5 +1,6 @@
 """TokenDropping: lets tokens leave between and inside the decoder's layers."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
@@ -10,7 +11,7 @@ from transformers import DynamicCache
 
 from aim_cost.errors import AimError
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.schedules.trace import TokenTrace
+from aim_cost.schedules.trace import Ranked, TokenTrace
 from aim_runtime.errors import PatchError
 from aim_runtime.models.compiled import require_uncompiled, uncompiled
 from aim_runtime.models.inputs import Inputs
@@ -22,10 +23,12 @@ from aim_runtime.patching.layer import leaving_after_attention
 from aim_runtime.patching.logits import CallerLogits
 from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.prefill import Prefill
-from aim_runtime.patching.prompt_shortening import Entering, NewIds, PromptShortening
+from aim_runtime.patching.prompt_shortening import NewIds, PromptShortening
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.cache_checks import cached_tokens, require_empty_cache, require_layers
-from aim_runtime.prompts.prompt import Prompt, check_follow_up_mask
+from aim_runtime.prompts.encoded import Encoded
+from aim_runtime.prompts.entering import Entering
+from aim_runtime.prompts.prompt import Placed, Prompt, check_follow_up_mask
 from aim_runtime.prompts.prompt_layer import growing
 from aim_runtime.recorder import Recorder
 from aim_runtime.seams import cache_in, cache_of, named
@@ -181,6 +184,7 @@ class TokenDropping:
             plans,
             prompt,
             counts,
+            [_selected(row, encoded) for row in prompt.placed],
             decoder=self._decoder,
             device=x.device,
             recorder=self._recorder,
@@ -262,3 +266,12 @@ class TokenDropping:
         if filled:
             positions = kwargs.get("position_ids")
             self._positions.remember(cache, prefill.prompt, prefill.layer_padding, positions)
+
+
+def _selected(row: Sequence[Placed], encoded: Mapping[str, Encoded]) -> tuple[Ranked, ...]:
+    """What select ranked of the images and videos of a row, in their order."""
+    found: tuple[Ranked, ...] = ()
+    for placed in row:
+        selected = encoded[placed.modality].selected
+        found += selected[placed.number] if selected else ()
+    return found

@@ -20,7 +20,7 @@ from aim_runtime.models import find_adapter
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.load import Loaded
 from aim_runtime.models.smallest import smallest_model
-from aim_runtime.patching.encoding import merge_item
+from aim_runtime.patching.items import merge_item
 from aim_runtime.prompts.inputs import sized_inputs
 from aim_runtime.reference import Reference
 from aim_runtime.seams import TESTED, WAY_OUT, is_tested, named

@@ -1,9 +1,10 @@
-"""Encoded: the images, or the videos, of a prompt, after merging."""
+"""Encoded: the images, or the videos, of a prompt, after merging or selecting."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from aim_cost.schedules.trace import Ranked
 from aim_runtime.errors import PatchError
 from aim_runtime.models.visual import VisualItem
 
@@ -12,19 +13,21 @@ Items = tuple[VisualItem, ...]
 
 @dataclass(frozen=True)
 class Encoded:
-    """The images, or the videos, of a prompt, as they were encoded and merged.
+    """The images, or the videos, of a prompt, as they were encoded and reduced.
 
     Args:
-        items: they, as they were before merging.
+        items: they, as they were before.
         counts: of each size of groups that occurred, its tokens before merging and after each
             pass.
         places: int64 [tokens left] of each item: the place in it of each token that is left; ()
-            where nothing is merged.
+            where all are.
+        selected: of each item what was ranked, and how many of it stayed; () without select.
     """
 
     items: Items
     counts: dict[int, tuple[int, ...]]
-    places: tuple[Tensor, ...]
+    places: tuple[Tensor, ...] = ()
+    selected: tuple[tuple[Ranked, ...], ...] = ()
 
 
 def features_of_another_run(got: str) -> PatchError:

@@ -1,16 +1,16 @@
-"""Layout: the places of images and videos in prompts, and how merging shortens their runs."""
+"""Layout: the places of images and videos in prompts, and how a schedule shortens their runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from aim_cost.schedules.merge import Merge
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.inputs import Inputs
-from aim_runtime.models.visual import MODALITIES, visual_input
+from aim_runtime.models.visual import MODALITIES, selected_tokens, visual_input
 from aim_runtime.prompts.encoded import Items
 from aim_runtime.prompts.prompt import (
     Cut,
@@ -28,7 +28,7 @@ _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", _EMBEDS)
 
 @dataclass(frozen=True)
 class Shortened:
-    """A prompt whose placeholders have been cut to what merging leaves.
+    """A prompt whose placeholders have been cut to what is merged or selected.
 
     Args:
         inputs: for the model; the caller's own where nothing was cut.
@@ -42,11 +42,11 @@ class Shortened:
 class Layout:
     """Reads prompts as the processor of a model wrote them, and shortens them."""
 
-    def __init__(self, adapter: Adapter, merge: Merge | None) -> None:
-        self._adapter, self._merge = adapter, merge
+    def __init__(self, adapter: Adapter, schedule: Schedule) -> None:
+        self._adapter, self._merge, self._select = adapter, schedule.merge, schedule.select
 
     def prepare(self, inputs: Inputs, known: Mapping[str, Items] | None = None) -> Shortened:
-        """Shorten ``input_ids`` and what goes with them to the placeholders that merging leaves.
+        """Shorten ``input_ids`` and what goes with them to the placeholders of what is left.
 
         ``inputs`` itself is not changed; ``position_ids`` stay as they are. Rows that lose
         different numbers of tokens are padded on the left to a common length.
@@ -92,7 +92,6 @@ class Layout:
 
     def _place(self, mask: Tensor, modality: str, items: Items, copies: int) -> list[list[Placed]]:
         """Items of each row of mask[B, n]: they fill its placeholders in order."""
-        short = [item.merged_tokens(self._merge) for item in items]
         full = [item.tokens for item in items]
         given = mask.sum(dim=1).tolist()
         rows: list[list[Placed]] = []
@@ -105,10 +104,7 @@ class Layout:
                 after += 1
             if sum(full[first:after]) != count:
                 break
-            known = [
-                Placed(items[i], modality, i, start=0, tokens=short[i]) for i in range(first, after)
-            ]
-            rows.append(_in_a_row(mask[row], known))
+            rows.append(_in_a_row(mask[row], modality, items, range(first, after)))
             first = after
         if len(rows) < len(given) or first != len(items):
             raise PatchError(
@@ -120,6 +116,35 @@ class Layout:
             )
         return rows
 
+    def _left(self, row: Sequence[Placed], visual: Tensor) -> list[Placed]:
+        """The items of a row with what the schedule leaves of each.
+
+        Args: visual, bool [N], the placeholders of the row.
+        Raises: ScheduleError; PatchError for text inside a run that is shortened.
+        """
+        if self._merge is not None:
+            left = [
+                replace(placed, tokens=placed.item.merged_tokens(self._merge)) for placed in row
+            ]
+        elif self._select is not None and row:
+            ranked = self._select.ranked([placed.item.groups for placed in row])
+            left = [
+                replace(placed, tokens=selected_tokens(placed.item, parts), ranked=parts)
+                for placed, parts in zip(row, ranked, strict=True)
+            ]
+        else:
+            return list(row)
+        for placed in left:
+            run = visual[placed.start : placed.start + placed.item.tokens]
+            if placed.lost and not bool(run.all()):
+                raise PatchError(
+                    "input_ids",
+                    expected=f"the placeholders of a {placed.modality} in one run",
+                    got="text between them",
+                    fix="The schedule shortens the run: keep text before and after it.",
+                )
+        return left
+
     def _shortened(
         self, inputs: Inputs, masks: dict[str, Tensor], rows: list[list[Placed]]
     ) -> Shortened:
@@ -128,8 +153,9 @@ class Layout:
         if not bool(mask.any()):
             return Shortened(inputs, text_prompt(*mask.shape))
         check_visual_mask(mask, "input_ids")
-        for row in rows:
+        for row, own in zip(rows, mask, strict=True):
             row.sort(key=lambda placed: placed.start)
+            row[:] = self._left(row, own)
         visual = tuple(visual_input([placed.item for placed in row]) for row in rows)
         if self._merge is not None:
             for size in {row.group_tokens for row in visual if row.groups}:
@@ -160,25 +186,14 @@ class Layout:
         return Shortened(inputs | shortened, Prompt(mask.gather(1, index), visual, placed, cut=cut))
 
 
-def _in_a_row(mask: Tensor, known: Sequence[Placed]) -> list[Placed]:
-    """The places of a row's items, which fill the placeholders of mask[n].
-
-    Raises: PatchError for text inside a run that merging shortens.
-    """
+def _in_a_row(mask: Tensor, modality: str, items: Items, numbers: Iterable[int]) -> list[Placed]:
+    """The items of a row, which fill the placeholders of mask[n] and lose nothing yet."""
     places = mask.nonzero()[:, 0].tolist()
-    placed, start = [], 0
-    for item in known:
-        size = item.item.tokens
-        first, last = places[start], places[start + size - 1]
-        if item.lost and last - first != size - 1:
-            raise PatchError(
-                "input_ids",
-                expected=f"the placeholders of a {item.modality} in one run",
-                got="text between them",
-                fix="Merging shortens the run: keep text before and after it.",
-            )
-        placed.append(replace(item, start=first))
-        start += size
+    placed, before = [], 0
+    for number in numbers:
+        item = items[number]
+        placed.append(Placed(item, modality, number, places[before], item.tokens))
+        before += item.tokens
     return placed
 
 

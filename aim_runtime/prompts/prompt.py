@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from aim_cost.models.workload import VisualInput
+from aim_cost.schedules.trace import Ranked
 from aim_runtime.errors import PatchError
 from aim_runtime.models.visual import VisualItem, visual_input
 
@@ -18,7 +19,8 @@ class Placed:
     Args:
         number: among all of its modality in the batch, in the order of rows.
         start: the place of its first token in the row.
-        tokens: that stand there, after merging.
+        tokens: that stand there, after merging or selecting.
+        ranked: what select ranks of it; () without select.
     """
 
     item: VisualItem
@@ -26,10 +28,11 @@ class Placed:
     number: int
     start: int
     tokens: int
+    ranked: tuple[Ranked, ...] = ()
 
     @property
     def lost(self) -> int:
-        """The number of tokens that merging removes."""
+        """The number of tokens that merging or selecting removes."""
         return self.item.tokens - self.tokens
 
 
@@ -65,7 +68,7 @@ class Prompt:
         placed: the images and videos of each row in order; () where embeddings were given.
         padding: int64 [B] on the host, tokens of padding at the start of each row; None without
             any.
-        cut: how merging has shortened the caller's prompt; None where it has not.
+        cut: how the caller's prompt was shortened; None where it was not.
         ids: int64 [B, N], of the caller's prompt; None where embeddings were given.
     """
 
@@ -108,13 +111,34 @@ class Prompt:
 
     @property
     def lost(self) -> tuple[int, ...]:
-        """The number of tokens that merging removes from each row."""
+        """The number of tokens that merging or selecting removes from each row."""
         return tuple(sum(placed.lost for placed in row) for row in self.placed)
 
     def numbers(self, modality: str) -> list[int]:
         """The number in the batch of each image or video, in the order of rows."""
         rows = ((p.number for p in row if p.modality == modality) for row in self.placed)
         return [number for row in rows for number in sorted(row)]
+
+    def ranked(self, modality: str) -> list[tuple[Ranked, ...]]:
+        """What select ranks of each image or video of the batch, by its number."""
+        found = {p.number: p.ranked for row in self.placed for p in row if p.modality == modality}
+        return [found[number] for number in sorted(found)]
+
+    def texts(self, modality: str) -> list[Tensor]:
+        """The ids [T] of the text around each image or video of the batch, by its number."""
+        assert self.ids is not None
+        found = {}
+        for row, placed_here in enumerate(self.placed):
+            numbers = [placed.number for placed in placed_here if placed.modality == modality]
+            if not numbers:
+                continue
+            places = torch.arange(self.tokens, device="cpu")
+            places = places if self.cut is None else self.cut.sources[row]
+            padding = 0 if self.caller_padding is None else int(self.caller_padding[row])
+            places = places[~self.visual_mask[row] & (places >= padding)]
+            text = self.ids[row, places.to(self.ids.device, non_blocking=True)]
+            found.update(dict.fromkeys(numbers, text))
+        return [found[number] for number in sorted(found)]
 
     def expand(self, batch: int) -> "Prompt":
         """Repeat each row as ``generate`` does for beams and several sequences a prompt."""

@@ -23,3 +23,15 @@ def take_tokens(x: Tensor, index: Tensor) -> Tensor:
     x = x.expand(index.shape[0], *x.shape[1:])
     shape = index.shape + (1,) * (x.dim() - 2)
     return x.gather(1, index.to(x.device).view(shape).expand(*index.shape, *x.shape[2:]))
+
+
+def spread(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Choose ``count`` entries of each row at equal, whole steps from the first on.
+
+    Shapes: index[B, n] -> [B, count] and [B, n - count], the others; both in their order.
+    """
+    columns = torch.arange(index.shape[1], device=index.device)
+    step = index.shape[1] // max(count, 1)
+    chosen = (columns % step == 0) & (columns < step * count)
+    order = (~chosen).byte().argsort(stable=True)
+    return index[:, order[:count]], index[:, order[count:]]

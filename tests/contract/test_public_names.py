@@ -18,7 +18,7 @@ COST = {
 }
 RUNTIME = {
     *("patched", "patch", "unpatch", "load", "measure", "validate", "selfcheck"),
-    *("sample_frames", "RunTrace", "PatchError"),
+    *("sample_frames", "RunTrace", "PatchError", "own_selection", "own_score"),
 }
 HEAVY = ("torch", "transformers", "pandas", "matplotlib", "sympy", "scipy")
 

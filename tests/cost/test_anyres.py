@@ -81,7 +81,7 @@ def test_only_a_single_image_is_cut_by_onevision():
     assert (first.crops, first.tokens, first.newlines) == (1, 730, (729,))
     assert second.tokens == 730
     visual = Workload(9, images=((1080, 1920), (300, 200))).visual_input(ONEVISION)
-    assert visual == VisualInput(groups=2, group_tokens=729, newline_tokens=2)
+    assert visual == VisualInput(2, 729, 2, several=(((1, 729),), ((1, 729),)))
     assert sum(grid.crops for grid in image_grids(NEXT_VIDEO, [(1080, 1920)] * 2)) == 10
 
 

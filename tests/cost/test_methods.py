@@ -23,7 +23,7 @@ ASKED_FOR = (
     *("fastv", "pyramiddrop", "vtw", "prumerge", "prumerge-plus", "tome", "sparsevlm", "v2drop"),
     *("visionzip", "fastervlm", "divprune", "cdpruner", "dart", "dycoke", "pact", "framefusion"),
     *("prunevid", "holitom", "fastvid", "vidcom2", "fitprune", "flashvid", "evs", "hidrop"),
-    *("aim", "random", "uniform"),
+    *("aim", "random", "uniform", "fewer-frames", "lower-resolution", "vispruner"),
 )
 IMAGE_METHODS = [name for name in ASKED_FOR if not METHODS[name].video]
 
@@ -102,6 +102,7 @@ ON_IMAGES = {
     ("prumerge",): {40: 32},
     ("prumerge-plus",): {144: 32},
     ("visionzip", ("tokens", 64)): {64: 32},
+    ("vispruner", ("tokens", 128)): {128: 32},
     ("tome", ("r", 16)): {576 - 24 * 16: 32},
     ("random", ("retention", 0.5)): {288: 32},
 }

@@ -11,16 +11,17 @@ from aim_cost.schedules.trace import TokenTrace
 from aim_runtime import patched
 from aim_runtime.reference import Reference
 from aim_runtime.trace import RunTrace
-from tests.runtime.models import (
-    Inputs,
+from tests.runtime.models import Inputs, Model
+from tests.runtime.reference import Embedded
+from tests.runtime.slow_prompts import (
     Item,
-    Model,
+    merging,
+    selecting,
     slow_images,
     slow_prompts,
     slow_videos,
     slow_visual,
 )
-from tests.runtime.reference import Embedded
 from tests.runtime.slow_scores import SLOW_SCORES
 from tests.runtime.support import IMAGE_TOKEN, VIDEO_TOKEN
 
@@ -55,11 +56,12 @@ def traces_of(model: Model, inputs: Inputs, schedule: Schedule) -> list[TokenTra
     found = []
     for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True):
         items: list[Item] = []
-        for token, queue in queues.items():
-            left = int((ids == token).sum())
-            while left:
+        place = 0
+        while place < len(ids):
+            queue = queues.get(int(ids[place]))
+            if queue:
                 items.append(queue.pop(0))
-                left -= len(items[-1].features)
+            place += len(items[-1].features) if queue else 1
         visual = slow_visual(items)
         text = int(mask.sum()) - sum(len(item.features) for item in items)
         own = schedule if items else Schedule()
@@ -70,11 +72,15 @@ def traces_of(model: Model, inputs: Inputs, schedule: Schedule) -> list[TokenTra
 def expected(model: Model, inputs: Inputs, schedule: Schedule) -> list[Expected]:
     """Each prompt of a batch by the reference, where fp32 can tell who stays."""
     traces = traces_of(model, inputs, schedule)
-    merge = schedule.merge
+    merge, margins = schedule.merge, [1.0]
+    reduce = [
+        selecting(model, trace, margins.append) if trace.selected else merging(trace)
+        for trace in traces
+    ]
+    prompts = slow_prompts(model, inputs, reduce)
+    assert min(margins) > 1e-5, "choose another seed"
     found = []
-    for prompt, trace in zip(
-        slow_prompts(model, inputs, traces, merge.by if merge else ""), traces, strict=True
-    ):
+    for prompt, trace in zip(prompts, traces, strict=True):
         positions = prompt.positions if merge and merge.positions == "kept" else None
         reference = Reference(model.model.language_model, model.lm_head, SLOW_SCORES)
         kept = reference.kept(prompt.embeds, prompt.visual, trace, positions=positions)
@@ -121,5 +127,6 @@ def assert_counts(rows: Sequence[TokenTrace], wanted: Sequence[Expected], inputs
         assert recorded.mlp_tokens == tuple(n + padding for n in trace.mlp_tokens)
         assert recorded.text_tokens == trace.text_tokens + padding
         assert recorded.merges == trace.merges
+        assert (recorded.selected, recorded.selected_by) == (trace.selected, trace.selected_by)
         assert recorded.newline_tokens == trace.newline_tokens
         assert recorded.scored_layers == trace.scored_layers

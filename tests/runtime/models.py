@@ -1,8 +1,7 @@
-"""Tiny random models of LLaVA-1.5 and LLaVA-NeXT-Video, prompts for them, and a slow encoder."""
+"""Tiny random models of LLaVA-1.5 and LLaVA-NeXT-Video, and prompts for them."""
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +17,6 @@ from transformers import (
 
 from aim_cost import ModelSpec
 from aim_cost.models.images import image_grid
-from aim_cost.models.workload import VisualInput
-from aim_cost.schedules.trace import TokenTrace
-from tests.runtime.reference import Embedded, slow_passes
 from tests.runtime.support import IMAGE_TOKEN, VIDEO_TOKEN
 
 Model = LlavaForConditionalGeneration | LlavaNextVideoForConditionalGeneration
@@ -87,125 +83,6 @@ def tiny_next_video(layers: int = 6, seed: int = 0) -> LlavaNextVideoForConditio
         image_grid_pinpoints=PINPOINTS,
     )
     return LlavaNextVideoForConditionalGeneration(config).eval()
-
-
-class Item(NamedTuple):
-    """An image or a video: features [tokens, H], the places of each group, newlines in none."""
-
-    features: Tensor
-    groups: list[list[int]]
-    in_order: bool = False
-
-
-def _patches(model: Model, pixels: Tensor) -> Tensor:
-    """Second but last hidden states [images, tokens, width], as the config selects them."""
-    hidden = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2]
-    return hidden[:, model.config.vision_feature_select_strategy == "default" :]
-
-
-def _rows(tokens: int, groups: int = 1) -> list[list[int]]:
-    return [list(range(i * tokens, (i + 1) * tokens)) for i in range(groups)]
-
-
-def slow_images(model: Model, inputs: Inputs) -> list[Item]:
-    """The images of ``inputs`` in order."""
-    pixels = inputs.get("pixel_values")
-    if pixels is None:
-        return []
-    if isinstance(model, LlavaForConditionalGeneration):
-        features = model.model.multi_modal_projector(_patches(model, pixels))
-        return [Item(image, _rows(len(image))) for image in features]
-    if not isinstance(model, LlavaNextVideoForConditionalGeneration):
-        features = model.model.get_image_features(pixels).pooler_output
-        return [Item(image, _rows(len(image))) for image in features]
-    spec = ModelSpec.from_hf_config(model.config.to_dict())
-    sizes = [tuple(size) for size in inputs["image_sizes"].tolist()]
-    packed = model.model.get_image_features(pixels, inputs["image_sizes"]).pooler_output
-    return [
-        Item(image, [[p for part in group for p in part] for group in grid.groups], in_order=True)
-        for image, grid in zip(packed, (image_grid(spec, size) for size in sizes), strict=True)
-    ]
-
-
-def slow_videos(model: Model, inputs: Inputs) -> list[Item]:
-    """The videos of ``inputs`` in order."""
-    items = []
-    for video in inputs.get("pixel_values_videos", ()):
-        grid = _patches(model, video).unflatten(1, (6, 6))
-        corners = [grid[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
-        pooled = torch.stack(corners).mean(dim=0).flatten(1, 2)
-        features = model.model.multi_modal_projector(pooled)
-        items.append(Item(features.flatten(0, 1), _rows(FRAME_TOKENS, len(video))))
-    return items
-
-
-def slow_prompts(
-    model: Model, inputs: Inputs, rows: Sequence[TokenTrace], by: str
-) -> list[Embedded]:
-    """Each prompt of a batch without its padding, merged token by token.
-
-    Args: rows, of each prompt the trace whose counts merging reaches.
-    """
-    queues = {IMAGE_TOKEN: slow_images(model, inputs), VIDEO_TOKEN: slow_videos(model, inputs)}
-    mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
-    prompts = [
-        _prompt(model, ids[real], queues, dict(_counts(trace)), by)
-        for ids, real, trace in zip(inputs["input_ids"], mask, rows, strict=True)
-    ]
-    assert not any(queues.values())
-    return prompts
-
-
-def _counts(trace: TokenTrace) -> list[tuple[int, tuple[int, ...]]]:
-    return [(counts[0], counts) for _, counts in trace.merges]
-
-
-def _prompt(
-    model: Model,
-    ids: Tensor,
-    queues: dict[int, list[Item]],
-    counts: dict[int, tuple[int, ...]],
-    by: str,
-) -> Embedded:
-    text, place = model.get_input_embeddings()(ids), 0
-    embeds, visual, positions = [], [], []
-    while place < len(ids):
-        if int(ids[place]) not in queues:
-            embeds.append(text[place])
-            visual.append(False)
-            positions.append(place)
-            place += 1
-            continue
-        item = queues[int(ids[place])].pop(0)
-        tokens, places = _merged(item, counts, by)
-        embeds += tokens
-        visual += [True] * len(tokens)
-        positions += [place + p for p in places]
-        place += len(item.features)
-    return Embedded(torch.stack(embeds), torch.tensor(visual), torch.tensor(positions))
-
-
-def _merged(
-    item: Item, counts: dict[int, tuple[int, ...]], by: str
-) -> tuple[list[Tensor], list[int]]:
-    left: list[tuple[int, Tensor]] = []
-    for group in item.groups:
-        merged, places = slow_passes(item.features[group], counts[len(group)], by)
-        left += [(group[p], token) for p, token in zip(places, merged, strict=True)]
-    inside = {place for group in item.groups for place in group}
-    left += [(p, token) for p, token in enumerate(item.features) if p not in inside]
-    if item.in_order:
-        left.sort(key=lambda pair: pair[0])
-    return [token for _, token in left], [place for place, _ in left]
-
-
-def slow_visual(items: Sequence[Item]) -> VisualInput:
-    """The items of one prompt together, for ``Schedule.resolve_visual``."""
-    found = Counter(len(group) for item in items for group in item.groups)
-    merged = sum(tokens * number for tokens, number in found.items())
-    newlines = sum(len(item.features) for item in items) - merged
-    (tokens, groups), *others = sorted(found.items(), reverse=True) or [(0, 0)]
-    return VisualInput(groups, tokens, newlines, tuple((n, t) for t, n in others))
 
 
 def prompt_of(model: Model, parts: Sequence[int | str | tuple[int, int]], seed: int = 1) -> Inputs:

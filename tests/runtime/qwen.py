@@ -32,8 +32,13 @@ Row = Sequence[Part]
 patches, of which two by two are a token."""
 
 
-def tiny_qwen(kind: str, seed: int = 0, layers: int = LAYERS) -> PreTrainedModel:
-    """A model with grouped heads and, in Qwen2.5-VL, windows of 2 x 2 tokens in its tower."""
+def tiny_qwen(
+    kind: str, seed: int = 0, layers: int = LAYERS, full: tuple[int, ...] = (1,)
+) -> PreTrainedModel:
+    """A model with grouped heads and, in Qwen2.5-VL, windows of 2 x 2 tokens in its tower.
+
+    Args: full, the blocks of the tower, of three, that have no windows.
+    """
     torch.manual_seed(seed)
     text = {
         "vocab_size": 256,
@@ -59,7 +64,7 @@ def tiny_qwen(kind: str, seed: int = 0, layers: int = LAYERS) -> PreTrainedModel
         config, model = Qwen2VLConfig, Qwen2VLForConditionalGeneration
     else:
         own = {"hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 48}
-        own |= {"window_size": 4 * PATCH, "fullatt_block_indexes": [1], "tokens_per_second": 2}
+        own |= {"window_size": 4 * PATCH, "fullatt_block_indexes": [*full], "tokens_per_second": 2}
         config, model = Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
     tokens = {"image_token_id": IMAGE_TOKEN, "video_token_id": VIDEO_TOKEN}
     tokens |= {"vision_start_token_id": START, "vision_end_token_id": END}
@@ -154,7 +159,7 @@ class Embedded:
     ) -> None:
         ids = inputs["input_ids"][0]
         table = rope_table(model, inputs)[:, 0]
-        features = {name: iter(_features(model, inputs, name)) for name in TOKEN}
+        features = {name: iter(features_alone(model, inputs, name)) for name in TOKEN}
         embeds = model.get_input_embeddings()(ids)
         tokens: list[Tensor] = []
         visual: list[bool] = []
@@ -185,7 +190,9 @@ class Embedded:
         self.positions = table[:, self.places]
 
 
-def _features(model: PreTrainedModel, inputs: dict[str, Tensor], modality: str) -> list[Tensor]:
+def features_alone(
+    model: PreTrainedModel, inputs: dict[str, Tensor], modality: str
+) -> list[Tensor]:
     """Of an unpatched model, encoded one by one."""
     sizes = inputs.get(f"{modality}_grid_thw")
     if sizes is None:

@@ -17,6 +17,7 @@ from aim_runtime import PatchError, patch, patched, unpatch
 from aim_runtime.patching.token_dropping import TokenDropping
 from aim_runtime.seams import cache_of
 from aim_runtime.trace import RunTrace
+from tests.runtime.qwen import qwen_inputs, tiny_qwen
 from tests.runtime.support import tiny_llava, tiny_qwen2, video_inputs
 
 LAYERS = 2
@@ -305,3 +306,24 @@ def test_compiled_code_notices_a_new_forward():
 
 def attributes(model: nn.Module) -> list[object]:
     return [(name, sorted(vars(module))) for name, module in model.named_modules()]
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs"),
+    [
+        (lambda: tiny_llava(LAYERS), video_inputs()),
+        (
+            lambda: tiny_qwen("qwen2.5-vl", layers=LAYERS, full=(0, 2)),
+            qwen_inputs("qwen2.5-vl", [4, (3, 6, 8), 5]),
+        ),
+    ],
+    ids=["siglip", "qwen"],
+)
+def test_the_tower_of_a_compiled_model_is_read(make, inputs):
+    model, schedule = make(), Schedule.parse("select 0.4 score=vision-attention")
+    with patched(model, schedule):
+        expected = model(**inputs).logits
+    model.compile(backend="eager")
+    model(**inputs)  # compiled without the patch
+    with patched(model, schedule):
+        torch.testing.assert_close(model(**inputs).logits, expected)

@@ -9,6 +9,7 @@ import torch
 
 from aim_cost import ModelSpec, Schedule, Workload
 from aim_cost.models.workload import LastLayer
+from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_runtime import PatchError, load, patched
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching import cuda_graph as graph
@@ -17,8 +18,12 @@ from aim_runtime.patching.cuda_graph import GraphedPrefill, StaticPrefill
 from aim_runtime.prompts.inputs import sized_inputs
 from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 from aim_runtime.seams import cache_of, with_cache
+from aim_runtime.selection import SELECTIONS
 from tests.runtime.support import tiny_llava, video_inputs
 
+CAPTURABLE = [
+    name for name in SELECTIONS if name != "random" and not VISUAL_SCORES[name].reads_text
+]
 SCHEDULES = [
     "none",
     "merge passes:5,3",
@@ -26,6 +31,7 @@ SCHEDULES = [
     "merge passes:5,3, prune linear:1:4",
     "merge passes:5 by=uniform, prune ratios:1,0.5,0.5,0.2,0.2,0.1 drop=after-attention",
     *(f"prune linear:0:3 score={name}" for name in LAYER_IMPORTANCE if name != "random"),
+    *(f"select frame:4 score={name}" for name in CAPTURABLE),
 ]
 BOTH = Schedule.parse("merge passes:5,3, prune linear:1:4")
 BOTH_META = Schedule.parse("merge 0.25, prune linear:1:4 drop=after-attention")
@@ -156,6 +162,7 @@ def run_watched(loaded, schedule, inputs, last_layer="all"):
         "merge 0.25, prune linear:1:4",
         "merge 0.25 by=uniform, prune linear:1:4 drop=after-attention",
         *(f"prune linear:1:4 score={name}" for name in LAYER_IMPORTANCE if name != "random"),
+        *(f"select frame:49 score={name}" for name in CAPTURABLE),
     ],
 )
 def test_nothing_depends_on_data_or_reads_the_host(meta, label):
@@ -173,7 +180,9 @@ def test_neither_does_a_last_layer_of_one_token(meta):
     assert trace.tokens.last_queries == trace.tokens.mlp_tokens[-1] == 1
 
 
-@pytest.mark.parametrize("label", ["merge 0.5 by=random", "prune linear:1:4 score=random"])
+@pytest.mark.parametrize(
+    "label", ["merge 0.5 by=random", "select 0.5 score=random", "prune linear:1:4 score=random"]
+)
 def test_what_reads_the_host_is_refused(meta, label):
     loaded, inputs = meta
     with pytest.raises(PatchError, match=r"no tensor of the host.*with patched"):

@@ -81,7 +81,7 @@ def test_refuses_merging_that_does_not_fit_before_anything_is_encoded(llava, mon
 @pytest.mark.parametrize(
     ("schedule", "match"),
     [
-        (Schedule(select=Select(tokens=4)), "merge and prune alone"),
+        (Schedule(Merge(0.5), select=Select(tokens=4)), "merge or select"),
         (Schedule(prune=Prune(ratios=(1, 0.5), inject_at=1)), "inject_at"),
         (Schedule(prune=Prune(ratios=(1, 0.5), importance="offline")), "pagerank.*random, uniform"),
         (

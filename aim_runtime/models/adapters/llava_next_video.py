@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from torch import Tensor
 from transformers import LlavaNextVideoForConditionalGeneration
 
 from aim_runtime.models.adapter import Adapter, Items
@@ -39,6 +40,10 @@ class LlavaNextVideoAdapter(Adapter):
             side = vision.image_size // vision.patch_size // self.config.spatial_pool_stride
             return (equal_groups(frames, side**2),) * videos
         return image_items(self.geometry, inputs)
+
+    def pooled(self, x: Tensor, modality: str) -> Tensor:
+        x = super().pooled(x, modality)
+        return self.inner.vision_resampler(x) if modality == "video" else x
 
     def check(self) -> None:
         """The tower's tokens must fill a grid."""

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from aim_runtime.models.adapter import Adapter, Items
@@ -49,6 +50,10 @@ class LlavaOnevisionAdapter(Adapter):
         return image_items(
             self.geometry, inputs, [n == 1 for n in numbers.tolist() for _ in range(n)]
         )
+
+    def pooled(self, x: Tensor, modality: str) -> Tensor:
+        x = super().pooled(x, modality)
+        return self.inner.apply_pooling(x) if modality == "video" else x
 
     def check(self) -> None:
         """The tower's tokens must fill a grid."""

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
 from aim_runtime.errors import PatchError
@@ -78,6 +79,16 @@ class Qwen2VLAdapter(Adapter):
                 got=len(seconds),
                 fix="Pass all that the processor returned.",
             )
-        # the tower joins squares of patches
-        square = self.config.vision_config.spatial_merge_size**2
-        return tuple(equal_groups(t, h * w // square) for t, h, w in grids.tolist())
+        return tuple(equal_groups(t, h * w // self._square) for t, h, w in grids.tolist())
+
+    def pooled(self, x: Tensor, modality: str) -> Tensor:
+        """The mean of each square of patches, which follow one another in the tower."""
+        del modality
+        squares: Tensor = x.unflatten(1, (-1, self._square))
+        return squares.mean(dim=2)
+
+    @property
+    def _square(self) -> int:
+        """Patches that the tower joins to one token."""
+        side: int = self.config.vision_config.spatial_merge_size
+        return side**2

@@ -1,0 +1,12 @@
+"""Choosing visual tokens before the LLM: one file a method, found by its ``@selects``.
+
+A file added to this folder is found by itself.
+"""
+
+from aim_cost.imports import import_files
+from aim_runtime.selection.candidates import SELECTIONS, Candidates, Kept, selects
+from aim_runtime.selection.tower import TowerAttention
+
+__all__ = ["SELECTIONS", "Candidates", "Kept", "TowerAttention", "selects"]
+
+import_files(__name__, __path__)

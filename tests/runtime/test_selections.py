@@ -1,0 +1,53 @@
+"""Tokens selected before the LLM: every prompt, every way to choose, against a slow reference."""
+
+import pytest
+
+from aim_cost import Schedule
+from aim_cost.errors import ScheduleError
+from aim_cost.ops.visual_scores import VISUAL_SCORES
+from aim_runtime import patched
+from aim_runtime.selection import SELECTIONS
+from tests.runtime.agree import check
+from tests.runtime.models import BUILDERS, NAMES, named_inputs
+from tests.runtime.slow_selections import SLOW_SELECTIONS
+
+UNEQUAL = {"several images", "images and a video", "other prompts"}
+"""Prompts of LLaVA-NeXT-Video with an image of unequal tiles."""
+
+EVERYWHERE = [
+    *(("random", family, name) for family, name in NAMES),
+    *(
+        ("vision-attention", family, name)
+        for family, name in NAMES
+        if family != "next-video" or name not in UNEQUAL
+    ),
+]
+
+
+def test_each_way_that_runs_has_a_price_and_a_slow_reference():
+    assert set(SELECTIONS) == {name for name, score in VISUAL_SCORES.items() if score.runs}
+    assert set(SLOW_SELECTIONS) == set(SELECTIONS)
+
+
+@pytest.mark.parametrize(("by", "family", "name"), EVERYWHERE)
+def test_every_prompt_equals_the_reference(by, family, name):
+    model = BUILDERS[family]()
+    check(model, named_inputs(model, family, name), Schedule.parse(f"select 0.45 score={by}"))
+
+
+@pytest.mark.parametrize("by", SELECTIONS)
+@pytest.mark.parametrize(
+    ("family", "name"), [("llava-1.5", "other numbers"), ("next-video", "several videos")]
+)
+def test_every_way_equals_the_reference(family, name, by):
+    model = BUILDERS[family]()
+    inputs = named_inputs(model, family, name)
+    for amount in ("prompt:7", "frame:4"):
+        if by == "pooled-grid" and amount == "prompt:7":
+            with (
+                pytest.raises(ScheduleError, match="square grids"),
+                patched(model, Schedule.parse("select prompt:7 score=pooled-grid")),
+            ):
+                model(**inputs)
+            continue
+        check(model, inputs, Schedule.parse(f"select {amount} score={by}, prune linear:1:4"))
