@@ -12,6 +12,7 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
 )
 
+import tests.runtime.slow_density  # noqa: F401  # registers its references
 from aim_cost import ModelSpec
 from aim_cost.models.images import image_grid
 from aim_cost.models.workload import VisualInput

@@ -3,7 +3,6 @@
 from aim_cost.ops import formulas
 from aim_cost.ops.kind import BatchedProduct
 from aim_cost.ops.op import Op
-from aim_cost.ops.visual_scores.frames import pairs_in_frames
 from aim_cost.ops.visual_scores.score import VisualScore, VisualSize, visual_op
 from aim_cost.ops.visual_scores.similarity import pairs
 
@@ -23,10 +22,6 @@ def _with_pairs(size: VisualSize) -> list[Op]:
     return [*tower_attention(size), *pairs(size)]
 
 
-def _with_density(size: VisualSize) -> list[Op]:
-    return [*tower_attention(size), *pairs_in_frames(size)]
-
-
 _NO_CODE = "it has no code here yet"
 
 SCORES = (
@@ -42,14 +37,6 @@ SCORES = (
         "attention of the vision tower and similarity of keys",
         "PruMerge",
         _with_pairs,
-        reads_tower=True,
-        why_not_run=_NO_CODE,
-    ),
-    VisualScore(
-        "vision-attention-density",
-        "attention of the vision tower and density in each frame",
-        "FastVID, HoliTom, FlashVID",
-        _with_density,
         reads_tower=True,
         why_not_run=_NO_CODE,
     ),
