@@ -53,21 +53,28 @@ def candidates(videos, sets, keep, seed=0):
     return of, slow, margins
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("frames", "cuts", "sets", "keep"),
-    [
-        (12, (3, 8), 12, 4),
-        (12, (3, 8), 1, 37),
-        (12, (5,), 1, 90),
-        (10, (), 10, 7),
-        (9, (4,), 1, 5),
-        (2, (), 1, 6),
-        (1, (), 1, 5),
-        (3, (1,), 3, 1),
-        (5, (), 1, 44),
-    ],
-)
+CASES = [
+    *(
+        (name, *case)
+        for name in NAMES
+        for case in (
+            (12, (3, 8), 12, 4),
+            (12, (3, 8), 1, 37),
+            (12, (5,), 1, 90),
+            (10, (), 10, 7),
+            (9, (4,), 1, 5),
+            (2, (), 1, 6),
+            (1, (), 1, 5),
+            (3, (1,), 3, 1),
+            (5, (), 1, 44),
+        )
+    ),
+    ("vision-attention-trees", 20, (), 1, 60),
+    ("vision-attention-trees", 20, (9,), 20, 5),
+]
+
+
+@pytest.mark.parametrize(("name", "frames", "cuts", "sets", "keep"), CASES)
 def test_what_stays_is_what_the_reference_keeps(name, frames, cuts, sets, keep):
     videos = torch.stack([video(seed, frames, cuts) for seed in (1, 2)])
     of, slow, margins = candidates(videos, sets, keep)
@@ -90,12 +97,12 @@ def test_each_keeps_others_than_the_others_and_than_the_most_attended():
 @pytest.mark.parametrize("keep", [1, 4, 8])
 def test_equal_frames_and_tokens_keep_as_many(name, keep):
     """All cells of all frames alike: every choice is a tie."""
-    of, _, _ = candidates(torch.ones(1, 6, TOKENS, WIDTH), 6, keep)
+    of, _, _ = candidates(torch.ones(1, 12, TOKENS, WIDTH), 12, keep)
     kept = SELECTIONS[name](of)
-    assert kept.places.shape == (1, 6 * keep)
+    assert kept.places.shape == (1, 12 * keep)
     assert (kept.places[0].diff() > 0).all()
-    assert (kept.places[0] // TOKENS).bincount().tolist() == [keep] * 6
-    torch.testing.assert_close(kept.features, torch.ones(1, 6 * keep, WIDTH))
+    assert (kept.places[0] // TOKENS).bincount().tolist() == [keep] * 12
+    torch.testing.assert_close(kept.features, torch.ones(1, 12 * keep, WIDTH))
 
 
 @pytest.mark.parametrize("name", NAMES)
