@@ -39,11 +39,11 @@ def vision_attention_trees(of: Candidates) -> Kept:
     centre = same.float() @ means / same.sum(dim=2, keepdim=True)
     fits = (x.float() * centre.unsqueeze(2)).sum(dim=-1)
     weight = of.tower.received().view(items, frames, each) * fits
-    unit = functional.normalize(x, dim=-1)
-    apart = (1 - (unit @ unit.transpose(2, 3)).float()) * weight.unsqueeze(2)
+    unit = functional.normalize(x.float(), dim=-1)
+    apart = (1 - unit @ unit.transpose(2, 3)) * weight.unsqueeze(2)
     chosen = _far_apart(apart, diverse, diverse_tokens(most_of_a_frame(of)))
 
-    cosines = (unit[:, 1:] @ unit[:, :-1].transpose(2, 3)).float()
+    cosines = unit[:, 1:] @ unit[:, :-1].transpose(2, 3)
     together = same.diagonal(1, 1, 2)[..., None, None]  # each frame with the one before
     free = ~chosen[:, 1:].unsqueeze(3) & ~chosen[:, :-1].unsqueeze(2) & together
     closest, parent = cosines.masked_fill(~free, -torch.inf).max(dim=3)
