@@ -164,6 +164,9 @@ def dycoke(of: Setting, p: float, loop: int) -> Schedule:
 @method(
     *("fastvid", "FastVID", "2503.11187", "before"),
     _share(0.25, "share of each frame kept, whole tokens"),
+    note="Every frame has its anchors, where its code gives those of four frames to the last. "
+    "Attention is that of the tower's layer whose output is read, and frames are compared by "
+    "their mean features: its code loads SigLIP's pooling head for both.",
     video=True,
 )
 def fastvid(of: Setting, retention: float) -> Schedule:

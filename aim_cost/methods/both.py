@@ -39,8 +39,10 @@ def aim(of: Setting, retention: float, l1: int, l2: int) -> Schedule:
     Parameter("k", "layer", "layer from which fewer enter", 10),
     Parameter("keep", "share", "share of those that enters from k on", 0.4),
     counts="mean",
-    note="Clusters before the LLM depend on the video. Its text-to-visual attention is taken from "
-    "the layer's own matrix.",
+    note="Its code keeps as many tokens as its thresholds leave: here groups keep their part of "
+    "the number asked for, and runs of frames of one cluster are segments. Inside, the layer's own "
+    "attention of the text after the video ranks all tokens at once, where its code leaves out "
+    "positions and the mask, and keeps a share of each group.",
     video=True,
 )
 def prunevid(
@@ -48,7 +50,7 @@ def prunevid(
 ) -> Schedule:
     del of
     select = Select(retention=retention, tokens=tokens, by="frame-density")
-    return _then(select, k, keep, "eager-attention")
+    return _then(select, k, keep, "question-attention")
 
 
 @method(
@@ -57,13 +59,14 @@ def prunevid(
     Parameter("k", "layer", "layer from which fewer enter", {28: 18}),
     Parameter("r", "share", "share of those dropped there", 0.5),
     counts="mean",
-    note="What its temporal segments leave is about the share asked for.",
+    note="What its temporal segments leave is about the share asked for; here exactly. Tokens that "
+    "leave inside the LLM are dropped, where its code averages them into those that stay.",
     video=True,
 )
 def holitom(of: Setting, retention: float, k: int, r: float) -> Schedule:
     del of
-    select = Select(retention=retention, by="vision-attention-density")
-    return _then(select, k, 1 - r, "eager-attention")
+    select = Select(retention=retention, by="vision-attention-segments")
+    return _then(select, k, 1 - r, "text-attention")
 
 
 @method(
@@ -72,10 +75,11 @@ def holitom(of: Setting, retention: float, k: int, r: float) -> Schedule:
     Parameter("k", "layer", "layer from which fewer enter", {28: 20}),
     Parameter("keep", "share", "share of those that enters from k on", 0.3),
     counts="mean",
-    note="How it ranks tokens inside the LLM is taken as the last token's attention, one row.",
+    note="Its thresholds leave about as many tokens as asked for; here exactly. A tree becomes the "
+    "mean of all its tokens.",
     video=True,
 )
 def flashvid(of: Setting, retention: float, k: int, keep: float) -> Schedule:
     del of
-    select = Select(retention=1.25 * retention, by="vision-attention-density")
+    select = Select(retention=1.25 * retention, by="vision-attention-trees")
     return _then(select, k, keep, "text-attention")

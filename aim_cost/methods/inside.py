@@ -1,5 +1,8 @@
 """Methods that prune inside the LLM."""
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 from aim_cost.errors import ScheduleError
 from aim_cost.methods.method import Setting, method, shares_from
 from aim_cost.methods.parameter import Parameter
@@ -16,6 +19,18 @@ _SPARSE = {
     576: (576, 576, 576),
 }
 """SparseVLM's tokens after each stage, of 576, by the names in its paper; the ends are ours."""
+
+_FIT_TOKENS = 576
+_FIT = {
+    0.0: "0",
+    0.5: "3 7 49 24 29 17 59 41 26 8 10 6 2 5 7 2 30 3 13 27 5 23 2 1 0 0 1 1 2 0 0 0",
+    0.6: "14 33 89 36 36 20 55 21 18 4 7 5 2 5 7 4 26 5 11 24 4 18 2 1 0 0 1 0 1 0 0 0",
+    0.9: "262 153 80 19 13 1 2 0 0 0 0 0 0 0 0 1 1 2 1 2 0 1 0 0 0 0 0 1 0 0 0 0",
+}
+"""Tokens of 576 that FitPrune removes in each layer of LLaVA-1.5-7B, by its pruning ratio.
+
+Source: github.com/ywh187/FitPrune, LLaVA_1.5, modeling_llama.py; the first line is ours.
+"""
 
 
 def _dropped(default: float) -> Parameter:
@@ -151,15 +166,34 @@ def framefusion(of: Setting, c: float, k: int) -> Schedule:
 
 @method(
     *("fitprune", "FitPrune", "2409.10197", "inside"),
-    Parameter("end", "layer", "layer from which none is left", {32: 24}, scales="up"),
-    counts="assumed",
-    note="Its list of removals is fitted to each model; here an equal number leaves each layer.",
+    Parameter(
+        *("r", "share", "its pruning ratio: 0.5, 0.6, 0.9; else in between", 0.6),
+        scales="down",
+        most=max(_FIT),
+    ),
+    note="Its lists of removals are fitted to LLaVA-1.5-7B. Other ratios than these three are "
+    "straight lines between them, other models take the same shares by depth. Rows are made next "
+    "to fused attention, not the layer's own matrix.",
 )
-def fitprune(of: Setting, end: int) -> Schedule:
-    del of
-    return Schedule(
-        prune=Prune(linear=(0, end), importance="offline", drop_point="after_attention")
-    )
+def fitprune(of: Setting, r: float) -> Schedule:
+    below = max(known for known in _FIT if known <= r)
+    above = min(known for known in _FIT if known >= r)
+    part = (r - below) / (above - below) if above > below else 0.0
+    lists = (_left_by_depth(_FIT[known].split(), of.layers) for known in (below, above))
+    shares = tuple(a + part * (b - a) for a, b in zip(*lists, strict=True))
+    prune = Prune(ratios=shares, importance="attention-columns", drop_point="after_attention")
+    return Schedule(prune=prune)
+
+
+def _left_by_depth(removed: Sequence[str], layers: int) -> tuple[float, ...]:
+    """The share left after each of ``layers`` layers, on straight lines between those listed."""
+    left = [(_FIT_TOKENS - gone) / _FIT_TOKENS for gone in accumulate(map(int, removed), initial=0)]
+    shares = []
+    for layer in range(1, layers + 1):
+        before, part = divmod(layer * len(removed), layers)
+        after = min(before + 1, len(removed))
+        shares.append(left[before] + part / layers * (left[after] - left[before]))
+    return tuple(shares)
 
 
 @method(

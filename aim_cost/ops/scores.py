@@ -153,8 +153,7 @@ def _next_layer_query(size: LayerSize) -> list[Op]:
 
 def _rater_rows(size: LayerSize) -> list[Op]:
     """Rows of the text tokens; once, how visual tokens share themselves among these."""
-    text, rows = size.text, size.text_tokens
-    heads, head_dim, batch = text.num_attention_heads, text.head_dim, size.batch
+    text, rows, batch = size.text, size.text_tokens, size.batch
     make, raters = Kernels("importance", size.width, size.layer), []
     if size.first:
         # x[B, n, H] @ t[B, T, H]^T -> [B, n, T]
@@ -171,17 +170,31 @@ def _rater_rows(size: LayerSize) -> list[Op]:
             ),
             make.elementwise("shares", Elementwise.SOFTMAX, batch * prompt * rows, batch * rows),
         ]
+    return [*raters, *_text_rows(size)]
+
+
+def _text_rows(size: LayerSize) -> list[Op]:
+    """Rows of the text tokens, and what they say of each token."""
+    text, rows, batch = size.text, size.text_tokens, size.batch
+    heads, head_dim = text.num_attention_heads, text.head_dim
+    make = Kernels("importance", size.width, size.layer)
     # q[B, h, T, d] @ k[B, h, n, d]^T -> [B, h, T, n]
     flops = formulas.attention_scores_flops(batch, heads, rows, size.tokens, head_dim)
     reads = batch * (rows * text.query_dim + size.tokens * text.key_value_dim)
     kind = BatchedProduct(batch * heads, rows, size.tokens, head_dim)
     scores = batch * heads * rows * size.tokens
     return [
-        *raters,
         *_op(size, flops, reads, scores, kind),
         make.elementwise("score_softmax", Elementwise.SOFTMAX, scores, scores),
         make.elementwise("mean", Elementwise.REDUCTION, scores, batch * size.tokens),
     ]
+
+
+def _columns(size: LayerSize) -> list[Op]:
+    """All rows by blocks, as AIM's score makes them, and their sums."""
+    text = size.text
+    heads, head_dim = text.num_attention_heads, text.head_dim
+    return importance_ops(size.layer, size.batch, size.tokens, heads, head_dim, size.width, 0)
 
 
 def _pivots(size: LayerSize) -> list[Op]:
@@ -293,6 +306,18 @@ LAYER_SCORES = by_name(
         _rater_rows,
     ),
     LayerScore(
+        "question-attention",
+        "the most attention that a text token after the video pays",
+        "PruneVid",
+        _text_rows,
+    ),
+    LayerScore(
+        "attention-columns",
+        "attention received from the image, times that from the text after it",
+        "FitPrune",
+        _columns,
+    ),
+    LayerScore(
         "pivot-similarity",
         "8 pivots by norms of keys, and what is least like each of them",
         "DART",
@@ -323,7 +348,7 @@ LAYER_SCORES = by_name(
     LayerScore(
         "offline",
         "decided beforehand: nothing at run time",
-        "VTW, FitPrune, HiDrop",
+        "VTW, HiDrop",
         _nothing,
         why_not_run="what was fitted or trained beforehand is not at hand",
     ),

@@ -3,6 +3,8 @@
 Source of ``pagerank``: AIM, arXiv 2412.03248, section 3.2, as its released code computes it.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -108,16 +110,27 @@ def _power_steps(
     batch, heads, tokens, _ = query.shape
     ranks = start.new_zeros(batch, heads, iterations + 1, tokens)
     ranks[:, :, 0] = start
-    lines, shared_key = ranks.flatten(0, 1), key.flatten(0, 1)
+    lines = ranks.flatten(0, 1)
+    for transition in causal_blocks(query, key, scaling, temperature, padding):
+        _walk(lines, transition)
+        del transition  # before the next one is made
+    return ranks[:, :, -1]
+
+
+def causal_blocks(
+    query: Tensor, key: Tensor, scaling: float, temperature: float, padding: Tensor | None
+) -> Iterator[Tensor]:
+    """Blocks [B * heads, R, end] fp32 of M, the last rows first; each ends with column end - 1.
+
+    Shapes, args: as ``pagerank_importance``.
+    """
+    tokens, shared_key = query.shape[2], key.flatten(0, 1)
     most = formulas.IMPORTANCE_ROWS
     future = query.new_full((min(most, tokens),) * 2, -torch.inf).triu_(1)
     for end in range(tokens, 0, -most):
         rows = query[:, :, max(0, end - most) : end]
         keys = shared_key[:, :end]
-        transition = _transition(rows, keys, future, scaling, temperature, padding)
-        _walk(lines, transition)
-        del transition  # before the next one is made
-    return ranks[:, :, -1]
+        yield _transition(rows, keys, future, scaling, temperature, padding)
 
 
 def _transition(

@@ -10,10 +10,16 @@ from torch import Tensor
 from aim_runtime.models.part import Part
 from aim_runtime.models.rotary import rotated, split_heads
 from aim_runtime.reduction.chance import random_numbers
+from aim_runtime.reduction.column_sums import column_importance
 from aim_runtime.reduction.importance import pagerank_causal_importance, text_attention_importance
 from aim_runtime.reduction.importance_kernel import token_importance
 from aim_runtime.reduction.pivots import pivot_choice
-from aim_runtime.reduction.text_rows import rater_importance, text_raters
+from aim_runtime.reduction.text_rows import (
+    question,
+    question_importance,
+    rater_importance,
+    text_raters,
+)
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,37 @@ def _rater_attention(at: Attended) -> Tensor:
         raters=at.choice.noted,
         visual=at.choice.visual,
         text=at.choice.text,
+        padding=at.choice.padding,
+    )
+
+
+def _question(at: Entering) -> Tensor:
+    return question(at.visual, at.text, at.padding)
+
+
+@ranks("question-attention", notes=_question)
+def _question_attention(at: Attended) -> Tensor:
+    assert at.choice.noted is not None
+    return question_importance(
+        at.query,
+        at.key,
+        scaling=at.scaling,
+        question=at.choice.noted,
+        visual=at.choice.visual,
+        text=at.choice.text,
+        padding=at.choice.padding,
+    )
+
+
+@ranks("attention-columns", notes=_question)
+def _attention_columns(at: Attended) -> Tensor:
+    assert at.choice.noted is not None
+    return column_importance(
+        at.query,
+        at.key,
+        scaling=at.scaling,
+        question=at.choice.noted,
+        visual=at.choice.visual,
         padding=at.choice.padding,
     )
 

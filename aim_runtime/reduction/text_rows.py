@@ -1,7 +1,10 @@
-"""SparseVLM's score: the attention that the text tokens closest to the image pay to each token.
+"""Scores by the attention of text tokens: rows of these alone are made, not the whole matrix.
 
-Source: SparseVLM, arXiv 2410.04417, section 3.2, as its released code computes it.
+Sources: SparseVLM, arXiv 2410.04417, section 3.2, as its released code computes it; PruneVid, arXiv
+2412.16117, section 3.3.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -57,11 +60,57 @@ def rater_importance(
     Rows of ``text`` tokens are made, ``formulas.IMPORTANCE_ROWS`` at a time; softmax in fp32.
     FLOPs as torch counts them: 2 * B * heads * text * n * d.
     """
+    scores = query.new_zeros(visual.shape, dtype=torch.float32)
+    for places, attention in _rows_of_text(query, key, scaling, visual, text, padding):
+        rating = raters.gather(1, places).unsqueeze(-1)
+        scores += attention.mean(dim=1).masked_fill_(~rating, 0).sum(dim=1)
+    return scores / raters.sum(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def question(visual: Tensor, text: int, padding: Tensor | None) -> Tensor:
+    """The text after the last visual token, or all text where none follows: bool [B, n].
+
+    Args: visual[B, n] bool; text, padding as in ``rater_importance``.
+    """
+    index, asked = _text(visual, text, padding)
+    return torch.zeros_like(visual).scatter(1, index, asked)
+
+
+@torch.no_grad()
+def question_importance(
+    query: Tensor,
+    key: Tensor,
+    *,
+    scaling: float,
+    question: Tensor,
+    visual: Tensor,
+    text: int,
+    padding: Tensor | None = None,
+) -> Tensor:
+    """Score tokens by the most attention that a head of a token of the question pays to them.
+
+    Args: question[B, n] bool; shapes, other args, memory and FLOPs as of ``rater_importance``.
+    """
+    scores = query.new_zeros(visual.shape, dtype=torch.float32)
+    for places, attention in _rows_of_text(query, key, scaling, visual, text, padding):
+        asking = question.gather(1, places).unsqueeze(-1)
+        most = attention.amax(dim=1).masked_fill_(~asking, 0).amax(dim=1)
+        scores = torch.maximum(scores, most)
+    return scores
+
+
+def _rows_of_text(
+    query: Tensor, key: Tensor, scaling: float, visual: Tensor, text: int, padding: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Attention of the text tokens, ``formulas.IMPORTANCE_ROWS`` at a time.
+
+    Yields: int64 [B, rows], their places, and [B, heads, rows, n] fp32.
+    """
     batch, heads, tokens, dims = query.shape
     kv_heads = key.shape[1]
     index, _ = _text(visual, text, padding)
     column = torch.arange(tokens, device=query.device)
-    scores = query.new_zeros(batch, tokens, dtype=torch.float32)
     shared = key.flatten(0, 1).transpose(1, 2)
     for places in index.split(formulas.IMPORTANCE_ROWS, dim=1):
         rows = places.shape[1]
@@ -75,9 +124,7 @@ def rater_importance(
             real = column >= padding[:, None, None]
             seen = seen & (real | (column == places.unsqueeze(-1)))
         logits = logits.mul_(scaling).masked_fill_(~seen[:, None], -torch.inf)
-        attention = logits.softmax(dim=-1).mean(dim=1)
-        scores += attention.masked_fill_(~raters.gather(1, places).unsqueeze(-1), 0).sum(dim=1)
-    return scores / raters.sum(dim=1, keepdim=True)
+        yield places, logits.softmax(dim=-1)
 
 
 def _text(visual: Tensor, text: int, padding: Tensor | None) -> tuple[Tensor, Tensor]:

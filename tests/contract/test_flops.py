@@ -30,6 +30,7 @@ from aim_cost.schedules.vision_merge import ATTENTION_KINDS, VisionMerge
 from aim_runtime import load, patched
 from aim_runtime.measurement.flops import FlopRecorder
 from aim_runtime.patching.prompt_shortening import PromptShortening
+from aim_runtime.prompts.entering import Entering
 from tests.runtime.slow_scores import RANKINGS
 
 H100 = load_hardware("h100-sxm")
@@ -85,9 +86,10 @@ def counted(loaded, schedule, workload, last_layer="all"):
     pixels = torch.empty(
         workload.batch, workload.frames, 3, size, size, device="meta", dtype=torch.bfloat16
     )
+    entering = Entering(mock.Mock(), {}, None)
     with (
         # as in the forward, where a prompt is entering
-        mock.patch.object(PromptShortening, "_encoded", return_value={}),
+        mock.patch.object(PromptShortening, "_encoding_for", return_value=entering),
         torch.inference_mode(),
         patched(model, schedule, recorder=recorder) as encoded,
         phase_hooks(model, recorder),

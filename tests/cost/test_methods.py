@@ -148,8 +148,18 @@ def test_counts_that_only_a_mean_describes():
     hidden = entering("hidrop", LLAVA, IMAGE)
     assert runs(hidden)[0] == 8 + 8
     assert hidden[8] == 576
-    fitprune = get_method("fitprune").schedule(LLAVA, IMAGE).resolve(LLAVA, IMAGE)
-    assert fitprune.mlp_tokens[:-1] == fitprune.attention_tokens[1:]
+
+
+@pytest.mark.parametrize(
+    ("r", "middle", "left"), [(0.5, 281, 173), (0.6, 220, 127), (0.9, 45, 37), (0.75, 132, 82)]
+)
+def test_fitprunes_lists(r, middle, left):
+    """Tokens left at half the depth and at the end; removed tokens skip the MLP of their layer."""
+    trace = get_method("fitprune").schedule(LLAVA, IMAGE, r=r).resolve(LLAVA, IMAGE)
+    assert trace.mlp_tokens[:-1] == trace.attention_tokens[1:]
+    assert (trace.attention_tokens[16] - 10, trace.mlp_tokens[-1] - 10) == (middle, left)
+    deep = get_method("fitprune").schedule(ONEVISION, VIDEO, r=r).resolve(ONEVISION, VIDEO)
+    assert (deep.attention_tokens[14] - 10) / 6273 == pytest.approx(middle / 576, abs=1 / 576)
 
 
 def test_dycokes_loop_drops_an_odd_last_frame_and_needs_five():

@@ -12,7 +12,8 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
 )
 
-import tests.runtime.slow_attention  # noqa: F401  # registers its references
+import tests.runtime.slow_attention
+import tests.runtime.slow_density  # noqa: F401  # they register their references
 from aim_cost import ModelSpec
 from aim_cost.models.images import image_grid
 from aim_cost.models.workload import VisualInput

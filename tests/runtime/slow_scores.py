@@ -52,12 +52,37 @@ def next_layer_query(at: SeenLayer) -> Tensor:
     return at.following()[:, -1].float().softmax(-1).mean(0)
 
 
+def asking(at: SeenLayer) -> list[int]:
+    """The text after the last visual token of the prompt, or all text."""
+    text = (~at.visual).nonzero()[:, 0].tolist()
+    last = int(at.visual.nonzero()[-1])
+    return [place for place in text if place > last] or text
+
+
+@slow("question-attention")
+def question_attention(at: SeenLayer) -> Tensor:
+    """The greatest entry of a column, over the rows of the question and over heads."""
+    rows = [
+        at.logits[head, place].float().softmax(-1)
+        for head in range(len(at.logits))
+        for place in asking(at)
+    ]
+    return torch.stack(rows).max(0).values
+
+
+@slow("attention-columns")
+def attention_columns(at: SeenLayer) -> Tensor:
+    """Column means over the visual rows that are left, times column sums over the question."""
+    strongest = at.logits.float().softmax(-1).max(0).values
+    visual = (at.kept & at.visual).nonzero()[:, 0].tolist()
+    own = torch.stack([strongest[place] for place in visual]).mean(0)
+    return own * torch.stack([strongest[place] for place in asking(at)]).sum(0)
+
+
 @slow("rater-attention")
 def rater_attention(at: SeenLayer) -> Tensor:
     """Raters by the embeddings, then the mean of their rows."""
-    text = (~at.visual).nonzero()[:, 0].tolist()
-    last = int(at.visual.nonzero()[-1])
-    asked = [place for place in text if place > last] or text
+    asked = asking(at)
     shares = torch.zeros(len(asked))
     for place in at.visual.nonzero()[:, 0].tolist():
         logits = torch.stack([at.embeds[place] @ at.embeds[other] for other in asked])

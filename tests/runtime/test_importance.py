@@ -18,7 +18,7 @@ from aim_runtime.reduction.importance import (
 )
 from aim_runtime.reduction.scores import LAYER_IMPORTANCE, Attended, Choice
 from aim_runtime.reduction.select import select_tokens, take_tokens
-from aim_runtime.reduction.text_rows import rater_importance, text_raters
+from aim_runtime.reduction.text_rows import question_importance, rater_importance, text_raters
 from tests.cost.blocks import block_causal_entries
 from tests.runtime.reference import full_importance
 from tests.runtime.support import shared_golden
@@ -113,14 +113,16 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("name", ["pagerank", "pagerank-causal", "text-attention"])
+@pytest.mark.parametrize(
+    "name", ["pagerank", "pagerank-causal", "text-attention", "attention-columns"]
+)
 def test_no_step_needs_memory_quadratic_in_tokens(name, padded, dtype):
     """At 20 000 tokens; one head's matrix would hold 400 million entries."""
     heads, tokens = 14, 20_000
     query, key = random_heads(1, heads, 2, tokens, 64, device="meta", dtype=dtype)
     padding = torch.zeros(1, dtype=torch.int64, device="meta") if padded else None
     visual = torch.ones(1, tokens, dtype=torch.bool, device="meta")
-    at = Attended(Choice(visual, 0, padding, tokens, 100), query, key, 0.1)
+    at = Attended(Choice(visual, 0, padding, tokens, 100, visual), query, key, 0.1)
     with Largest() as largest:
         LAYER_IMPORTANCE[name](at)
     assert largest.elements <= heads * formulas.IMPORTANCE_ROWS * tokens < tokens**2 / 5
@@ -134,7 +136,9 @@ def test_rows_of_text_need_no_memory_quadratic_in_tokens(text):
     embeds = torch.empty(1, tokens, 896, dtype=torch.bfloat16, device="meta")
     with Largest() as largest:
         raters = text_raters(embeds, visual, text, None)
-        rater_importance(query, key, scaling=0.1, raters=raters, visual=visual, text=text)
+        given = {"scaling": 0.1, "visual": visual, "text": text}
+        rater_importance(query, key, raters=raters, **given)
+        question_importance(query, key, question=raters, **given)
     assert largest.elements <= heads * formulas.IMPORTANCE_ROWS * tokens < tokens**2 / 5
 
 

@@ -8,9 +8,11 @@ work count zero, as everywhere. Sources: the papers and repositories named.
 """
 
 from aim_cost.ops.scores import by_name
-from aim_cost.ops.visual_scores import attention, baselines, frames, similarity
+from aim_cost.ops.visual_scores import attention, baselines, density, frames, similarity
 from aim_cost.ops.visual_scores.score import VisualScore, VisualSize
 
 __all__ = ["VISUAL_SCORES", "VisualScore", "VisualSize"]
 
-VISUAL_SCORES = by_name(*attention.SCORES, *similarity.SCORES, *frames.SCORES, *baselines.SCORES)
+VISUAL_SCORES = by_name(
+    *attention.SCORES, *similarity.SCORES, *frames.SCORES, *density.SCORES, *baselines.SCORES
+)

@@ -10,7 +10,6 @@ from aim_cost.ops.visual_scores.budgets import (
     duplicate_rounds,
     important_tokens,
 )
-from aim_cost.ops.visual_scores.frames import pairs_in_frames
 from aim_cost.ops.visual_scores.score import VisualScore, VisualSize, visual_op
 from aim_cost.ops.visual_scores.similarity import pairs
 
@@ -76,14 +75,9 @@ def _with_duplicates(size: VisualSize) -> list[Op]:
     return [*tower_attention(size), *pairs(rest), visual_op("rounds", size, 0, moved, moved, kind)]
 
 
-def _with_density(size: VisualSize) -> list[Op]:
-    return [*tower_attention(size), *pairs_in_frames(size)]
-
 
 _ROUND_KERNELS = 9
 """Kernels of one of VisPruner's rounds: indices, a gather, the largest, a sort, what stays."""
-
-_NO_CODE = "it has no code here yet"
 
 SCORES = (
     VisualScore(
@@ -120,13 +114,5 @@ SCORES = (
         "VisPruner",
         _with_duplicates,
         reads_tower=True,
-    ),
-    VisualScore(
-        "vision-attention-density",
-        "attention of the vision tower and density in each frame",
-        "FastVID, HoliTom, FlashVID",
-        _with_density,
-        reads_tower=True,
-        why_not_run=_NO_CODE,
     ),
 )

@@ -41,11 +41,4 @@ SCORES = (
         _centres,
         why_not_run=_NO_CODE,
     ),
-    VisualScore(
-        "frame-density",
-        "density clustering in each frame",
-        "PruneVid",
-        pairs_in_frames,
-        why_not_run=_NO_CODE,
-    ),
 )
