@@ -196,6 +196,27 @@ class Importance(_Sized):
 
 
 @dataclass(frozen=True)
+class Steps(_Sized):
+    """A loop of ``steps`` that each start ``kernels`` small copies, such as a greedy choice.
+
+    Each step waits for the one before, so that each kernel costs its start, in any execution.
+    """
+
+    label: ClassVar[str] = Elementwise.COPY.value
+
+    steps: Count
+    kernels: Count
+
+    @property
+    def parts(self) -> Count:
+        return self.steps * self.kernels
+
+    @property
+    def dims(self) -> tuple[Count, ...]:
+        return (self.parts,)
+
+
+@dataclass(frozen=True)
 class FusedImportance(_Sized):
     """AIM's score by kernels that never write its matrix."""
 
@@ -218,5 +239,6 @@ Kind: TypeAlias = (
     | EncoderAttention
     | RowAttention
     | Importance
+    | Steps
     | FusedImportance
 )

@@ -9,7 +9,7 @@ from aim_cost.checks import mapping, whole
 from aim_cost.errors import ProfileError
 from aim_cost.files.text import text_of
 from aim_cost.files.yaml_text import yaml_tree
-from aim_cost.ops.kind import Elementwise, Importance
+from aim_cost.ops.kind import Elementwise, Importance, Steps
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Dispatch:
     graph_launch_s: Ranged
 
 
-def measured_as(kind: Elementwise | Importance) -> Elementwise:
-    """The kind under which an op is measured: AIM's score has that of its blocks."""
-    return Elementwise.IMPORTANCE if isinstance(kind, Importance) else kind
+def measured_as(kind: Elementwise | Importance | Steps) -> Elementwise:
+    """The kind under which an op is measured: that of each of its parts, where it has several."""
+    return kind if isinstance(kind, Elementwise) else Elementwise(kind.label)
 
 
 def figures_of(known: Mapping[Elementwise, KernelFigures], kind: Elementwise) -> KernelFigures:

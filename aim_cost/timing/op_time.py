@@ -21,6 +21,7 @@ from aim_cost.ops.kind import (
     Kind,
     Product,
     RowAttention,
+    Steps,
 )
 from aim_cost.ops.op import Op
 from aim_cost.timing.calibration import Calibration
@@ -141,7 +142,7 @@ class OpTimeModel:
         return KernelTimes(parts[0], parts[1], parts[2], extrapolated)
 
     def kernels(self, op: Op) -> Count:
-        """Kernels that are launched for one op; the importance score runs block by block."""
+        """Kernels that are launched for one op; some kinds run in parts, block by block."""
         kind = kind_of(op)
         return self._kernels_of(kind) * kind.parts
 
@@ -163,7 +164,7 @@ class OpTimeModel:
             return _widened(times, UNMEASURED_KIND, extrapolated=True)
         launches: Array | int = 1
         match kind:
-            case Elementwise() | Importance():
+            case Elementwise() | Importance() | Steps():
                 times = self._elementwise(self._figures(kind), moved_bytes, dims[0])
                 launches = self._kernels_of(kind) * dims[0]
             case Product():
@@ -206,11 +207,11 @@ class OpTimeModel:
     def _kernels_of(self, kind: Kind) -> int:
         if isinstance(kind, FusedImportance):
             return kind.launches
-        if self.execution != "fused" and isinstance(kind, Elementwise | Importance):
+        if self.execution != "fused" and isinstance(kind, Elementwise | Importance | Steps):
             return self._figures(kind).kernels
         return 1
 
-    def _figures(self, kind: Elementwise | Importance) -> KernelFigures:
+    def _figures(self, kind: Elementwise | Importance | Steps) -> KernelFigures:
         return figures_of(self.calibration.elementwise, measured_as(kind))
 
     def _elementwise(self, entry: KernelFigures, moved_bytes: Array, parts: Array) -> KernelTimes:

@@ -17,6 +17,7 @@ from aim_cost.ops.kind import (
     Kind,
     Product,
     RowAttention,
+    Steps,
 )
 from aim_cost.ops.op import OpGraph
 from aim_cost.timing import OpTimeModel, load_calibration
@@ -59,7 +60,7 @@ def test_the_graphs_hold_ops_of_every_kind():
     assert found >= set(Elementwise) - general
     assert {type(op.kind) for op in OPS} == {
         *(Elementwise, Product, BatchedProduct, CausalAttention, EncoderAttention, RowAttention),
-        *(Importance, FusedImportance),
+        *(Importance, Steps, FusedImportance),
     }
 
 
@@ -67,7 +68,7 @@ def test_the_graphs_hold_ops_of_every_kind():
 def test_the_figures_of_a_kind_change_the_times_of_its_ops_and_of_no_others(kind):
     before, after = PRICES.times(OPS).time_s, slowed(kind).times(OPS).time_s
     for op, was_s, is_s in zip(OPS, before, after, strict=True):
-        mine = isinstance(op.kind, Elementwise | Importance) and kind in (
+        mine = isinstance(op.kind, Elementwise | Importance | Steps) and kind in (
             measured_as(op.kind),
             measured_as(op.kind).general,
         )

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from aim_cost.ops.count import Count
-from aim_cost.ops.kind import Kind
+from aim_cost.ops.kind import Kind, Steps
 from aim_cost.ops.op import Op
 from aim_cost.ops.scores import Score
+
+_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,8 @@ def visual_op(
 ) -> Op:
     """An op of a score; ``reads`` and ``writes`` count elements."""
     return Op(name, "merge", flops, size.width * reads, size.width * writes, kind)
+
+
+def loop_op(name: str, kind: Steps, reads: Count, writes: Count, flops: Count = 0) -> Op:
+    """A loop of a score, in float32; ``reads`` and ``writes`` count elements of all its steps."""
+    return Op(name, "merge", flops, _FLOAT32_BYTES * reads, _FLOAT32_BYTES * writes, kind)

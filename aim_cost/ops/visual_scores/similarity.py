@@ -1,8 +1,8 @@
 """Scores that compare the visual tokens of a set with one another."""
 
-from aim_cost.ops.kind import BatchedProduct, Elementwise
+from aim_cost.ops.kind import BatchedProduct, Steps
 from aim_cost.ops.op import Op
-from aim_cost.ops.visual_scores.score import VisualScore, VisualSize, visual_op
+from aim_cost.ops.visual_scores.score import VisualScore, VisualSize, loop_op, visual_op
 
 
 def pairs(size: VisualSize) -> list[Op]:
@@ -16,8 +16,12 @@ def pairs(size: VisualSize) -> list[Op]:
 
 def _determinantal(size: VisualSize) -> list[Op]:
     """The kernel of all pairs, then ``kept`` steps that each touch all rows chosen so far."""
-    steps = size.kept * size.kept * size.rows
-    return [*pairs(size), visual_op("steps", size, steps, steps, size.rows, Elementwise.COPY)]
+    kept, rows = size.kept, size.rows
+    before = kept * (kept - 1) * rows
+    loop = loop_op(
+        "greedy", Steps(kept, 11), before // 2 + 4 * kept * rows, 4 * kept * rows, before
+    )
+    return [*pairs(size), loop]
 
 
 _NO_CODE = "it has no code here yet"
