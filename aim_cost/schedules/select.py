@@ -107,3 +107,12 @@ class Select(Part):
             )
         if any(len(item) > 1 for item in items):
             one_of(self.by, _ACROSS_SIZES, "select.by of an image of unequal tiles", ScheduleError)
+        frames = min(sum(groups for groups, _ in item) for item in items)
+        least = VISUAL_SCORES[self.by].least_frames
+        if frames < least:
+            raise ScheduleError(
+                f"select.by {self.by}",
+                expected=f"at least {least} frames, which it compares",
+                got=frames,
+                fix="Give a video, or choose another score.",
+            )

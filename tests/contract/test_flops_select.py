@@ -25,6 +25,8 @@ UNEQUAL = {"images": ((50, 100), (100, 40), (40, 90)), "batch": 2}
 
 def takes(family, pixels, score):
     """Whether a score ranks what such a model makes of the pixels."""
+    if score.least_frames > pixels.get("frames", 1):
+        return False
     return (score.across_sizes or pixels != UNEQUAL) and not (
         score.reads_tower and "qwen" in family
     )

@@ -12,6 +12,8 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
 )
 
+import tests.runtime.slow_frames  # registers its references
+import tests.runtime.slow_similarity  # noqa: F401
 from aim_cost import ModelSpec
 from aim_cost.models.images import image_grid
 from aim_cost.models.workload import VisualInput
