@@ -121,7 +121,13 @@ def vispruner(of: Setting, retention: float | None, tokens: int | None) -> Sched
     return _of_each(of, retention, tokens, "vision-attention-diverse")
 
 
-@method(*("divprune", "DivPrune", "2503.02175", "before"), _share(0.25), _TOKENS, note=_NO_DEFAULT)
+@method(
+    *("divprune", "DivPrune", "2503.02175", "before"),
+    _share(0.25),
+    _TOKENS,
+    note=f"A token is chosen once; the code may choose one of several equal tokens again. "
+    f"{_NO_DEFAULT}",
+)
 def divprune(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
     del of
     return _of_all(retention, tokens, "pairwise-cosine")
@@ -131,7 +137,9 @@ def divprune(of: Setting, retention: float | None, tokens: int | None) -> Schedu
     *("cdpruner", "CDPruner", "2506.10967", "before"),
     _share(0.25),
     _TOKENS,
-    note=f"Its k sequential steps are priced as traffic, not as k waits. {_NO_DEFAULT}",
+    note="A token's relevance is its mean cosine to the text's embeddings in the LLM, as the "
+    "released port for models without CLIP's text tower has it; for LLaVA the code takes that "
+    f"tower. {_NO_DEFAULT}",
 )
 def cdpruner(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
     del of
@@ -142,13 +150,14 @@ def cdpruner(of: Setting, retention: float | None, tokens: int | None) -> Schedu
     *("dycoke", "DyCoke", "2411.15024", "before"),
     Parameter("p", "share", "share dropped of a frame that is like another", 0.7, scales="down"),
     Parameter("loop", "count", "1: what its code keeps; 0: 1 - 0.75 p, as stated", 1, most=1),
-    note="The code spares more frames than stated. What it drops from the KV cache in decoding "
-    "is not in a prefill.",
+    note="The code spares more frames than stated, and takes each second frame's cosines from "
+    "the pair before; here they are its own. What it drops from the KV cache in decoding is not "
+    "in a prefill.",
     video=True,
 )
 def dycoke(of: Setting, p: float, loop: int) -> Schedule:
     if not loop:
-        return _of_all(1 - 0.75 * p, None, "adjacent-cosine")
+        return _of_all(1 - 0.75 * p, None, "groups-of-four")
     if of.groups < 5:
         raise ScheduleError(
             "frames", expected="at least 5", got=of.groups, fix="Give more, or take loop=0."
@@ -158,7 +167,7 @@ def dycoke(of: Setting, p: float, loop: int) -> Schedule:
     pairs, fours = of.groups // 2, len(range(0, of.groups - 4, 4))
     whole = pairs - fours
     rest = (pairs + fours) * int((1 - p) * of.group_tokens)
-    return Schedule(select=Select(tokens=whole * of.group_tokens + rest, by="adjacent-cosine"))
+    return Schedule(select=Select(tokens=whole * of.group_tokens + rest, by="groups-of-four-loop"))
 
 
 @method(
@@ -176,7 +185,8 @@ def fastvid(of: Setting, retention: float) -> Schedule:
 @method(
     *("vidcom2", "VidCom2", "2505.14454", "before"),
     _share(0.25, "mean share of a frame kept"),
-    note="Frames share the budget unevenly, by their content; the sum is priced.",
+    note="Frames share the budget unevenly, by their content; their sum is fixed here, while the "
+    "code rounds frame by frame.",
     video=True,
 )
 def vidcom2(of: Setting, retention: float) -> Schedule:

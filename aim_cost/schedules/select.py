@@ -105,3 +105,12 @@ class Select(Part):
         if any(len(item) > 1 for item in items):
             known = [name for name, score in VISUAL_SCORES.items() if score.across_sizes]
             one_of(self.by, known, "select.by of an image of unequal tiles", ScheduleError)
+        frames = min(sum(groups for groups, _ in item) for item in items)
+        least = VISUAL_SCORES[self.by].least_frames
+        if frames < least:
+            raise ScheduleError(
+                f"select.by {self.by}",
+                expected=f"at least {least} frames, which it compares",
+                got=frames,
+                fix="Give a video, or choose another score.",
+            )

@@ -27,6 +27,8 @@ def takes(family, pixels, score):
     """Whether a score ranks what such a model makes of the pixels."""
     if score.name == "pooled-grid" and ("qwen" in family or "full" in family):
         return False  # no square grids
+    if score.least_frames > pixels.get("frames", 1):
+        return False
     return score.across_sizes or pixels != UNEQUAL
 
 

@@ -13,7 +13,9 @@ from transformers import (
 )
 
 import tests.runtime.slow_attention
-import tests.runtime.slow_density  # noqa: F401  # they register their references
+import tests.runtime.slow_density
+import tests.runtime.slow_frames
+import tests.runtime.slow_similarity  # noqa: F401  # they register their references
 from aim_cost import ModelSpec
 from aim_cost.models.images import image_grid
 from aim_cost.models.workload import VisualInput

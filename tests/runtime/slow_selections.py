@@ -66,6 +66,11 @@ class SlowItem:
     text: Tensor
     decide: Callable[[float], None]
 
+    @property
+    def each(self) -> int:
+        """Tokens of a set."""
+        return len(self.features) // self.sets
+
     def best(self, scores: list[float]) -> tuple[list[int], Tensor]:
         """The places of the highest scores of each set, and their features."""
         each, kept = len(scores) // self.sets, []

@@ -42,6 +42,13 @@ def test_every_prompt_equals_the_reference(by, family, name):
 def test_every_way_equals_the_reference(family, name, by):
     model = BUILDERS[family]()
     inputs = named_inputs(model, family, name)
+    if name == "other numbers" and VISUAL_SCORES[by].least_frames > 1:
+        with (
+            pytest.raises(ScheduleError, match="frames"),
+            patched(model, f"select prompt:7 score={by}"),
+        ):
+            model(**inputs)
+        return
     for amount in ("prompt:7", "frame:4"):
         if by == "pooled-grid" and amount == "prompt:7":
             with (

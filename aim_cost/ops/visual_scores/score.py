@@ -19,11 +19,13 @@ class VisualScore(Score):
         across_sizes: whether it ranks tokens of frames or crops of unequal sizes.
         reads_tower: whether it reads the attention of the vision tower.
         reads_text: whether it reads the text of the prompt.
+        least_frames: frames that an image or video must have, where it compares them.
     """
 
     across_sizes: bool = False
     reads_tower: bool = False
     reads_text: bool = False
+    least_frames: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Scores that compare the visual tokens of a set with one another."""
 
-from aim_cost.ops.kind import BatchedProduct, Steps
+from aim_cost.ops.kind import BatchedProduct, Elementwise, Steps
 from aim_cost.ops.op import Op
 from aim_cost.ops.visual_scores.score import VisualScore, VisualSize, loop_op, visual_op
 
@@ -14,33 +14,65 @@ def pairs(size: VisualSize) -> list[Op]:
     return [visual_op("pairs", size, flops, 2 * size.rows * size.hidden, writes, kind)]
 
 
+def _unit(size: VisualSize) -> Op:
+    elements = size.rows * size.hidden
+    return visual_op("unit", size, 0, elements, elements, Elementwise.NORMALISE)
+
+
+def _farthest(size: VisualSize) -> list[Op]:
+    """All cosines, the first choice, and a step for each: argmin, gather, maximum, scatter."""
+    matrix, rows = size.rows * size.tokens, size.rows
+    steps = size.kept * rows
+    return [
+        _unit(size),
+        *pairs(size),
+        visual_op("nearest", size, 0, matrix, rows, Elementwise.BEST),
+        visual_op("greedy", size, 0, 4 * steps, 2 * steps, Steps(size.kept, 4)),
+    ]
+
+
 def _determinantal(size: VisualSize) -> list[Op]:
-    """The kernel of all pairs, then ``kept`` steps that each touch all rows chosen so far."""
+    """Relevance to the text, all cosines, and a step for each choice.
+
+    Step i takes the row of the chosen token, its part along the i rows before, and its square from
+    what is left of each token.
+    """
     kept, rows = size.kept, size.rows
-    before = kept * (kept - 1) * rows
-    loop = loop_op(
-        "greedy", Steps(kept, 11), before // 2 + 4 * kept * rows, 4 * kept * rows, before
-    )
-    return [*pairs(size), loop]
+    text = size.sets * size.text_tokens * size.hidden
+    # r[sets, 1, i] @ rows[sets, i, n] -> [sets, 1, n], in sum over i < kept
+    along = kept * (kept - 1) // 2 * rows
+    return [
+        _unit(size),
+        visual_op("unit_text", size, 0, text, text, Elementwise.NORMALISE),
+        visual_op("mean_text", size, 0, text, size.sets * size.hidden, Elementwise.AVERAGE),
+        # x[items, n, H] @ t[items, H, 1] -> [items, n, 1]
+        visual_op(
+            "relevance",
+            size,
+            2 * rows * size.hidden,
+            (rows + size.sets) * size.hidden,
+            rows,
+            BatchedProduct(size.sets, size.tokens, 1, size.hidden),
+        ),
+        *pairs(size),
+        loop_op("greedy", Steps(kept, 13), 11 * kept * rows + along, 7 * kept * rows, 2 * along),
+    ]
 
-
-_NO_CODE = "it has no code here yet"
 
 SCORES = (
     VisualScore(
         "pairwise-cosine",
         "greedy max-min over all cosines",
         "DivPrune",
-        pairs,
+        _farthest,
         across_sizes=True,
-        why_not_run=_NO_CODE,
     ),
     VisualScore(
         "determinantal",
-        "determinantal point process, step by step",
+        "determinantal point process, step by step, weighed by cosines to the text",
         "CDPruner",
         _determinantal,
         across_sizes=True,
-        why_not_run=_NO_CODE,
+        reads_text=True,
     ),
 )
