@@ -30,7 +30,7 @@ def efficiency_report(result: EfficiencyTable) -> RenderableType:
     parts = (
         ("Visual tokens and memory", memory_columns(result)),
         ("FLOPs of a prefill", flops_columns(result)),
-        ("Time and memory", time_columns(result)),
+        ("Time", time_columns(result)),
     )
     shown: list[RenderableType] = [wrapped(_title(result)), ""]
     for title, columns in parts:
@@ -39,7 +39,7 @@ def efficiency_report(result: EfficiencyTable) -> RenderableType:
             lines = [line for line in lines if set(line[1:]) != {MISSING}]
         made = table(title, ("", *(column.head for column in columns)), lines)
         for column in made.columns:  # the name of a method wraps before a figure is cut short
-            column.no_wrap = column is not made.columns[0]
+            column.no_wrap, column.overflow = column is not made.columns[0], "fold"
         shown += [made, ""]
     return Group(*shown, *map(wrapped, _notes(result)))
 
@@ -116,20 +116,27 @@ def _notes(result: EfficiencyTable) -> list[str]:
     ]
     if any(map(_is_predicted, rows)):
         lines.append(f"{_NOT_RUN} did not run here: tokens, FLOPs and KV are predicted.")
-    lines += [
-        f"{', '.join(names)}: {reason.rstrip('.')}." for reason, names in _reasons(rows).items()
-    ]
+    lines += [f"{names}: {reason.rstrip('.')}." for reason, names in _reasons(rows).items()]
+    lines += _parameters(rows)
     lines += [f"Differs: {row.label}: {text}" for row in rows for text in row.differences]
     return [*lines, *_interrupted(result), *result.case.price().notes]
+
+
+def _parameters(rows: Sequence[Efficiency]) -> list[str]:
+    """A sentence with the parameters of every method that is priced."""
+    said = [(row.label, row.executed.entry.values_shown()) for row in rows[1:] if row.predicted]
+    listed = "; ".join(f"{label} {values}" for label, values in said)
+    return [f"Parameters: {listed}."] if said else []
 
 
 def _equality(rows: Sequence[Efficiency]) -> str:
     """In how many rows the prediction was right."""
     ran = [row for row in rows if row.ran]
     equal = sum(not row.differences for row in ran)
+    other = "" if equal == len(ran) else f"; not in those with {_DIFFERS}"
     return (
-        "FLOPs of each phase and tokens of each layer that ran are the predicted ones, to the "
-        f"integer, in {equal} of {len(ran)} rows{'' if equal == len(ran) else f'; {_DIFFERS} else'}."
+        "FLOPs of each phase (torch.utils.flop_counter) and tokens of each layer that ran are the "
+        f"predicted ones, to the integer, in {equal} of {len(ran)} rows{other}."
     )
 
 
@@ -164,13 +171,13 @@ def _has_peak(result: EfficiencyTable) -> bool:
     return any(row.ran is not None and row.ran.peak_memory_bytes for row in result.rows)
 
 
-def _reasons(rows: Sequence[Efficiency]) -> dict[str, list[str]]:
+def _reasons(rows: Sequence[Efficiency]) -> dict[str, str]:
     """Why methods are missing or did not run: the labels under each reason."""
     found: dict[str, list[str]] = {}
     for row in rows:
         if row.reason:
             found.setdefault(row.reason, []).append(row.label)
-    return found
+    return {reason: ", ".join(labels) for reason, labels in found.items()}
 
 
 def _interrupted(result: EfficiencyTable) -> list[str]:
