@@ -96,7 +96,7 @@ class Efficiency:
 
     @cached_property
     def differences(self) -> tuple[str, ...]:
-        """What ran otherwise than predicted, in words; nothing where nothing ran."""
+        """What ran otherwise than predicted, in words; nothing where nothing was counted."""
         if self.predicted is None or self.ran is None or self.ran.flops is None:
             return ()
         tokens, ran = self.predicted.trace.attention_tokens, self.ran.tokens_per_layer
@@ -106,8 +106,9 @@ class Efficiency:
 
     @property
     def is_as_predicted(self) -> bool | None:
-        """Whether FLOPs of each phase and tokens of each layer are; None where nothing ran."""
-        return None if self.ran is None else not self.differences
+        """Whether FLOPs by phase and tokens by layer are; None where nothing was counted."""
+        counted = self.ran is not None and self.ran.flops is not None
+        return not self.differences if counted else None
 
     @property
     def trace(self) -> TokenTrace | None:

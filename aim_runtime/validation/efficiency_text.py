@@ -131,7 +131,7 @@ def _parameters(rows: Sequence[Efficiency]) -> list[str]:
 
 def _equality(rows: Sequence[Efficiency]) -> str:
     """In how many rows the prediction was right."""
-    ran = [row for row in rows if row.ran]
+    ran = [row for row in rows if row.is_as_predicted is not None]
     equal = sum(not row.differences for row in ran)
     other = "" if equal == len(ran) else f"; not in those with {_DIFFERS}"
     return (

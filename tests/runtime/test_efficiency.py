@@ -12,6 +12,7 @@ from aim_cost.methods import METHODS
 from aim_cost.schedules.executed import why_not_run
 from aim_cost.studies.compare import compare
 from aim_cost.units import giga, mega, milli
+from aim_runtime.errors import PatchError
 from aim_runtime.measurement import measure as module
 from aim_runtime.measurement.clock import ClockRecorder
 from aim_runtime.measurement.row_file import read_rows
@@ -109,11 +110,18 @@ def test_a_count_that_differs_is_marked(loaded, monkeypatch):
     assert "Differs: fastv: llm.layers: predicted" in text
 
 
-def test_a_run_that_fails_is_a_row(loaded, order):
-    order.fail["none"] = RuntimeError("broken")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("broken"), "RuntimeError: broken"),
+        (PatchError("here", expected="this", got="that", fix="Do so."), "here: expected this"),
+    ],
+)
+def test_a_run_that_fails_is_a_row(loaded, order, error, said):
+    order.fail["none"] = error
     table = efficiency_table(loaded, VIDEO, "fastv", repeats=1, new_tokens=2)
     none, fastv = table.to_rows()
-    assert none["reason"] == "RuntimeError: broken" and none["flops"] and not none["ran"]
+    assert said in none["reason"] and none["flops"] and not none["ran"]
     assert fastv["ran"] and fastv["speedup"] is None
 
 
@@ -166,7 +174,7 @@ def test_markdown_and_latex_hold_the_numbers_of_the_rows(deep, never):
     head, *lines = markdown_lines(efficiency_markdown(table))
     latex = efficiency_latex(table)
     assert latex_lines(latex) == [head, *lines]
-    assert latex.count("{") == latex.count("}") and r"never\_runs" in latex
+    assert latex.count("{") == latex.count("}") and r"never\_runs$^\circ$ & " in latex
     columns = {
         "tokens mean": ("average_visual_tokens", float),
         "tokens entering": ("visual_tokens", float),
