@@ -8,8 +8,6 @@ import typer
 
 from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import BatchOption, CalibrationOption, MethodsOptions, PromptOptions
-from aim_cost.conventions.convention import parse_conventions
-from aim_cost.methods import parse_methods
 from aim_cost.render import console, to_csv
 from aim_runtime.cli.options import (
     AttentionOption,
@@ -67,6 +65,8 @@ def table(
     Methods that do not run here are priced, and say why. Without --frames, --image-tokens and
     --image it is a video of 8 frames. --out gets the rows of what ran, as of measure.
     """
+    from aim_runtime.models.load import spec_of
+    from aim_runtime.validation.efficiency_request import TableRequest
     from aim_runtime.validation.efficiency_run import efficiency_table
     from aim_runtime.validation.efficiency_text import (
         efficiency_latex,
@@ -74,19 +74,20 @@ def table(
         efficiency_report,
     )
 
-    # wrong names are refused before any weights are made
-    parse_methods(methods.methods)
-    parse_conventions(methods.conventions)
     backend, workload = chosen_attention(attention), prompt.workload(8, batch)
-    result = efficiency_table(
-        options.load(workload, []),
-        workload,
+    request = TableRequest(
         methods.methods,
         methods.conventions,
         equal=methods.equal,
         budget=methods.budget,
         hardware=hardware,
         calibration=calibration,
+    )
+    request.check(spec_of(options.model, options.layers, options.vision_layers), workload)
+    result = efficiency_table(
+        options.load(workload, []),
+        workload,
+        request,
         new_tokens=new_tokens,
         repeats=repeats,
         warmup=warmup,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import floor, log10
 
-from aim_cost.conventions.convention import EXECUTED
+from aim_cost.conventions.convention import Convention
 from aim_cost.units import giga, mega, milli, tera
 from aim_runtime.validation.efficiency import Efficiency, ratio
 from aim_runtime.validation.efficiency_run import EfficiencyTable
@@ -49,15 +49,8 @@ def flops_columns(table: EfficiencyTable) -> list[Column]:
     rows, counted = table.rows, Source.COUNTED
     prefix, unit = _flops_unit(rows[0])
     llm, whole = [row.llm_flops for row in rows], [row.flops for row in rows]
-    columns = []
-    for convention in table.conventions:
-        if convention is not EXECUTED:
-            kind = "MACs" if convention.counts_macs else "FLOPs"
-            cells = _rounded([row.published(convention.name) for row in rows], unit, 4)
-            head = f"{convention.name}\n{prefix}{kind}"
-            columns.append(Column(head, Source.CONVENTION, cells))
     return [
-        *columns,
+        *(_published(convention, rows, prefix, unit) for convention in table.published),
         Column(f"LLM\n{prefix}FLOPs", counted, _rounded(llm, unit, 4)),
         Column(f"all\n{prefix}FLOPs", counted, _rounded(whole, unit, 4)),
     ]
@@ -80,6 +73,17 @@ def time_columns(table: EfficiencyTable) -> list[Column]:
         Column("E2E\ns", measured, _rounded(end_to_end, float, 3)),
         Column("E2E\nspeed-up", measured, _speed_ups(first.end_to_end_s, end_to_end)),
     ]
+
+
+def _published(
+    convention: Convention,
+    rows: Sequence[Efficiency],
+    prefix: str,
+    unit: Callable[[float], float],
+) -> Column:
+    kind = "MACs" if convention.counts_macs else "FLOPs"
+    cells = _rounded([row.published(convention.name) for row in rows], unit, 4)
+    return Column(f"{convention.name}\n{prefix}{kind}", Source.CONVENTION, cells)
 
 
 def _flops_unit(first: Efficiency) -> tuple[str, Callable[[float], float]]:

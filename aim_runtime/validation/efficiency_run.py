@@ -4,15 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aim_cost.case import Case
-from aim_cost.conventions.convention import EXECUTED, Convention, parse_conventions
-from aim_cost.devices.hardware import HardwareProfile
-from aim_cost.errors import ScheduleError
+from aim_cost.conventions.convention import EXECUTED, Convention
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.render import Row
 from aim_cost.schedules.executed import why_not_run
 from aim_cost.studies.budget import Budget
-from aim_cost.studies.compare import compare
-from aim_cost.timing import Calibration
 from aim_runtime.measurement.attention_backend import AttentionBackend
 from aim_runtime.measurement.environment import Environment, environment
 from aim_runtime.measurement.measure import measure
@@ -20,9 +16,7 @@ from aim_runtime.models.load import Loaded
 from aim_runtime.reduction.importance_kernel import scoring
 from aim_runtime.seams import tower_keeps_hidden_states
 from aim_runtime.validation.efficiency import Efficiency
-
-_ANY_DEVICE = "h100-sxm"
-"""What a case without a device is priced on; FLOPs, tokens and bytes do not depend on it."""
+from aim_runtime.validation.efficiency_request import TableRequest
 
 _GPU_WARMUP = 2
 
@@ -33,10 +27,11 @@ class EfficiencyTable:
 
     Args:
         case: what was priced; its device means something where ``predicts_time`` alone.
-        rows: no reduction first, then the methods as they were asked for; methods that an
-            interrupt left without a single timed run are in ``waiting``.
-        conventions: those asked for, in order.
+        rows: no reduction first, then the methods as they were asked for.
+        waiting: the methods that an interrupt left without a timed run; they have no row.
+        published: the papers' conventions that were asked for.
         budget: what each method may cost; None where each runs with its own parameters.
+        device: the one that ran, as rows name it.
         new_tokens: of the answer; the prefill gives the first.
         repeats: rounds that were asked for.
     """
@@ -44,8 +39,9 @@ class EfficiencyTable:
     case: Case
     rows: tuple[Efficiency, ...]
     waiting: tuple[str, ...]
-    conventions: tuple[Convention, ...]
+    published: tuple[Convention, ...]
     budget: Budget | None
+    device: str
     environment: Environment
     new_tokens: int
     repeats: int
@@ -53,7 +49,8 @@ class EfficiencyTable:
 
     def to_rows(self) -> list[Row]:
         """A flat row for each method; speed-ups are over the first."""
-        return [row.to_row(self.rows[0], predicts_time=self.predicts_time) for row in self.rows]
+        first = self.rows[0]
+        return [row.to_row(first, predicts_time=self.predicts_time) for row in self.rows]
 
     def to_dict(self) -> Row:
         """Everything as plain data, for JSON."""
@@ -68,13 +65,8 @@ class EfficiencyTable:
 def efficiency_table(
     loaded: Loaded,
     workload: Workload,
-    methods: str,
-    conventions: str = "all",
+    request: TableRequest,
     *,
-    equal: str | None = None,
-    budget: float | None = None,
-    hardware: HardwareProfile | str | None = None,
-    calibration: Calibration | str | Path | None = None,
     new_tokens: int = 32,
     repeats: int = 3,
     warmup: int | None = None,
@@ -88,8 +80,6 @@ def efficiency_table(
     prefill, then ``new_tokens`` - 1 tokens of greedy decoding.
 
     Args:
-        methods, conventions, equal, budget: as of ``compare``.
-        hardware, calibration: what predicts times; without a device none are predicted.
         warmup: untimed rounds; by default 2 on a GPU and none on a CPU, where counting warms up.
         attention, out, resume: as of ``measure``; ``out`` gets the rows of what ran.
     A method that does not fit the case, does not run or fails says why in its row. Ctrl-C returns
@@ -97,25 +87,16 @@ def efficiency_table(
     Raises: ScheduleError or SpecError for unknown names and wrong parameters, and for equal times
         without a device; MeasurementError for a file that cannot be continued.
     """
-    if hardware is None and (equal == "time" or calibration is not None):
-        raise ScheduleError(
-            "--hardware",
-            expected="a profile beside --equal time and --calibration",
-            got="none",
-            fix="Name the device whose predicted times are meant (aim-cost hardware).",
-        )
     execution = Execution(
         dtype=loaded.dtype,
         scoring=scoring(loaded.device),
         keeps_tower_states=tower_keeps_hidden_states(loaded.model),
     )
-    case = Case(loaded.spec, workload, hardware or _ANY_DEVICE, execution, calibration)
-    asked = parse_conventions(conventions)
-    names = dict.fromkeys([EXECUTED.name, *(one.name for one in asked)])
-    found = compare(case, methods, ",".join(names), equal=equal, budget=budget)
+    found, published = request.compare(loaded.spec, workload, execution), request.published()
+    each = 1 + len(published)
     priced = [
-        {row.convention.name: row for row in found.rows[start : start + len(names)]}
-        for start in range(0, len(found.rows), len(names))
+        {row.convention.name: row for row in found.rows[start : start + each]}
+        for start in range(0, len(found.rows), each)
     ]
     schedules = [one[EXECUTED.name].entry.schedule for one in priced]
     runs = [one for one in schedules if one is not None and why_not_run(one) is None]
@@ -139,14 +120,16 @@ def efficiency_table(
         Efficiency(one, None if schedule is None else ran.get(schedule))
         for one, schedule in zip(priced, schedules, strict=True)
     ]
+    first, *others = rows
     return EfficiencyTable(
-        case=case,
-        rows=tuple(row for row in rows if not row.is_waiting),
+        case=found.case,
+        rows=(first, *(row for row in others if not row.is_waiting)),
         waiting=tuple(row.label for row in rows if row.is_waiting),
-        conventions=tuple(dict.fromkeys(asked)),
+        published=published,
         budget=found.budget,
+        device=measured[0].key.hardware,
         environment=environment(),
         new_tokens=new_tokens,
         repeats=repeats,
-        predicts_time=hardware is not None,
+        predicts_time=request.predicts_time,
     )

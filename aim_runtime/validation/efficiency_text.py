@@ -84,8 +84,7 @@ def _is_predicted(row: Efficiency) -> bool:
 def _title(result: EfficiencyTable) -> str:
     case, where = result.case, result.environment
     text, vision, prompts = case.model.text, case.model.vision, case.workload
-    device = _device(result)
-    device = (where.cpu or device) if device == "cpu" else device
+    device = (where.cpu or "cpu") if result.device == "cpu" else result.device
     return (
         f"{case.model.name} ({text.num_hidden_layers} decoder layers of width {text.hidden_size}, "
         f"{vision.num_hidden_layers} vision layers of width {vision.hidden_size}), "
@@ -93,11 +92,6 @@ def _title(result: EfficiencyTable) -> str:
         f"{device}, {case.execution.dtype}, torch {where.torch}, "
         f"transformers {where.transformers}"
     )
-
-
-def _device(result: EfficiencyTable) -> str:
-    """What ran them, as rows name it."""
-    return next((row.measured.key.hardware for row in result.rows if row.measured), "nothing ran")
 
 
 def _notes(result: EfficiencyTable) -> list[str]:
@@ -150,7 +144,7 @@ def _sources(result: EfficiencyTable) -> dict[Source, str]:
 
 def _clock(result: EfficiencyTable) -> str:
     """How times were measured and predicted."""
-    clock = "the monotonic clock" if _device(result) == "cpu" else "CUDA events"
+    clock = "the monotonic clock" if result.device == "cpu" else "CUDA events"
     text = (
         f"Times: medians of {result.repeats} rounds in which all take turns, by {clock}; prefill: "
         "from pixels to the first token"

@@ -17,6 +17,7 @@ from aim_runtime.measurement import measure as module
 from aim_runtime.measurement.clock import ClockRecorder
 from aim_runtime.measurement.row_file import read_rows
 from aim_runtime.models.load import load
+from aim_runtime.validation.efficiency_request import TableRequest
 from aim_runtime.validation.efficiency_run import efficiency_table
 from aim_runtime.validation.efficiency_text import (
     efficiency_latex,
@@ -31,6 +32,11 @@ EVERY = ",".join("tome:r=2" if name == "tome" else name for name in METHODS)
 """All methods, with parameters that a small tower allows."""
 
 
+def table_of(loaded, workload, *methods, equal=None, budget=None, hardware=None, **options):
+    request = TableRequest(*methods, equal=equal, budget=budget, hardware=hardware)
+    return efficiency_table(loaded, workload, request, **options)
+
+
 @pytest.fixture(scope="module")
 def deep():
     """A model with enough layers for the stages of most methods."""
@@ -40,7 +46,7 @@ def deep():
 
 @pytest.fixture(scope="module")
 def every(deep):
-    return efficiency_table(deep, VIDEO, EVERY, new_tokens=2, repeats=1)
+    return table_of(deep, VIDEO, EVERY, new_tokens=2, repeats=1)
 
 
 @pytest.fixture
@@ -85,7 +91,7 @@ def test_rows_say_what_ran_and_how_fast(every):
 
 
 def test_a_method_that_does_not_run_is_priced_and_says_why(loaded, never):
-    table = efficiency_table(loaded, VIDEO, f"{never},prunevid", repeats=1, new_tokens=1)
+    table = table_of(loaded, VIDEO, f"{never},prunevid", repeats=1, new_tokens=1)
     _, priced, unpriced = table.to_rows()
     assert (priced["ran"], unpriced["ran"]) == (False, False)
     assert "beforehand" in priced["reason"] and priced["flops"] > 0
@@ -103,7 +109,7 @@ def test_a_count_that_differs_is_marked(loaded, monkeypatch):
         return {**flops, "llm.layers": flops["llm.layers"] + 1}, tokens
 
     monkeypatch.setattr(module, "count_flops", one_more)
-    table = efficiency_table(loaded, VIDEO, "fastv", repeats=1, new_tokens=1)
+    table = table_of(loaded, VIDEO, "fastv", repeats=1, new_tokens=1)
     assert [row.is_as_predicted for row in table.rows] == [False, False]
     text = efficiency_markdown(table)
     assert "fastv≠" in text and "in 0 of 2 rows; not in those with ≠" in text
@@ -119,7 +125,7 @@ def test_a_count_that_differs_is_marked(loaded, monkeypatch):
 )
 def test_a_run_that_fails_is_a_row(loaded, order, error, said):
     order.fail["none"] = error
-    table = efficiency_table(loaded, VIDEO, "fastv", repeats=1, new_tokens=2)
+    table = table_of(loaded, VIDEO, "fastv", repeats=1, new_tokens=2)
     none, fastv = table.to_rows()
     assert said in none["reason"] and none["flops"] and not none["ran"]
     assert fastv["ran"] and fastv["speedup"] is None
@@ -165,7 +171,7 @@ def latex_lines(text):
 
 
 def test_markdown_and_latex_hold_the_numbers_of_the_rows(deep, never):
-    table = efficiency_table(
+    table = table_of(
         *(deep, VIDEO, f"aim,fastv,{never}", "fastv"),
         hardware="cpu-generic",
         new_tokens=3,
@@ -202,7 +208,7 @@ def test_markdown_and_latex_hold_the_numbers_of_the_rows(deep, never):
 def test_the_terminal_has_80_columns_and_no_figure_is_cut(deep, tmp_path):
     path = tmp_path / "a_schedule_of_mine.yaml"  # a name that would take the place of figures
     path.write_text("prune: {ratios: [1, 0.5], importance: text-attention}\n")
-    table = efficiency_table(
+    table = table_of(
         *(deep, VIDEO, f"aim,prumerge-plus,{path}"),
         hardware="cpu-generic",
         new_tokens=2,
@@ -233,34 +239,34 @@ def test_ctrl_c_shows_what_is_finished_and_resume_does_the_rest(
     monkeypatch.setattr(module._Prefill, "_sample", interrupted)
     out = tmp_path / "rows.json"
     options = {"new_tokens": 2, "repeats": 2, "out": out, "resume": True}
-    first = efficiency_table(loaded, VIDEO, "aim,fastv,vtw", "fastv", **options)
-    finished = [row.label for row in first.rows]
+    first = table_of(loaded, VIDEO, "aim,fastv,vtw", "fastv", **options)
+    finished = [row.label for row in first.rows if row.ran]
     assert len(finished) == 2 and len(first.waiting) == 2
     assert {*finished, *first.waiting} == {"none", "aim", "fastv", "vtw"}
     said = efficiency_markdown(first)
     assert "Interrupted, rounds so far: " in said
     assert f"Not timed yet: {', '.join(first.waiting)}." in said
     assert {row.key.run.schedule for row in read_rows(out)} == {
-        row.executed.entry.schedule for row in first.rows
+        row.executed.entry.schedule for row in first.rows if row.ran
     }
-    second = efficiency_table(loaded, VIDEO, "aim,fastv,vtw", "fastv", **options)
+    second = table_of(loaded, VIDEO, "aim,fastv,vtw", "fastv", **options)
     assert [row.ran.repeats for row in second.rows] == [2] * 4
     order.clear()
-    third = efficiency_table(loaded, VIDEO, "aim,fastv,vtw", "fastv", **options)
+    third = table_of(loaded, VIDEO, "aim,fastv,vtw", "fastv", **options)
     assert order == [] and third.to_rows() == second.to_rows()  # nothing ran again
 
 
 def test_rows_that_were_not_counted_are_measured_again(loaded, tmp_path):
     out = tmp_path / "rows.json"
     module.measure(loaded, VIDEO, "none", repeats=4, warmup=0, out=out)
-    table = efficiency_table(loaded, VIDEO, "fastv", repeats=1, new_tokens=1, out=out, resume=True)
+    table = table_of(loaded, VIDEO, "fastv", repeats=1, new_tokens=1, out=out, resume=True)
     assert all(row.is_as_predicted for row in table.rows)
     assert all(row.end_to_end_s == row.ttft_s and row.ran.tpot_s is None for row in table.rows)
 
 
 def test_a_budget_is_that_of_compare(loaded):
     options = {"equal": "tokens", "budget": 20.0}
-    table = efficiency_table(loaded, VIDEO, "aim,uniform,fastv", "fastv", repeats=1, **options)
+    table = table_of(loaded, VIDEO, "aim,uniform,fastv", "fastv", repeats=1, **options)
     found = compare(
         Case(loaded.spec, VIDEO, "a100-sxm4-80gb"), "aim,uniform,fastv", "fastv", **options
     )
@@ -272,14 +278,14 @@ def test_a_budget_is_that_of_compare(loaded):
 
 def test_equal_times_need_a_device(loaded):
     with pytest.raises(ScheduleError, match="--hardware"):
-        efficiency_table(loaded, VIDEO, "fastv", equal="time")
+        table_of(loaded, VIDEO, "fastv", equal="time")
 
 
 def test_an_image_of_another_family():
     config = tiny_llava_15().config.to_dict()
     model = load(config, "cpu", "float32", random_weights=True)
     image = Workload(text_tokens=9, image_tokens=18)
-    table = efficiency_table(model, image, "fastv,dycoke", repeats=1, new_tokens=2)
+    table = table_of(model, image, "fastv,dycoke", repeats=1, new_tokens=2)
     none, fastv, dycoke = table.rows
     assert none.is_as_predicted and fastv.is_as_predicted
     assert "a video" in dycoke.reason

@@ -139,6 +139,10 @@ def test_a_workload_is_refused_before_any_weights_are_made(run, monkeypatch, com
         (("accuracy", "--questions", "0"), "--questions"),
         (("table", "--methods", "nobody"), "pyramiddrop"),
         (("table", "--convention", "nobody"), "llm-viewer"),
+        (("table", "--methods", "fastv:k=99", "--layers", "2"), "fastv.k"),
+        (("table", "--equal", "flops", "--budget", "-1"), "--budget"),
+        (("table", "--equal", "time"), "--hardware"),
+        (("table", "--budget", "3"), "--equal"),
         (("campaign", "--minutes", "9", "--dry-run", "--device", "cpu"), "a CUDA GPU"),
         (
             ("generate", "--model", "qwen2-vl-7b", "--video", "x.mp4", "--prompt", "what"),
