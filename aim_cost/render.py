@@ -174,3 +174,74 @@ def table(
     for line in lines:
         result.add_row(*line)
     return result
+
+
+_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_{}[]<>#|~"})
+_LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "°": r"$^\circ$",
+        "†": r"$^\dagger$",
+        "‡": r"$^\ddagger$",
+        "×": r"$\times$",
+        "≠": r"$\neq$",
+    }
+)
+
+
+def markdown_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str]
+) -> str:
+    """A table in Markdown, its title above and the notes below; the first column is text."""
+
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    def escaped(text: str) -> str:
+        return " ".join(text.split()).translate(_MARKDOWN)
+
+    sides = [":--", *("--:" for _ in columns[1:])]
+    lines = [line(map(escaped, columns)), line(sides), *(line(map(escaped, row)) for row in rows)]
+    return "\n\n".join([f"**{escaped(title)}**", "\n".join(lines), *map(escaped, notes)])
+
+
+def latex_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    notes: Iterable[str],
+    *,
+    label: str,
+) -> str:
+    r"""A table in LaTeX over both columns of a page; it needs ``\usepackage{booktabs}`` alone.
+
+    The title is the caption, the notes stand below; the first column is text. A head with line
+    breaks is stacked.
+    """
+
+    def line(cells: Iterable[str]) -> str:
+        return rf"{' & '.join(cells)} \\"
+
+    def head(text: str) -> str:
+        stacked = r"\\".join(part.translate(_LATEX) for part in text.split("\n"))
+        return rf"\shortstack{{{stacked}}}" if "\n" in text else stacked
+
+    return "\n".join(
+        [
+            *(r"\begin{table*}[t]", r"\centering", r"\small", r"\setlength{\tabcolsep}{4pt}"),
+            rf"\caption{{{title.translate(_LATEX)}.}}",
+            rf"\label{{{label}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
+            *(r"\toprule", line(map(head, columns)), r"\midrule"),
+            *(line(cell.translate(_LATEX) for cell in row) for row in rows),
+            *(r"\bottomrule", r"\end{tabular}", ""),
+            r"\smallskip\raggedright\footnotesize",
+            *(note.translate(_LATEX) for note in notes),
+            r"\end{table*}",
+        ]
+    )

@@ -6,13 +6,17 @@ import typer
 
 from aim_cost.cli.groups import grouped
 from aim_cost.cli.methods_table import method_rows, method_table, methods_table
-from aim_cost.cli.options import BatchOption, CaseOptions, FormatOption, PromptOptions
+from aim_cost.cli.options import (
+    BatchOption,
+    CaseOptions,
+    FormatOption,
+    MethodsOptions,
+    PromptOptions,
+)
 from aim_cost.cli.scores_table import score_rows, scores_table
-from aim_cost.conventions.convention import CONVENTIONS
 from aim_cost.methods import get_method
 from aim_cost.methods.library import METHODS
 from aim_cost.render import Format, console, print_object, print_rows
-from aim_cost.studies.budget import KINDS
 from aim_cost.studies.compare import compare
 
 
@@ -41,20 +45,7 @@ def methods(
 @grouped
 def compare_methods(
     *,
-    methods: Annotated[
-        str,
-        typer.Option(help="Names with commas, fastv:k=3:r=0.75, a schedule file; or all."),
-    ] = "aim,fastv,pyramiddrop,visionzip,uniform",
-    conventions: Annotated[
-        str, typer.Option(help=f"All, or some of {', '.join(CONVENTIONS)}.")
-    ] = "all",
-    equal: Annotated[
-        str | None, typer.Option(help=f"Scale each method to one budget: {', '.join(KINDS)}.")
-    ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(help="Tokens, 10**12 FLOPs or ms; by default AIM's default schedule's."),
-    ] = None,
+    methods: MethodsOptions,
     options: CaseOptions,
     prompt: PromptOptions,
     batch: BatchOption = 1,
@@ -65,7 +56,9 @@ def compare_methods(
     Without --frames, --image-tokens and --image it is a video of 32 frames.
     """
     case = options.case(prompt.workload(32, batch))
-    found = compare(case, methods, conventions, equal=equal, budget=budget)
+    found = compare(
+        case, methods.methods, methods.conventions, equal=methods.equal, budget=methods.budget
+    )
     if form is not Format.table:
         print_rows(found.to_rows(), form)
         return

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from aim_cost.case import Case
+from aim_cost.conventions.convention import CONVENTIONS
 from aim_cost.errors import AimError, ScheduleError
 from aim_cost.imports import missing_library
 from aim_cost.models.vision_spec import parse_frame_size
 from aim_cost.models.workload import Execution, LastLayer, Workload
 from aim_cost.render import Format
 from aim_cost.schedules.schedule import PARTS, Schedule
+from aim_cost.studies.budget import KINDS
 
 ModelOption = Annotated[
     str, typer.Option("--model", help="A preset (aim-cost models) or the path of a config.json.")
@@ -90,6 +92,26 @@ LastLayerOption = Annotated[
 CalibrationOption = Annotated[
     Path | None,
     typer.Option("--calibration", help="A calibration of your own (aim-cost calibrate)."),
+]
+MethodsOption = Annotated[
+    str,
+    typer.Option("--methods", help="Names with commas, fastv:k=3:r=0.75, a schedule file; or all."),
+]
+ConventionsOption = Annotated[
+    str,
+    typer.Option(
+        "--conventions", "--convention", help=f"All, or some of {', '.join(CONVENTIONS)}."
+    ),
+]
+EqualOption = Annotated[
+    str | None,
+    typer.Option("--equal", help=f"Scale each method to one budget: {', '.join(KINDS)}."),
+]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--budget", help="Tokens, 10**12 FLOPs or ms; by default AIM's default schedule's."
+    ),
 ]
 
 
@@ -196,6 +218,16 @@ class AllPartOptions(PartOptions):
     """All parts of a schedule."""
 
     select: SelectOption = None
+
+
+@dataclass(frozen=True)
+class MethodsOptions:
+    """Methods to compare, how their FLOPs are counted, and what each may cost."""
+
+    methods: MethodsOption = "aim,fastv,pyramiddrop,visionzip,uniform"
+    conventions: ConventionsOption = "all"
+    equal: EqualOption = None
+    budget: BudgetOption = None
 
 
 @dataclass(frozen=True)

@@ -65,12 +65,19 @@ class Budget:
         return f"{self.kind.show(self.amount)} ({self.kind.title})"
 
 
-def get_budget(case: Case, name: str, given: float | None = None) -> Budget:
-    """A budget of one of KINDS.
+def get_budget(case: Case, name: str | None, given: float | None = None) -> Budget | None:
+    """A budget of one of KINDS; None where no kind is named.
 
     Args: given, in the kind's unit for people; by default what AIM's default schedule costs.
-    Raises: ScheduleError for an unknown kind, no positive number, or where AIM does not fit.
+    Raises: ScheduleError for an unknown kind, no positive number, a number without a kind, or
+        where AIM does not fit.
     """
+    if name is None:
+        if given is None:
+            return None
+        raise ScheduleError(
+            "--budget", expected="--equal beside it", got="none", fix="E.g. --equal flops."
+        )
     kind = KINDS[one_of(name, KINDS, "--equal", ScheduleError)]
     if given is None:
         default = get_method("aim").schedule(case.model, case.workload)

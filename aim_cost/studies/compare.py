@@ -9,7 +9,6 @@ from rich.progress import track
 
 from aim_cost.case import Case
 from aim_cost.conventions.convention import Convention, parse_conventions
-from aim_cost.errors import ScheduleError
 from aim_cost.methods import parse_methods
 from aim_cost.render import Report, Row, console
 from aim_cost.schedules.schedule import Schedule
@@ -69,12 +68,8 @@ def compare(
     A method that does not fit the case or the budget says why in its row.
     Raises: ScheduleError or SpecError for unknown names and wrong parameters.
     """
-    if budget is not None and equal is None:
-        raise ScheduleError(
-            "--budget", expected="--equal beside it", got="none", fix="E.g. --equal flops."
-        )
     requests, counted = parse_methods(methods), parse_conventions(conventions)
-    limit = get_budget(case, equal, budget) if equal is not None else None
+    limit = get_budget(case, equal, budget)
     shown = console(error=True)
     entries = [
         resolve(case, request) if limit is None else meet(case, request, limit)

@@ -7,12 +7,10 @@ from rich.console import Group, RenderableType
 
 from aim_cost.case import Case
 from aim_cost.methods.method import COUNT_MARKS, COUNTS
-from aim_cost.methods.parameter import show_value
 from aim_cost.papers.figures import Figure
 from aim_cost.render import table
 from aim_cost.studies.budget import Budget
 from aim_cost.studies.compared import Compared, Counted, Executed
-from aim_cost.studies.entry import Entry
 from aim_cost.timing.prefill_time import PhaseTime
 from aim_cost.units import mega, milli, tera
 
@@ -125,15 +123,14 @@ def _parameters(rows: Sequence[Compared]) -> list[str]:
     """A line for each method: parameters, or why it is missing."""
     entries = {row.label: row.entry for row in rows if not row.is_baseline}
     return [
-        fill(f"{label}: {_said(entry)}", 80, subsequent_indent="  ", break_long_words=False)
+        fill(
+            f"{label}: {entry.reason or entry.values_shown()}",
+            80,
+            subsequent_indent="  ",
+            break_long_words=False,
+        )
         for label, entry in entries.items()
     ]
-
-
-def _said(entry: Entry) -> str:
-    given = {name: value for name, value in entry.parameters.items() if value is not None}
-    values = ", ".join(f"{name} {show_value(value)}" for name, value in given.items())
-    return entry.reason or values or (entry.schedule.label() if entry.schedule else "")
 
 
 def _legend(rows: Sequence[Compared]) -> list[str]:

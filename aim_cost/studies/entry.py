@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from aim_cost.case import Case, Estimate
 from aim_cost.errors import ScheduleError
 from aim_cost.methods.method import Method, Request
-from aim_cost.methods.parameter import Value
+from aim_cost.methods.parameter import Value, show_value
 from aim_cost.papers.figures import NO_REDUCTION
 from aim_cost.render import Row
 from aim_cost.schedules.schedule import EXECUTED_RULE, Schedule
@@ -45,6 +45,12 @@ class Entry:
     @property
     def name(self) -> str:
         return self.method.name if self.method else NO_REDUCTION
+
+    def values_shown(self) -> str:
+        """Its parameters in words; the schedule where it has none."""
+        given = {name: value for name, value in self.parameters.items() if value is not None}
+        values = ", ".join(f"{name} {show_value(value)}" for name, value in given.items())
+        return values or (self.schedule.label() if self.schedule else "")
 
 
 BASELINE = Entry(None, schedule=Schedule())

@@ -34,6 +34,7 @@ from aim_runtime.cli.options import (
 )
 from aim_runtime.cli.report import report
 from aim_runtime.cli.selfcheck import selfcheck
+from aim_runtime.cli.table import table
 from aim_runtime.cli.validate import validate
 from aim_runtime.tiny import cli as tiny
 
@@ -41,6 +42,7 @@ app = new_app("Run models under a token-reduction schedule, and hold predictions
 app.add_typer(tiny.app, name="tiny")
 app.command()(validate)
 app.command()(measure)
+app.command()(table)
 app.command()(campaign)
 app.command()(accuracy)
 app.command()(fidelity)

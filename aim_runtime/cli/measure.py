@@ -1,6 +1,5 @@
 """aim-runtime measure: the clock alone, for a few schedules."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,7 +19,9 @@ from aim_cost.units import milli
 from aim_runtime.cli.options import (
     AttentionOption,
     LoadOptions,
+    OutOption,
     RepeatsOption,
+    ResumeOption,
     chosen_attention,
     with_baseline,
 )
@@ -37,11 +38,8 @@ def measure(
     last_layer: LastLayerOption = LastLayer.ALL,
     repeats: RepeatsOption = 10,
     warmup: Annotated[int, typer.Option(help="Runs of each schedule before the clock.")] = 2,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Write rows to this .json or .csv, each as soon as it is measured."),
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Keep the good rows of --out, do the rest.")] = False,
+    out: OutOption = None,
+    resume: ResumeOption = False,
     attention: AttentionOption = None,
     form: FormatOption = Format.table,
 ) -> None:

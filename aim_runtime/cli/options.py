@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,6 +45,13 @@ WeightsOption = Annotated[
     ),
 ]
 RepeatsOption = Annotated[int, typer.Option("--repeats", help="Runs of each schedule.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="Write rows to this .json or .csv, each as soon as it is measured."),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Keep the good rows of --out, do the rest.")
+]
 DamagedOption = Annotated[
     bool,
     typer.Option("--damaged", help="Of a damaged video, take what comes before the damage."),

@@ -20,11 +20,12 @@ from aim_runtime.measurement.origin import Origin
 from aim_runtime.measurement.place import row_key
 from aim_runtime.measurement.row_key import RowKey
 from aim_runtime.measurement.run_kind import RunKind
-from aim_runtime.measurement.timed_run import quartiles
+from aim_runtime.measurement.timed_run import DECODE, quartiles
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
 from aim_runtime.patching.patch import patched
 from aim_runtime.prompts.inputs import sized_inputs
+from aim_runtime.recorder import Recorder
 from aim_runtime.seams import cache_of, with_cache
 
 
@@ -137,17 +138,22 @@ def _decode(
     loaded: Loaded, schedule: Schedule, inputs: Inputs, new_tokens: int
 ) -> tuple[float, tuple[int, ...]]:
     """Seconds per token, and what each layer of the cache held before."""
-    model, recorder = loaded.model, recorder_for(loaded.device)
-    with patched(model, schedule) as trace:
-        output = model(**inputs, use_cache=True, logits_to_keep=1)
-        cache, cached = cache_of(output), trace.cache_tokens
-        token = output.logits[:, -1:].argmax(dim=-1)
-        if loaded.device.type == "cuda":
-            # else the host would start the first tokens while the device still runs the prefill
-            torch.cuda.synchronize(loaded.device)
-        with recorder.span("decode"):
-            for _ in range(new_tokens):
-                # positions go on from the cache's first layer, which nothing leaves
-                step = model(input_ids=token, use_cache=True, **with_cache(cache))
-                token = step.logits[:, -1:].argmax(dim=-1)
-    return recorder.seconds()["decode"] / new_tokens, cached
+    recorder = recorder_for(loaded.device)
+    with patched(loaded.model, schedule) as trace:
+        output = loaded.model(**inputs, use_cache=True, logits_to_keep=1)
+        cached = trace.cache_tokens
+        decode_greedily(loaded, output, new_tokens, recorder)
+    return recorder.seconds()[DECODE] / new_tokens, cached
+
+
+def decode_greedily(loaded: Loaded, prefill: Any, new_tokens: int, recorder: Recorder) -> None:
+    """Decode ``new_tokens`` in the span DECODE, after the output ``prefill`` of a patched model."""
+    cache, token = cache_of(prefill), prefill.logits[:, -1:].argmax(dim=-1)
+    if loaded.device.type == "cuda":
+        # else the host would start the first tokens while the device still runs the prefill
+        torch.cuda.synchronize(loaded.device)
+    with recorder.span(DECODE):
+        for _ in range(new_tokens):
+            # positions go on from the cache's first layer, which nothing leaves
+            step = loaded.model(input_ids=token, use_cache=True, **with_cache(cache))
+            token = step.logits[:, -1:].argmax(dim=-1)

@@ -10,11 +10,14 @@ import torch
 from aim_cost.checks import one_of, whole
 from aim_cost.errors import AimError
 from aim_cost.models.workload import LastLayer, Workload
+from aim_cost.ops.op import PHASES
 from aim_cost.render import say
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import MeasurementError
 from aim_runtime.measurement.attention_backend import AttentionBackend, attention_backend
 from aim_runtime.measurement.clock import ClockRecorder, phase_hooks, recorder_for
+from aim_runtime.measurement.decode import decode_greedily
+from aim_runtime.measurement.flops import count_flops
 from aim_runtime.measurement.measurement import Measurement
 from aim_runtime.measurement.place import row_key
 from aim_runtime.measurement.rounds import Rounds
@@ -46,6 +49,8 @@ def measure(
     attention: AttentionBackend | None = None,
     visit: int = 1,
     refuse: bool = True,
+    answer_tokens: int = 1,
+    count: bool = False,
 ) -> list[Measurement]:
     """Time the prefill of each schedule, phase by phase.
 
@@ -63,6 +68,9 @@ def measure(
         visit: part of a row's key; a second measurement of the same thing has another one.
         refuse: an AimError, which asks for something impossible, ends the measurement; False makes
             it a row, like any other failure.
+        answer_tokens: those after the first are decoded greedily in the same run, so that rows
+            have ``tpot_s`` and ``end_to_end_s``; execution eager alone.
+        count: the FLOPs of each run are counted before it is timed; execution eager alone.
         out: the rows so far are there after every round; with ``resume`` those that are complete in
             a file are kept.
 
@@ -74,7 +82,15 @@ def measure(
     whole(repeats, "repeats", MeasurementError)
     whole(warmup, "warmup", MeasurementError, at_least=0)
     execution = RunKind(one_of(execution, PREFILLS, "execution", MeasurementError))
+    whole(answer_tokens, "answer_tokens", MeasurementError)
     last_layer = LastLayer.read(last_layer, MeasurementError)
+    if execution is not RunKind.EAGER and (answer_tokens > 1 or count):
+        raise MeasurementError(
+            "execution",
+            expected="eager, under which answers are decoded and FLOPs counted",
+            got=execution,
+            fix="Leave execution out, or answer_tokens and count.",
+        )
     if execution is RunKind.MASKED and last_layer is not LastLayer.ALL:
         raise MeasurementError(
             "last_layer",
@@ -87,9 +103,12 @@ def measure(
     runs = []
     for schedule in Schedule.all_of(schedules):
         key = row_key(
-            loaded, workload, schedule, execution, last_layer, attention=attention, visit=visit
+            *(loaded, workload, schedule, execution, last_layer),
+            attention=attention,
+            visit=visit,
+            answer_tokens=answer_tokens,
         )
-        runs.append(_Prefill(key, raises, loaded, schedule, inputs, attention))
+        runs.append(_Prefill(key, raises, loaded, schedule, inputs, attention, count))
     store = RowFile(out, resume=resume) if isinstance(out, Path) else out or Nowhere()
     rounds = Rounds(runs, store, repeats=repeats, warmup=warmup, seed=seed)
     try:
@@ -110,8 +129,9 @@ class _Prefill(TimedRun):
         schedule: Schedule,
         inputs: Inputs,
         attention: AttentionBackend | None,
+        count: bool,
     ) -> None:
-        super().__init__(key, raises)
+        super().__init__(key, raises, counts=count)
         self._loaded, self._schedule, self._inputs = loaded, schedule, inputs
         self._attention = attention
         self._graph: GraphedPrefill | None = None
@@ -120,6 +140,14 @@ class _Prefill(TimedRun):
         with attention_backend(self._attention):
             graphed = self.key.run.execution is RunKind.CUDA_GRAPH
             return self._replay() if graphed else self._forward()
+
+    def _count(self) -> dict[str, int]:
+        flops, _ = count_flops(
+            *(self._loaded, self._schedule),
+            lambda: self._loaded.model(**self._inputs, use_cache=True, logits_to_keep=1),
+            last_layer=self.key.run.last_layer,
+        )
+        return {name: flops.get(name, 0) for name in PHASES}
 
     def _free(self) -> None:
         self._graph = None
@@ -145,11 +173,12 @@ class _Prefill(TimedRun):
         with (
             torch.inference_mode(),
             under(model, self._schedule, recorder=recorder) as trace,
-            phase_hooks(model, recorder),
-            recorder.span("other"),
         ):
-            logits = model(**self._inputs, use_cache=True, logits_to_keep=1).logits
-            logits[:, -1].argmax(dim=-1)
+            with phase_hooks(model, recorder), recorder.span("other"):
+                output = model(**self._inputs, use_cache=True, logits_to_keep=1)
+                output.logits[:, -1].argmax(dim=-1)
+            if self.key.answer_tokens > 1:
+                decode_greedily(self._loaded, output, self.key.answer_tokens - 1, recorder)
         seconds = recorder.seconds()
         self._tokens = trace.tokens.attention_tokens
         if cuda:

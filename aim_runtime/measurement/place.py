@@ -44,6 +44,7 @@ def row_key(
     *,
     attention: AttentionBackend | None = None,
     visit: int = 1,
+    answer_tokens: int = 1,
 ) -> RowKey:
     """The key of the row of such a run.
 
@@ -52,4 +53,4 @@ def row_key(
     """
     backend = attention or chosen_backend(loaded.spec.text, loaded.device, loaded.dtype)
     run = run_key(loaded, workload, schedule, execution, last_layer)
-    return RowKey(run, device_name(loaded.device), backend.value, visit)
+    return RowKey(run, device_name(loaded.device), backend.value, visit, answer_tokens)

@@ -28,7 +28,7 @@ class Rounds:
         self._runs = {run.key: run for run in runs}
         self._store, self._repeats, self._warmup = store, repeats, warmup
         self._order = random.Random(seed)
-        self._earlier = {row.key: row for row in store.earlier() if row.key in self._runs}
+        self._earlier = {row.key: row for row in store.earlier() if self._serves(row)}
 
     def run(self) -> None:
         """Go on to the end. Ctrl-C passes through, after the rows so far are saved."""
@@ -50,6 +50,11 @@ class Rounds:
     def rows(self) -> list[Measurement]:
         """A row of each run, in the order given: the earlier one where that is complete."""
         return [self._row(key, run) for key, run in self._runs.items()]
+
+    def _serves(self, row: Measurement) -> bool:
+        """Whether an earlier row has all that its run would give."""
+        run = self._runs.get(row.key)
+        return run is not None and not (run.counts and row.flops is None)
 
     def _save(self) -> None:
         if rows := [row for row in self.rows() if row.repeats or row.error]:

@@ -103,20 +103,32 @@ class RunKey:
 
 @dataclass(frozen=True)
 class RowKey:
-    """A run on a device, through one attention backend; ``visit`` counts repeats, from 1."""
+    """A run on a device, through one attention backend.
+
+    Args:
+        visit: counts repeats, from 1.
+        answer_tokens: of the answer; 1 is the prefill alone, which gives the first of them.
+    """
 
     run: RunKey
     hardware: str
     attention_backend: str | None
     visit: int = 1
+    answer_tokens: int = 1
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "RowKey":
         """The key of a measured row. Raises: KeyError for another row."""
         return cls(
-            RunKey.of(row), row["hardware"], row.get("attention_backend"), row.get("visit", 1)
+            RunKey.of(row),
+            row["hardware"],
+            row.get("attention_backend"),
+            row.get("visit", 1),
+            row.get("answer_tokens", 1),
         )
 
     def to_row(self) -> Row:
         place: Row = {"hardware": self.hardware, "attention_backend": self.attention_backend}
-        return {**self.run.to_row(), **place, **({"visit": self.visit} if self.visit > 1 else {})}
+        beyond_one = {"visit": self.visit, "answer_tokens": self.answer_tokens}
+        more = {name: number for name, number in beyond_one.items() if number > 1}
+        return {**self.run.to_row(), **place, **more}

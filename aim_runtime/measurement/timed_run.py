@@ -1,7 +1,7 @@
 """TimedRun: one schedule of a measurement, its samples so far, or how it failed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median, quantiles
 
 from aim_runtime.errors import error_line
@@ -10,6 +10,9 @@ from aim_runtime.measurement.row_key import RowKey
 
 WHOLE = "prefill"
 """The span of a run whose phases cannot be told apart."""
+
+DECODE = "decode"
+"""The span of the tokens of an answer after the first."""
 
 _VISION = ("vision.tower", "vision.projector", "vision.pooling")
 _LAYERS = ("llm.layers", "llm.rotary")
@@ -24,11 +27,16 @@ class TimedRun(ABC):
         key: of its measurement.
         raises: exceptions that leave the call; any other one becomes the ``error`` of the
             measurement, and later calls do nothing.
+        counts: whether the first call counts FLOPs before it runs.
     """
 
-    def __init__(self, key: RowKey, raises: tuple[type[Exception], ...] = ()) -> None:
+    def __init__(
+        self, key: RowKey, raises: tuple[type[Exception], ...] = (), *, counts: bool = False
+    ) -> None:
         self.key = key
+        self.counts = counts
         self._raises = raises
+        self._flops: Mapping[str, int] | None = None
         self._samples: list[dict[str, float]] = []
         self._error: str | None = None
         self._tokens: tuple[int, ...] | None = None
@@ -38,6 +46,10 @@ class TimedRun(ABC):
     @abstractmethod
     def _sample(self) -> dict[str, float]:
         """Run once. Returns: seconds of each span, or of WHOLE alone."""
+
+    def _count(self) -> Mapping[str, int]:
+        """Run once. Returns: FLOPs of each of PHASES."""
+        raise NotImplementedError
 
     def _free(self) -> None:  # noqa: B027
         """Give memory back after a failure; there may be none to give."""
@@ -49,8 +61,10 @@ class TimedRun(ABC):
     def __call__(self, *, timed: bool) -> None:
         if self._error:
             return
-        before = self._driver_allocations()
         try:
+            if self.counts and self._flops is None:
+                self._flops = self._count()
+            before = self._driver_allocations()
             sample = self._sample()
         except self._raises:
             raise
@@ -68,7 +82,10 @@ class TimedRun(ABC):
     def measurement(self) -> Measurement:
         """The measurement so far; times are None before the first timed run and after a failure."""
         samples = [] if self._error else self._samples
-        ttft = [sum(sample.values()) for sample in samples]
+        prefills = [{name: s for name, s in one.items() if name != DECODE} for one in samples]
+        ttft = [sum(prefill.values()) for prefill in prefills]
+        decodes = [sample[DECODE] for sample in samples if DECODE in sample]
+        end_to_end = [sum(sample.values()) for sample in samples if DECODE in sample]
         told_apart = bool(samples) and WHOLE not in samples[0]
 
         def middle(phase: str) -> float | None:
@@ -88,6 +105,9 @@ class TimedRun(ABC):
             tokens_per_layer=self._tokens,
             repeats=len(samples),
             error=self._error,
+            flops=self._flops,
+            tpot_s=median(decodes) / (self.key.answer_tokens - 1) if decodes else None,
+            end_to_end_s=median(end_to_end) if end_to_end else None,
         )
 
 

@@ -61,12 +61,7 @@ class Counts:
 
     @cached_property
     def _other_flops(self) -> tuple[str, ...]:
-        flops = {name: self.predicted.graph.phase(name).flops for name in PHASES}
-        return tuple(
-            f"{name}: predicted {flops[name]} FLOPs, counted {self.counted[name]}"
-            for name in PHASES
-            if flops[name] != self.counted[name]
-        )
+        return flops_differences(self.predicted, self.counted)
 
     def to_row(self) -> Row:
         """A flat row: ``predicted.*`` and ``counted.*`` FLOPs, ``predicted.*.time_s``, verdicts."""
@@ -90,6 +85,16 @@ class Counts:
             "predicted.peak_memory_bytes": predicted.memory.peak_bytes,
             "traces_equal": self.traces_equal,
         }
+
+
+def flops_differences(predicted: Estimate, counted: Mapping[str, int]) -> tuple[str, ...]:
+    """The phases whose counted FLOPs are not those predicted, in words."""
+    flops = {name: predicted.graph.phase(name).flops for name in PHASES}
+    return tuple(
+        f"{name}: predicted {flops[name]} FLOPs, counted {counted[name]}"
+        for name in PHASES
+        if flops[name] != counted[name]
+    )
 
 
 def check_counts(

@@ -88,6 +88,21 @@ def test_validate_an_image_of_another_family(run, tmp_path):
     assert all((r["frames"], r["image_tokens"]) == (None, 18) for r in answer["rows"])
 
 
+def test_a_table_in_every_form(run, config, tmp_path):
+    arguments = (
+        *("table", "--model", config, "--frames", 2, "--methods", "fastv:k=1,visionzip"),
+        *("--convention", "fastv", "--new-tokens", 2, "--repeats", 1, "--dtype", "float32"),
+        *("--device", "cpu", "--out", tmp_path / "rows.json", "--resume", "--format"),
+    )
+    answer = json.loads(run(*arguments, "json"))
+    assert [row["label"] for row in answer["rows"]] == ["none", "fastv", "visionzip"]
+    assert answer["environment"]["torch"] and answer["new_tokens"] == 2
+    assert run(*arguments, "csv").count("\n") == 4
+    assert "| fastv |" in run(*arguments, "markdown")
+    assert run(*arguments, "latex").startswith(r"\begin{table*}")
+    assert "Parameters: fastv k 1, r 0.5" in run(*arguments, "table")
+
+
 def test_selfcheck_on_recorded_vectors(run):
     vectors = shared_golden("prefill_prune_std0.1.safetensors")
     answer = json.loads(
@@ -98,7 +113,9 @@ def test_selfcheck_on_recorded_vectors(run):
     assert answer["max_logit_difference"] <= 1e-4
 
 
-@pytest.mark.parametrize("command", [("validate",), ("measure", "--frames", "2")])
+@pytest.mark.parametrize(
+    "command", [("validate",), ("measure", "--frames", "2"), ("table", "--methods", "aim")]
+)
 def test_a_workload_is_refused_before_any_weights_are_made(run, monkeypatch, command):
     monkeypatch.setattr(
         "aim_runtime.models.load._random_model", lambda *_: pytest.fail("made weights")
@@ -120,6 +137,12 @@ def test_a_workload_is_refused_before_any_weights_are_made(run, monkeypatch, com
         (("measure", "--layers", "2", "--pretrained"), "random"),
         (("measure", "--schedule", "/nowhere.yaml"), "/nowhere.yaml"),
         (("accuracy", "--questions", "0"), "--questions"),
+        (("table", "--methods", "nobody"), "pyramiddrop"),
+        (("table", "--convention", "nobody"), "llm-viewer"),
+        (("table", "--methods", "fastv:k=99", "--layers", "2"), "fastv.k"),
+        (("table", "--equal", "flops", "--budget", "-1"), "--budget"),
+        (("table", "--equal", "time"), "--hardware"),
+        (("table", "--budget", "3"), "--equal"),
         (("campaign", "--minutes", "9", "--dry-run", "--device", "cpu"), "a CUDA GPU"),
         (
             ("generate", "--model", "qwen2-vl-7b", "--video", "x.mp4", "--prompt", "what"),
