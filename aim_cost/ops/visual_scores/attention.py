@@ -75,7 +75,6 @@ def _with_duplicates(size: VisualSize) -> list[Op]:
     return [*tower_attention(size), *pairs(rest), visual_op("rounds", size, 0, moved, moved, kind)]
 
 
-
 _ROUND_KERNELS = 9
 """Kernels of one of VisPruner's rounds: indices, a gather, the largest, a sort, what stays."""
 

@@ -35,8 +35,6 @@ def pairs_in_frames(size: VisualSize) -> list[Op]:
     return [visual_op("frame_pairs", size, flops, reads, size.rows * each, kind)]
 
 
-_NO_CODE = "it has no code here yet"
-
 SCORES = (
     VisualScore(
         "adjacent-cosine",
