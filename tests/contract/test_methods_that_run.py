@@ -19,6 +19,7 @@ from aim_cost.schedules.prune import Prune
 from aim_runtime import patched
 from aim_runtime.patching.executable import check_executable
 from aim_runtime.reduction.scores import LAYER_IMPORTANCE
+from aim_runtime.selection import SELECTIONS
 from aim_runtime.reference import Reference
 from tests.runtime.slow_scores import SLOW_SCORES
 from tests.runtime.support import tiny_qwen2
@@ -103,11 +104,12 @@ def test_a_schedule_that_never_ranks_runs_whatever_its_score():
 
 def test_the_readme_says_which_run():
     text = " ".join((Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split())
-    *others, last = (method.title for method in METHODS.values() if method.runs)
-    assert f"It runs {', '.join(others)} and {last}; the other methods are priced" in text
+    papers = [method.title for method in METHODS.values() if method.runs and method.arxiv]
+    assert f"It runs {', '.join(papers)} and the baselines; the three other methods" in text
+    assert sum(not method.runs for method in METHODS.values()) == 3
     baselines = sum(method.arxiv is None for method in METHODS.values())
-    assert f"It has {len(METHODS) - baselines} published methods and two baselines" in text
-    assert baselines == 2
+    assert f"It has {len(METHODS) - baselines} published methods and four baselines" in text
+    assert baselines == 4
 
 
 def test_the_page_of_methods_says_how_each_runs():
@@ -143,4 +145,4 @@ def test_the_scores_are_listed_with_why_they_do_not_run():
         assert [line for line in lines if line.split()[:2] == expected]
         assert score.runs or f"{score.name} ({score.why_not_run})" in text
     rows = json.loads(CliRunner().invoke(app, ["methods", "--scores", "--format", "json"]).output)
-    assert {row["name"] for row in rows if row["runs"]} == set(LAYER_IMPORTANCE)
+    assert {row["name"] for row in rows if row["runs"]} == {*LAYER_IMPORTANCE, *SELECTIONS}
