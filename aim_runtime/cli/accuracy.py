@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def accuracy(
     *,
     model: Annotated[
-        str, typer.Option(help="tiny, or a folder of aim-runtime tiny train.")
+        str, typer.Option(help="tiny, tiny-36, or a folder of aim-runtime tiny train.")
     ] = "tiny",
     parts: PartOptions,
     schedule: SchedulesOption = None,
@@ -47,9 +47,10 @@ def accuracy(
     from aim_runtime.patching.patch import patched
     from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny
     from aim_runtime.tiny.exam import draw_exam, encoded_by, right_answers
+    from aim_runtime.tiny.model import frame_tokens
 
     whole(questions, "--questions", MeasurementError)
-    tiny = load_tiny(SHIPPED if model == "tiny" else Path(model))
+    tiny = load_tiny(SHIPPED.get(model, Path(model)))
     exam = draw_exam(tiny, split, questions, frames=frames, seed=seed)
     asked = with_baseline(parts.all(schedule))
     chosen = asked or exam_schedules()
@@ -62,7 +63,7 @@ def accuracy(
         with patched(tiny, schedule):
             return right_answers(tiny, seen)
 
-    text = exam.input_ids.shape[1] - exam.visual_tokens
+    text = exam.input_ids.shape[1] - (frames * frame_tokens(tiny) + 1)
     lines = measure_accuracy(
         answers,
         exam.kinds,

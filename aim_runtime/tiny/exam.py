@@ -14,10 +14,10 @@ from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.vision_merge import VisionMerge
 from aim_runtime.patching.patch import patched
 from aim_runtime.patching.undo import Changes
-from aim_runtime.tiny.model import FRAME_TOKENS, patch_features
+from aim_runtime.tiny.model import frame_size, frame_tokens, patch_features
 from aim_runtime.tiny.prompts import prompt_ids
 from aim_runtime.tiny.questions import KINDS, ask, can_ask
-from aim_runtime.tiny.scenes import FRAME_SIZE, draw_clips
+from aim_runtime.tiny.scenes import draw_clips
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,6 @@ class Exam:
     input_ids: Tensor
     answers: Tensor
     kinds: tuple[str, ...]
-
-    @property
-    def visual_tokens(self) -> int:
-        """Visual tokens of each prompt, newline included."""
-        return self.patches.shape[1] * FRAME_TOKENS + 1
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -58,7 +53,7 @@ def draw_exam(
     kinds: list[str] = []
     pixels, ids, answers = [], [], []
     while len(kinds) < count:
-        clips = draw_clips(split, 100, frames, rng)
+        clips = draw_clips(split, 100, frames, rng, size=frame_size(model))
         for clip in range(len(clips.digit)):
             kind = names[len(kinds) % len(names)]
             facts = (clips.digit[clip], clips.color[clip], clips.place[clip])
@@ -66,7 +61,7 @@ def draw_exam(
                 continue
             words, answer = ask(kind, *facts, rng)
             pixels.append(torch.from_numpy(clips.pixels[clip]))
-            ids.append(prompt_ids(words, frames * FRAME_TOKENS + 1))
+            ids.append(prompt_ids(words, frames * frame_tokens(model) + 1))
             answers.append(answer)
             kinds.append(kind)
     drawn = torch.stack(pixels)
@@ -99,7 +94,7 @@ def right_answers(
     for rows in torch.arange(len(exam)).split(batch):
         ids, patches = exam.input_ids[rows], exam.patches[rows]
         # the pixels are read only for the number of frames
-        pixels = torch.zeros(1).expand(*patches.shape[:2], 3, FRAME_SIZE, FRAME_SIZE)
+        pixels = torch.zeros(1).expand(exam.pixels[rows].shape)
         with _encoded(model, patches.flatten(0, 1)):
             logits = model(
                 input_ids=ids,
