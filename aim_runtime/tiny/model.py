@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
+from aim_runtime.models.part import Part
 from aim_runtime.tiny.questions import VOCABULARY, WORD_ID
 from aim_runtime.tiny.scenes import FRAME_SIZE
 
@@ -82,7 +83,8 @@ def start_with(
 
 def frame_size(model: LlavaOnevisionForConditionalGeneration) -> int:
     """Pixels of the sides of a frame that a tiny model takes."""
-    size: int = model.config.vision_config.image_size
+    tower: Part = model.config.vision_config
+    size: int = tower.image_size
     return size
 
 

@@ -12,7 +12,6 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.vision_merge import VisionMerge
 
@@ -26,13 +25,12 @@ from aim_runtime.errors import LoadError
 from aim_runtime.tiny import checkpoint, digits, train, train_answers, train_vision
 from aim_runtime.tiny.checkpoint import load_tiny
 from aim_runtime.tiny.digits import SPLITS
-from aim_runtime.tiny.exam import Exam, encoded_by, right_answers
+from aim_runtime.tiny.exam import Exam, answered, encode, encoded_by, right_answers
 from aim_runtime.tiny.heads import Heads
 from aim_runtime.tiny.model import (
     frame_features,
     frame_tokens,
     new_model,
-    patch_features,
     start_with,
 )
 from aim_runtime.tiny.prompts import prompt_ids
@@ -270,10 +268,15 @@ def test_the_command_trains_and_saves(monkeypatch, capfd, tmp_path):
     assert told == "aim-runtime tiny train --model tiny-36 --seed 2"
 
 
-@pytest.mark.parametrize("merge", [None, Merge(0.5), Merge(0.25, positions="kept")])
+_MERGED = ("none", "merge 0.5", "merge 0.25 positions=kept")
+_ENCODED = [(before, vision) for before in _MERGED for vision in (None, VisionMerge(12))]
+
+
 @pytest.mark.parametrize("prune", [None, Prune(linear=(2, 6))])
-@pytest.mark.parametrize("vision_merge", [None, VisionMerge(12)])
-def test_an_exam_is_answered_as_from_pixels(merge, prune, vision_merge):
+@pytest.mark.parametrize(
+    ("before", "vision_merge"), [*_ENCODED, ("select 0.25 score=vision-attention", None)]
+)
+def test_an_exam_is_answered_as_from_pixels(before, vision_merge, prune):
     """Encoding once changes no answer: the model on pixels marks the exam, patched as well."""
     model, rng, frames = load_tiny(), np.random.default_rng(6), 3
     clips = draw_clips("validation", 8, frames, rng)
@@ -284,16 +287,17 @@ def test_an_exam_is_answered_as_from_pixels(merge, prune, vision_merge):
         for clip in range(8)
     ]
     ids = torch.cat([prompt_ids(question, visual) for question in asked])
-    schedule = Schedule(merge, prune, vision_merge=vision_merge)
+    schedule = replace(Schedule.parse(before), prune=prune, vision_merge=vision_merge)
     with patched(model, schedule):
         logits = model(input_ids=ids, pixel_values_videos=pixels, logits_to_keep=1).logits
     said = logits[:, -1].argmax(dim=-1)
     assert len(said.unique()) > 1
-    patches = patch_features(model, pixels.flatten(0, 1)).unflatten(0, (8, frames))
-    exam = Exam(pixels, patches, ids, said, ("count_color",) * 8)
+    patches, attended = encode(model, pixels)
+    exam = Exam(pixels, patches, attended, ids, said, ("count_color",) * 8)
     if schedule.vision_merge is not None:
         exam = encoded_by(model, exam, schedule.vision_merge)
         assert not torch.allclose(exam.patches, patches, atol=1e-2)
+    assert answered(model, exam, schedule)[0].all()
     with patched(model, schedule):
         assert right_answers(model, exam, batch=5).all()
         assert not right_answers(model, replace(exam, answers=said + 1)).any()
