@@ -10,6 +10,7 @@ from aim_cost.methods.library import get_method
 from aim_cost.methods.method import Method, Request
 from aim_cost.methods.parameter import Value, show_value
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.schedules.select import Select
 from aim_cost.studies.entry import (
     Entry,
     Met,
@@ -87,6 +88,15 @@ def get_budget(case: Case, name: str | None, given: float | None = None) -> Budg
             "--budget", expected="a number above 0", got=given, fix=f"Give {kind.unit}."
         )
     return Budget(kind, si(given, kind.prefix) if kind.prefix else given)
+
+
+def share_budget(case: Case, name: str, share: float) -> Budget:
+    """What keeping ``share`` of the visual tokens before the LLM costs, chosen for nothing.
+
+    Newline tokens stay beside it. Args: name, one of KINDS. Raises: ScheduleError.
+    """
+    kind = KINDS[one_of(name, KINDS, "--equal", ScheduleError)]
+    return Budget(kind, kind.measure(case, Schedule(select=Select(retention=share))))
 
 
 def meet(case: Case, request: Request, budget: Budget) -> Entry:

@@ -1,10 +1,8 @@
 """Accuracy under schedules, with intervals, against no reduction and against chance."""
 
-import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,28 +16,47 @@ from aim_cost.models.model import ModelSpec
 from aim_cost.models.workload import Execution, Workload
 from aim_cost.render import Row, console
 from aim_cost.schedules.schedule import Schedule
+from aim_runtime.answers.interval import Interval, paired_difference, share_of
 from aim_runtime.errors import MeasurementError
 from aim_runtime.reduction.chance import drawing
 
-Answers = Callable[[Schedule], Tensor]
-"""Runs an exam under a schedule: bool [n], whether each answer is right."""
+Answers = Callable[[Schedule], tuple[Tensor, float]]
+"""Runs an exam under a schedule: bool [n], whether each answer is right; seconds a prompt."""
 
-_Z = 1.96  # of a 95 % interval
 ALL = "all"
 """The kind of a line over questions of every kind."""
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A share or a difference of shares, and its 95 % interval."""
+class AtBudget:
+    """A method and the budget that it was scaled to.
 
-    value: float
-    low: float
-    high: float
+    Args:
+        method: its name, with the parameters that were given.
+        equal: what the budget is of, a name of ``aim_cost.studies.budget.KINDS``.
+        budget: the share of the visual tokens whose keeping before the LLM costs as much.
+        used: of the budget.
+    """
 
-    @property
-    def leaves_out_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
+    method: str
+    equal: str
+    budget: float
+    used: float
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A schedule to measure.
+
+    Args:
+        at: the method and the budget that it stands for, if any.
+        random, uniform: random and uniform selection at that budget.
+    """
+
+    schedule: Schedule
+    at: AtBudget | None = None
+    random: Schedule | None = None
+    uniform: Schedule | None = None
 
 
 @dataclass(frozen=True)
@@ -50,11 +67,14 @@ class Accuracy:
         kind: of the questions; ALL for all of them.
         draws: runs that this is the mean of; one where chance decides nothing.
         llm_flops: of one prompt, with scoring; total_flops: of everything; convention executed.
-        time_s: of one prompt, measured, vision apart.
+        time_s: of one prompt, vision apart: processor time of a run of the exam.
         share: of right answers over ``n`` questions, with Wilson's interval.
         difference: to no reduction on the same questions; random_difference: to the mean of
-            ``random_draws`` runs of the same schedule with merging and pruning at random; paired.
-            Both are None where nothing is chosen.
+            ``random_draws`` runs of the same schedule with all choices at random; paired. Both are
+            None where nothing is chosen.
+        at: the method and the budget that the schedule stands for, if any. Then in place of
+            ``random_difference``:
+        to_random, to_uniform: paired differences to random and uniform selection at that budget.
     """
 
     kind: str
@@ -68,11 +88,14 @@ class Accuracy:
     difference: Interval
     random_difference: Interval | None
     random_draws: int | None
+    at: AtBudget | None = None
+    to_random: Interval | None = None
+    to_uniform: Interval | None = None
 
     def to_row(self) -> Row:
-        """One flat row."""
-        prune, random = self.schedule.prune, self.random_difference
-        return {
+        """One flat row; what a method at a budget alone has is missing where there is none."""
+        prune, at = self.schedule.prune, self.at
+        row: Row = {
             "kind": self.kind,
             "schedule": self.schedule.label(),
             "importance": prune.importance if prune else None,
@@ -84,13 +107,16 @@ class Accuracy:
             "ci_low": self.share.low,
             "ci_high": self.share.high,
             "n": self.n,
-            "difference": self.difference.value,
-            "difference_low": self.difference.low,
-            "difference_high": self.difference.high,
-            "random_difference": random.value if random else None,
-            "random_difference_low": random.low if random else None,
-            "random_difference_high": random.high if random else None,
+            **_columns("difference", self.difference),
+            **_columns("random_difference", self.random_difference),
             "random_draws": self.random_draws,
+        }
+        if at is None:
+            return row
+        return row | {
+            **asdict(at),
+            **_columns("to_random", self.to_random),
+            **_columns("to_uniform", self.to_uniform),
         }
 
     @classmethod
@@ -100,9 +126,12 @@ class Accuracy:
         def interval(value: str, name: str) -> Interval:
             return Interval(row[value], row[f"{name}_low"], row[f"{name}_high"])
 
-        random = None
-        if row["random_difference"] is not None:
-            random = interval("random_difference", "random_difference")
+        def difference(name: str) -> Interval | None:
+            return None if row.get(name) is None else interval(name, name)
+
+        at = None
+        if row.get("method") is not None:
+            at = AtBudget(row["method"], row["equal"], row["budget"], row["used"])
         return cls(
             kind=row["kind"],
             schedule=Schedule.read(row["schedule"]),
@@ -113,23 +142,34 @@ class Accuracy:
             share=interval("accuracy", "ci"),
             n=row["n"],
             difference=interval("difference", "difference"),
-            random_difference=interval("random_difference", "random_difference")
-            if random
-            else None,
+            random_difference=difference("random_difference"),
             random_draws=row.get("random_draws"),  # rows of before lack it
+            at=at,
+            to_random=difference("to_random"),
+            to_uniform=difference("to_uniform"),
         )
 
     def is_of(self, questions: int, draws: int) -> bool:
         """Whether a run of so many questions and draws of chance gives this line."""
         own = draws if is_random(self.schedule) else 1
-        twin = None if self.random_difference is None else draws
+        drawn = self.random_difference is not None or self.to_random is not None
+        twin = draws if drawn else None
         return (self.n, self.draws, self.random_draws) == (questions, own, twin)
+
+
+def _columns(name: str, found: Interval | None) -> Row:
+    """Columns of a row for a difference, None where there is none."""
+    return {
+        name: found.value if found else None,
+        f"{name}_low": found.low if found else None,
+        f"{name}_high": found.high if found else None,
+    }
 
 
 def measure_accuracy(
     answers: Answers,
     kinds: Sequence[str],
-    schedules: Sequence[Schedule],
+    schedules: Sequence[Asked],
     spec: ModelSpec,
     workload: Workload,
     *,
@@ -151,21 +191,26 @@ def measure_accuracy(
     whole(draws, "draws", MeasurementError)
     known: dict[Schedule, tuple[Tensor, float]] = {}
 
-    def shares(schedule: Schedule) -> tuple[Tensor, float]:
+    def answered(schedule: Schedule) -> tuple[Tensor, float]:
         """The share of draws that got each question right, and seconds a prompt."""
         if schedule not in known:
             known[schedule] = _run(answers, schedule, draws)
         return known[schedule]
 
+    def other(schedule: Schedule | None, own: Schedule) -> Tensor | None:
+        """What ``own`` is compared with."""
+        return None if schedule in (None, own) else answered(schedule)[0]
+
     whole_lines = [line for line in done if line.kind == ALL]
-    finished = {line.schedule for line in whole_lines if line.is_of(len(kinds), draws)}
-    lines = [line for line in done if line.schedule in finished]
-    todo = [schedule for schedule in schedules if schedule not in finished]
-    for schedule in track(todo, "accuracy", console=console(error=True), transient=True):
-        right, time_s = shares(schedule)
-        baseline = shares(Schedule())[0]
-        twin = at_random(schedule)
-        chance = shares(twin)[0] if twin not in (None, schedule) else None
+    finished = {(line.schedule, line.at) for line in whole_lines if line.is_of(len(kinds), draws)}
+    lines = [line for line in done if (line.schedule, line.at) in finished]
+    todo = [one for one in schedules if (one.schedule, one.at) not in finished]
+    for asked in track(todo, "accuracy", console=console(error=True), transient=True):
+        schedule = asked.schedule
+        right, time_s = answered(schedule)
+        baseline = answered(Schedule())[0]
+        chance = other(at_random(schedule) if asked.at is None else None, schedule)
+        random, uniform = (other(one, schedule) for one in (asked.random, asked.uniform))
         llm_flops, total_flops = _flops(spec, workload, schedule)
         for kind in (ALL, *dict.fromkeys(kinds)):
             inside = torch.tensor([kind in (ALL, name) for name in kinds])
@@ -177,35 +222,44 @@ def measure_accuracy(
                     llm_flops=llm_flops,
                     total_flops=total_flops,
                     time_s=time_s,
-                    share=_share(right[inside]),
+                    share=share_of(right[inside]),
                     n=int(inside.sum()),
-                    difference=_paired(right[inside], baseline[inside]),
-                    random_difference=None
-                    if chance is None
-                    else _paired(right[inside], chance[inside]),
-                    random_draws=None if chance is None else draws,
+                    difference=paired_difference(right[inside], baseline[inside]),
+                    random_difference=_difference(right, chance, inside),
+                    random_draws=draws if chance is not None or random is not None else None,
+                    at=asked.at,
+                    to_random=_difference(right, random, inside),
+                    to_uniform=_difference(right, uniform, inside),
                 )
             )
         keep(lines)
     return lines
 
 
+def _difference(right: Tensor, other: Tensor | None, inside: Tensor) -> Interval | None:
+    """Of the questions ``inside``; None where there is no other."""
+    return None if other is None else paired_difference(right[inside], other[inside])
+
+
 def _run(answers: Answers, schedule: Schedule, draws: int) -> tuple[Tensor, float]:
     chances = range(draws) if is_random(schedule) else (None,)
     results, seconds = [], []
     for number in chances:
-        start = time.perf_counter()
         with nullcontext() if number is None else drawing(number):
-            results.append(answers(schedule).float())
-        seconds.append(time.perf_counter() - start)
-    right = torch.stack(results).mean(dim=0)
-    return right, sum(seconds) / len(seconds) / len(right)
+            right, time_s = answers(schedule)
+        results.append(right.float())
+        seconds.append(time_s)
+    return torch.stack(results).mean(dim=0), sum(seconds) / len(seconds)
 
 
 def is_random(schedule: Schedule) -> bool:
     """Whether ``schedule`` draws random numbers."""
-    parts = (schedule.merge and schedule.merge.by, schedule.prune and schedule.prune.importance)
-    return "random" in parts
+    merge, prune, select = schedule.merge, schedule.prune, schedule.select
+    return "random" in (
+        merge and merge.by,
+        prune and prune.importance,
+        select and select.by,
+    )
 
 
 def at_random(schedule: Schedule) -> Schedule | None:
@@ -216,6 +270,7 @@ def at_random(schedule: Schedule) -> Schedule | None:
         schedule,
         merge=schedule.merge and replace(schedule.merge, by="random"),
         prune=schedule.prune and replace(schedule.prune, importance="random"),
+        select=schedule.select and replace(schedule.select, by="random"),
     )
 
 
@@ -224,22 +279,6 @@ def _flops(spec: ModelSpec, workload: Workload, schedule: Schedule) -> tuple[int
     anywhere = load_hardware("cpu-generic")  # FLOPs do not depend on it
     priced = Case(spec, workload, anywhere, Execution(dtype="float32")).price(schedule)
     return priced.phase("llm").flops + priced.phase("importance").flops, priced.flops
-
-
-def _share(right: Tensor) -> Interval:
-    """A share with Wilson's interval, which holds near 0 and 1 too."""
-    n, p = len(right), float(right.mean())
-    middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-    return Interval(p, middle - half, middle + half)
-
-
-def _paired(right: Tensor, other: Tensor) -> Interval:
-    """The mean difference on the same questions, and its interval."""
-    gaps = right - other
-    mean = float(gaps.mean())
-    half = _Z * float(gaps.std(correction=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else 1.0
-    return Interval(mean, mean - half, mean + half)
 
 
 def exam_schedules() -> list[Schedule]:

@@ -1,33 +1,75 @@
 """aim-runtime accuracy: the share of right answers under schedules."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import RenderableType
 
+from aim_cost.case import Case
 from aim_cost.cli.groups import grouped
-from aim_cost.cli.options import FormatOption, PartOptions, SchedulesOption
-from aim_cost.render import Format, console, print_rows, table
+from aim_cost.cli.options import AllPartOptions, FormatOption, SchedulesOption
+from aim_cost.methods import parse_methods
+from aim_cost.models.model import ModelSpec
+from aim_cost.models.workload import Execution, Workload
+from aim_cost.render import Format, console, print_rows
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.units import mega
+from aim_cost.studies.budget import KINDS
 from aim_runtime.cli.options import with_baseline
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from aim_runtime.answers.accuracy import Asked
+    from aim_runtime.answers.at_budgets import Missed
 
-    from aim_runtime.answers.accuracy import Accuracy, Interval
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """Published methods, in place of schedules."""
+
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Names with commas, fastv:k=3:r=0.75, or all: those that run, at equal budgets.",
+            show_default=False,
+        ),
+    ] = None
+    equal: Annotated[
+        str, typer.Option(help=f"What each method is given equally: {', '.join(KINDS)}.")
+    ] = "tokens"
+    budgets: Annotated[
+        str, typer.Option(help="Shares of the visual tokens whose keeping costs as much.")
+    ] = "0.5,0.25,0.125"
+
+    def asked(self, case: Case) -> "tuple[list[Asked], list[Missed]]":
+        """No reduction and each method at each budget. Raises: ScheduleError, InputError."""
+        from aim_runtime.answers.accuracy import Asked
+        from aim_runtime.answers.at_budgets import at_budgets
+        from aim_runtime.errors import InputError
+
+        try:
+            shares = [float(share) for share in self.budgets.split(",")]
+        except ValueError as error:
+            raise InputError(
+                "--budgets",
+                expected="shares with commas between",
+                got=self.budgets,
+                fix="E.g. 0.5,0.25.",
+            ) from error
+        assert self.methods is not None
+        asked, missed = at_budgets(case, parse_methods(self.methods), self.equal, shares)
+        return [Asked(Schedule()), *asked], missed
 
 
 @grouped
 def accuracy(
     *,
     model: Annotated[
-        str, typer.Option(help="tiny, or a folder of aim-runtime tiny train.")
+        str, typer.Option(help="tiny, tiny-36, or a folder of aim-runtime tiny train.")
     ] = "tiny",
-    parts: PartOptions,
+    parts: AllPartOptions,
     schedule: SchedulesOption = None,
+    methods: MethodOptions,
     questions: Annotated[int, typer.Option(help="About as many clips, the kinds in turn.")] = 1000,
     frames: Annotated[int, typer.Option(help="Of each clip.")] = 8,
     split: Annotated[str, typer.Option(help="test or validation digits.")] = "test",
@@ -38,34 +80,41 @@ def accuracy(
     form: FormatOption = Format.table,
 ) -> None:
     """Answer questions under schedules: 45 of them when none is named. Tokens really leave."""
-    from aim_cost.models.model import ModelSpec
-    from aim_cost.models.workload import Workload
-    from aim_runtime.answers.accuracy import ALL, exam_schedules, measure_accuracy
+    from aim_runtime.answers.accuracy import Asked, exam_schedules, measure_accuracy
     from aim_runtime.answers.accuracy_file import AccuracyFile, ExamKey, exam_row
-    from aim_runtime.patching.patch import patched
+    from aim_runtime.cli.accuracy_tables import methods_table, schedules_table
+    from aim_runtime.errors import InputError
     from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny
-    from aim_runtime.tiny.exam import draw_exam, encoded_by, right_answers
+    from aim_runtime.tiny.exam import answered, draw_exam
+    from aim_runtime.tiny.model import frame_tokens
 
-    tiny = load_tiny(SHIPPED if model == "tiny" else Path(model))
+    named = parts.all(schedule)
+    if named and methods.methods is not None:
+        raise InputError(
+            "--methods",
+            expected="no schedule beside it",
+            got=", ".join(one.label() for one in named),
+            fix="Give one of the two.",
+        )
+    tiny = load_tiny(SHIPPED.get(model, Path(model)))
     exam = draw_exam(tiny, split, questions, frames=frames, seed=seed)
-    asked = with_baseline(parts.all(schedule))
-    chosen = asked or exam_schedules()
+    text = exam.input_ids.shape[1] - (frames * frame_tokens(tiny) + 1)
+    spec = ModelSpec.from_hf_config(tiny.config.to_dict(), name="tiny")
+    workload = Workload(text_tokens=text, frames=frames)
+    missed: list[Missed] = []
+    if methods.methods is not None:
+        case = Case(spec, workload, "cpu-generic", Execution(dtype="float32"))
+        asked, missed = methods.asked(case)
+    else:
+        asked = [Asked(one) for one in with_baseline(named) or exam_schedules()]
     key = ExamKey(model, split, frames, seed)
     file = AccuracyFile(out, key, resume=resume) if out is not None else None
-
-    def answers(schedule: Schedule) -> "Tensor":
-        merge = schedule.vision_merge
-        seen = exam if merge is None else encoded_by(tiny, exam, merge)
-        with patched(tiny, schedule):
-            return right_answers(tiny, seen)
-
-    text = exam.input_ids.shape[1] - exam.visual_tokens
     lines = measure_accuracy(
-        answers,
+        partial(answered, tiny, exam),
         exam.kinds,
-        chosen,
-        ModelSpec.from_hf_config(tiny.config.to_dict(), name="tiny"),
-        Workload(text_tokens=text, frames=frames),
+        asked,
+        spec,
+        workload,
         draws=draws,
         done=file.earlier if file else (),
         keep=file.save if file else lambda lines: None,
@@ -73,30 +122,7 @@ def accuracy(
     if form is not Format.table:
         print_rows([exam_row(key, line) for line in lines], form)
         return
-    console().print(_table([line for line in lines if line.kind == ALL], questions))
-
-
-def _table(lines: "Sequence[Accuracy]", questions: int) -> RenderableType:
-    cells = [
-        (
-            line.schedule.label(),
-            f"{mega(line.llm_flops):.0f}",
-            f"{100 * line.share.value:.1f}",
-            f"{100 * line.share.low:.0f} - {100 * line.share.high:.0f}",
-            _points(line.difference),
-            _points(line.random_difference),
-        )
-        for line in lines
-    ]
-    columns = ("schedule", "MFLOPs", "right", "95 %", "to none", "to random")
-    note = (
-        f"{questions} questions; percent, and points of difference on the same questions. "
-        "MFLOPs of the LLM with scoring, one prompt. * the 95 % interval leaves 0 out."
-    )
-    return table("Accuracy under schedules", columns, cells, note)
-
-
-def _points(difference: "Interval | None") -> str:
-    if difference is None:
-        return "-"
-    return f"{100 * difference.value:+.1f}{'*' if difference.leaves_out_zero else ' '}"
+    if methods.methods is not None:
+        console().print(methods_table(lines, missed, questions))
+        return
+    console().print(schedules_table(lines, questions))

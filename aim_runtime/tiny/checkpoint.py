@@ -17,19 +17,19 @@ from aim_runtime.errors import LoadError
 from aim_runtime.tiny.packed import packed_accuracy, packed_questions
 from aim_runtime.tiny.questions import VOCABULARY
 
-SHIPPED = Path(__file__).parent / "weights"
-"""The checkpoint that comes with the project."""
+SHIPPED = {name: Path(__file__).parent / "weights" / name for name in ("tiny", "tiny-36")}
+"""Folders of the checkpoints that come with the project, by name."""
 
 _CARD, _WORDS = "card.json", "vocabulary.json"
 _VALIDATION_SEED, _VALIDATION_CLIPS = 2, 1000
 
 
 def save_checkpoint(
-    model: LlavaOnevisionForConditionalGeneration, folder: Path, seed: int, told: dict[str, Any]
+    model: LlavaOnevisionForConditionalGeneration, folder: Path, command: str, told: dict[str, Any]
 ) -> dict[str, float]:
     """Write config, fp16 weights, vocabulary and card; return the validation accuracy by kind.
 
-    Args: told, what training reports about itself, for the card.
+    Args: command, that trains it; told, what training reports about itself; for the card.
     """
     make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -39,7 +39,7 @@ def save_checkpoint(
     write_atomically(folder / _WORDS, json.dumps(VOCABULARY, indent=1).encode())
     accuracy = validation_accuracy(load_tiny(folder))
     card = {
-        "command": f"aim-runtime tiny train --seed {seed}",
+        "command": command,
         "validation": accuracy,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         **told,
@@ -54,7 +54,7 @@ def validation_accuracy(model: LlavaOnevisionForConditionalGeneration) -> dict[s
     return packed_accuracy(model, *packed_questions(model, "validation", _VALIDATION_CLIPS, rng))
 
 
-def load_tiny(folder: Path = SHIPPED) -> LlavaOnevisionForConditionalGeneration:
+def load_tiny(folder: Path = SHIPPED["tiny"]) -> LlavaOnevisionForConditionalGeneration:
     """A checkpoint of this package in float32, in eval mode. Raises: LoadError."""
     try:
         words = json_tree(text_of(folder / _WORDS))
@@ -66,7 +66,7 @@ def load_tiny(folder: Path = SHIPPED) -> LlavaOnevisionForConditionalGeneration:
             str(folder),
             expected="a folder that aim-runtime tiny train wrote",
             got=" ".join(str(error).split())[:200],
-            fix="Give its path, or tiny for the shipped checkpoint.",
+            fix=f"Give its path, or the name of a shipped one: {', '.join(SHIPPED)}.",
         ) from error
     if words != list(VOCABULARY):
         raise LoadError(

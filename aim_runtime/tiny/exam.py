@@ -1,12 +1,13 @@
 """An exam: questions about clips that training never saw, encoded once for many schedules."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -14,12 +15,13 @@ from aim_cost.checks import one_of, whole
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.vision_merge import VisionMerge
 from aim_runtime.errors import MeasurementError
+from aim_runtime.models.part import Part
 from aim_runtime.patching.patch import patched
 from aim_runtime.patching.undo import Changes
-from aim_runtime.tiny.model import FRAME_TOKENS, patch_features
+from aim_runtime.tiny.model import frame_size, frame_tokens, patch_features
 from aim_runtime.tiny.prompts import prompt_ids
 from aim_runtime.tiny.questions import KINDS, ask, can_ask
-from aim_runtime.tiny.scenes import FRAME_SIZE, draw_clips
+from aim_runtime.tiny.scenes import draw_clips
 
 EXAM_SPLITS = ("test", "validation")
 """The splits that training never saw."""
@@ -29,20 +31,17 @@ EXAM_SPLITS = ("test", "validation")
 class Exam:
     """One question about each clip, the kinds in turn.
 
-    Shapes: pixels[n, F, 3, 32, 32]; patches[n, F, 64, hidden], what the projector gives for each
-    frame; input_ids[n, t]; answers[n], ids of words; kinds, n names.
+    Shapes: pixels[n, F, 3, size, size]; patches[n, F, p, hidden], what the projector gives for each
+    frame; attended[n, F, p, channels], what the last layer of the tower attends to; input_ids[n,
+    t]; answers[n], ids of words; kinds, n names.
     """
 
     pixels: Tensor
     patches: Tensor
+    attended: Tensor
     input_ids: Tensor
     answers: Tensor
     kinds: tuple[str, ...]
-
-    @property
-    def visual_tokens(self) -> int:
-        """Visual tokens of each prompt, newline included."""
-        return self.patches.shape[1] * FRAME_TOKENS + 1
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -70,7 +69,7 @@ def draw_exam(
     kinds: list[str] = []
     pixels, ids, answers = [], [], []
     while len(kinds) < count:
-        clips = draw_clips(split, 100, frames, rng)
+        clips = draw_clips(split, 100, frames, rng, size=frame_size(model))
         for clip in range(len(clips.digit)):
             kind = names[len(kinds) % len(names)]
             facts = (clips.digit[clip], clips.color[clip], clips.place[clip])
@@ -78,12 +77,12 @@ def draw_exam(
                 continue
             words, answer = ask(kind, *facts, rng)
             pixels.append(torch.from_numpy(clips.pixels[clip]))
-            ids.append(prompt_ids(words, frames * FRAME_TOKENS + 1))
+            ids.append(prompt_ids(words, frames * frame_tokens(model) + 1))
             answers.append(answer)
             kinds.append(kind)
     drawn = torch.stack(pixels)
-    patches = _patches(model, drawn)
-    return Exam(drawn, patches, torch.cat(ids), torch.tensor(answers), tuple(kinds))
+    seen = encode(model, drawn)
+    return Exam(drawn, *seen, torch.cat(ids), torch.tensor(answers), tuple(kinds))
 
 
 @torch.no_grad()
@@ -92,11 +91,45 @@ def encoded_by(
 ) -> Exam:
     """The same exam, its clips encoded by a tower that merges."""
     with patched(model, Schedule(vision_merge=vision_merge)):
-        return replace(exam, patches=_patches(model, exam.pixels))
+        patches, attended = encode(model, exam.pixels)
+    return replace(exam, patches=patches, attended=attended)
 
 
-def _patches(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
-    return torch.stack([patch_features(model, clip) for clip in pixels])
+@torch.no_grad()
+def encode(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """``patches`` and ``attended`` of an exam: pixels[n, F, 3, size, size]."""
+    attended: list[Tensor] = []
+
+    def see(module: nn.Module, args: tuple[Tensor], kwargs: object) -> None:
+        attended.append(args[0])
+
+    with Changes() as changes:
+        changes.hook(_last_attention(model).q_proj.register_forward_pre_hook, see)
+        patches = [patch_features(model, clip) for clip in pixels]
+    return torch.stack(patches), torch.stack(attended)
+
+
+def _last_attention(model: LlavaOnevisionForConditionalGeneration) -> Part:
+    """The attention of the tower's last layer, whose output the model reads."""
+    layers = [part for part in model.model.vision_tower.modules() if hasattr(part, "self_attn")]
+    attention: Part = layers[-1].self_attn
+    return attention
+
+
+@torch.no_grad()
+def answered(
+    model: LlavaOnevisionForConditionalGeneration, exam: Exam, schedule: Schedule
+) -> tuple[Tensor, float]:
+    """Answer an exam under a schedule: bool [n], what is right; processor seconds of a prompt.
+
+    The seconds are those of pooling, merging, selecting and the LLM.
+    """
+    merge = schedule.vision_merge
+    seen = exam if merge is None else encoded_by(model, exam, merge)
+    with patched(model, schedule):
+        start = time.process_time()
+        right = right_answers(model, seen)
+        return right, (time.process_time() - start) / len(exam)
 
 
 @torch.no_grad()
@@ -109,14 +142,12 @@ def right_answers(
     """
     right = []
     for rows in torch.arange(len(exam)).split(batch):
-        ids, patches = exam.input_ids[rows], exam.patches[rows]
-        # the pixels are read only for the number of frames
-        pixels = torch.zeros(1).expand(*patches.shape[:2], 3, FRAME_SIZE, FRAME_SIZE)
-        with _encoded(model, patches.flatten(0, 1)):
+        ids = exam.input_ids[rows]
+        with _encoded(model, exam.patches[rows].flatten(0, 1), exam.attended[rows].flatten(0, 1)):
             logits = model(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                pixel_values_videos=pixels.contiguous(),
+                pixel_values_videos=exam.pixels[rows],  # read only for the number of frames
                 logits_to_keep=1,
                 use_cache=False,
             ).logits
@@ -125,11 +156,22 @@ def right_answers(
 
 
 @contextmanager
-def _encoded(model: LlavaOnevisionForConditionalGeneration, patches: Tensor) -> Iterator[None]:
-    """Let tower and projector return ``patches``; pooling, merging and the rest run unchanged."""
-    core = model.model
+def _encoded(
+    model: LlavaOnevisionForConditionalGeneration, patches: Tensor, attended: Tensor
+) -> Iterator[None]:
+    """Let tower and projector return ``patches``; pooling, merging and the rest run unchanged.
+
+    Of the tower, queries and keys of the last layer are computed, for scores that read them.
+    """
+    core, attention = model.model, _last_attention(model)
     output = BaseModelOutputWithPooling(last_hidden_state=patches, hidden_states=(patches,))
+
+    def tower(*args: object, **kwargs: object) -> BaseModelOutputWithPooling:
+        attention.q_proj(attended)
+        attention.k_proj(attended)
+        return output
+
     with Changes() as changes:
-        changes.replace(core.vision_tower, "forward", lambda *args, **kwargs: output)
+        changes.replace(core.vision_tower, "forward", tower)
         changes.replace(core.multi_modal_projector, "forward", lambda x: x)
         yield

@@ -1,5 +1,7 @@
 """Linear read-outs of the visual tokens, for the first stage of training only."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,15 +21,18 @@ class Heads(nn.Module):
     def losses(self, features: Tensor, digit: Tensor, color: Tensor) -> tuple[Tensor, Tensor]:
         """The loss over tokens and quadrants, and the accuracy of digits over quadrants.
 
-        Shapes: features[n, 16, hidden], digit and color [n, 4] with their own class for nothing.
+        Shapes: features[n, tokens, hidden], digit and color [n, 4], with a class for
+        nothing.
         """
-        # 4 x 4 tokens -> [n, 4 places, 4 tokens, hidden]
-        grid = features.unflatten(1, (2, 2, 2, 2)).transpose(2, 3).flatten(1, 2).flatten(2, 3)
+        # a square of tokens -> [n, 4 places, tokens of a place, hidden]
+        half = math.isqrt(features.shape[1]) // 2
+        grid = features.unflatten(1, (2, half, 2, half)).transpose(2, 3)
+        grid = grid.flatten(1, 2).flatten(2, 3)
         place = torch.arange(len(PLACES)).expand(len(digit), -1)
         loss = features.new_zeros(())
-        for x, times in ((grid, 4), (grid.mean(dim=2, keepdim=True), 1)):
+        for x in (grid, grid.mean(dim=2, keepdim=True)):
             for head, target in ((self.digit, digit), (self.color, color), (self.place, place)):
-                wanted = target[..., None].expand(-1, -1, times)
+                wanted = target[..., None].expand(x.shape[:3])
                 loss = loss + functional.cross_entropy(head(x).flatten(0, 2), wanted.flatten())
         guess = self.digit(grid.mean(dim=2)).argmax(dim=-1)
         return loss, (guess == digit).float().mean()

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from aim_runtime.tiny.model import frame_features
+from aim_runtime.tiny.model import frame_features, frame_size
 from aim_runtime.tiny.prompts import packed_logits
 from aim_runtime.tiny.questions import KINDS, ask, can_ask
 from aim_runtime.tiny.scenes import Clips, draw_clips
@@ -19,10 +19,10 @@ def clip_features(
     frames: int,
     rng: np.random.Generator,
 ) -> tuple[Clips, Tensor]:
-    """Draw clips and encode them once: features[clips, frames, 16, hidden]; pixels are let go."""
+    """Draw clips and encode them once: features[clips, frames, tokens, hidden]; no pixels."""
     parts, facts = [], []
     for start in range(0, clips, 100):
-        drawn = draw_clips(split, min(100, clips - start), frames, rng)
+        drawn = draw_clips(split, min(100, clips - start), frames, rng, size=frame_size(model))
         pixels = torch.from_numpy(drawn.pixels)
         parts.append(frame_features(model, pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2]))
         facts.append((drawn.digit, drawn.color, drawn.place))

@@ -17,7 +17,7 @@ def packed_logits(
 ) -> Tensor:
     """The logits of the answers to several questions after each clip, none of which sees another.
 
-    Shapes: features[B, F, 16, hidden], questions[B, Q, 5] -> [B, Q, vocabulary]. Equal to one
+    Shapes: features[B, F, tokens, hidden], questions[B, Q, 5] -> [B, Q, vocabulary]. Equal to one
     prompt a question: positions of every question start right after the clip, and a mask keeps
         questions apart.
     """

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass, field
 
+from aim_runtime.tiny.scenes import FRAME_SIZE
+
 
 @dataclass(frozen=True)
 class Recipe:
     """Args:
+    frame_size: pixels of the sides of a frame.
+    start: the shipped model whose weights it begins with; None begins at random.
     vision_steps, vision_frames: of the first stage; the ramp ends after ``ramp_steps``.
     clips, clip_frames: of the pool whose features the second stage draws from.
     stages: (steps, fewest and most frames of a clip) of the second stage.
@@ -13,6 +17,8 @@ class Recipe:
     save_every: steps between states on disk.
     """
 
+    frame_size: int = FRAME_SIZE
+    start: str | None = None
     vision_steps: int = 2400
     vision_frames: int = 64
     ramp_steps: int = 600
@@ -40,3 +46,22 @@ class Recipe:
     @property
     def answer_steps(self) -> int:
         return sum(steps for steps, _, _ in self.stages)
+
+
+RECIPES = {
+    "tiny": Recipe(),
+    "tiny-36": Recipe(
+        frame_size=48,
+        start="tiny",
+        vision_steps=400,
+        ramp_steps=1,
+        vision_lr=1e-3,
+        clips=3000,
+        stages=((300, 6, 8),),
+        muon_lr=2e-3,
+        adam_lr=7e-4,
+        save_every=50,
+        validation_clips=100,
+    ),
+}
+"""By the name of the shipped model: 16 and 36 visual tokens a frame."""

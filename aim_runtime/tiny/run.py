@@ -20,8 +20,9 @@ from aim_cost.checks import whole
 from aim_cost.files import make_folder, write_atomically
 from aim_cost.files.json_text import json_tree
 from aim_runtime.errors import LoadError
+from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny
 from aim_runtime.tiny.heads import Heads
-from aim_runtime.tiny.model import new_model
+from aim_runtime.tiny.model import new_model, start_with
 from aim_runtime.tiny.recipe import Recipe
 
 CURVE_FILE, STATE_FILE = "curve.json", "state.safetensors"
@@ -42,7 +43,9 @@ class Run:
             recipe,
         )
         make_folder(folder)
-        self.model = new_model(seed)
+        self.model = new_model(seed, recipe.frame_size)
+        if recipe.start is not None:
+            start_with(self.model, load_tiny(SHIPPED[recipe.start]))
         self.heads = Heads(self.model.config.get_text_config().hidden_size, seed)
         self.done = {"vision": 0, "answers": 0}
         self.curve: list[dict[str, Any]] = []

@@ -16,10 +16,8 @@ from aim_runtime.tiny.train_answers import train_answers
 from aim_runtime.tiny.train_vision import train_vision
 
 
-def train(
-    seed: int, folder: Path, recipe: Recipe | None = None
-) -> LlavaOnevisionForConditionalGeneration:
-    """Train a model from nothing, or go on from what ``folder`` holds.
+def train(seed: int, folder: Path, recipe: Recipe) -> LlavaOnevisionForConditionalGeneration:
+    """Train a model, or go on from what ``folder`` holds.
 
     Writes there: STATE_FILE while training, CURVE_FILE: validation accuracy by kind and loss,
     every ``save_every`` steps, the recipe, the seed and the seconds spent. Data is drawn from the
@@ -27,7 +25,7 @@ def train(
     Returns: the model in eval mode; its last state was validated, no best one is chosen.
     Raises: LoadError where ``folder`` holds another training.
     """
-    run = Run(seed, folder, recipe or Recipe())
+    run = Run(seed, folder, recipe)
     with counted_progress() as progress:
         train_vision(run, progress)
         train_answers(run, progress)

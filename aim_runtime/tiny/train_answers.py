@@ -64,7 +64,7 @@ def _frames_at(step: int, recipe: Recipe, rng: np.random.Generator) -> int:
 def _questions(
     clips: Clips, features: Tensor, frames: int, recipe: Recipe, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch: features[B, F, 16, hidden] of frames drawn from the pool, questions, answers."""
+    """A batch: features[B, F, tokens, hidden] of frames drawn from the pool, questions, answers."""
     kinds = tuple(recipe.kind_weights)
     weights = np.array([recipe.kind_weights[kind] for kind in kinds])
     seen: list[Tensor] = []

@@ -35,7 +35,9 @@ def train_vision(run: Run, progress: Progress) -> None:
     for step in range(run.done["vision"], recipe.vision_steps):
         difficulty = min(1.0, step / recipe.ramp_steps)
         rng = run.rng("vision", step)
-        frames = draw_mosaics("train", recipe.vision_frames, rng, difficulty=difficulty)
+        frames = draw_mosaics(
+            "train", recipe.vision_frames, rng, size=recipe.frame_size, difficulty=difficulty
+        )
         loss, _ = run.heads.losses(*_seen(model, frames))
         step_with([optimizer], [recipe.vision_lr], loss, parameters, step / recipe.vision_steps)
         progress.advance(task)
@@ -54,5 +56,5 @@ def _seen(model: LlavaOnevisionForConditionalGeneration, frames: Any) -> tuple[T
 
 @torch.no_grad()
 def _vision_accuracy(run: Run) -> float:
-    frames = draw_mosaics("validation", 500, np.random.default_rng(0))
+    frames = draw_mosaics("validation", 500, np.random.default_rng(0), size=run.recipe.frame_size)
     return float(run.heads.losses(*_seen(run.model, frames))[1])

@@ -19,8 +19,8 @@ from aim_cost.schedules.prune import Prune
 from aim_runtime import patched
 from aim_runtime.patching.executable import check_executable
 from aim_runtime.reduction.scores import LAYER_IMPORTANCE
-from aim_runtime.selection import SELECTIONS
 from aim_runtime.reference import Reference
+from aim_runtime.selection import SELECTIONS
 from tests.runtime.slow_scores import SLOW_SCORES
 from tests.runtime.support import tiny_qwen2
 

@@ -10,6 +10,8 @@ import torch
 from aim_cost import Execution, ModelSpec, Schedule, Workload, estimate, load_hardware
 from aim_runtime.answers.accuracy import (
     Accuracy,
+    Asked,
+    AtBudget,
     at_random,
     exam_schedules,
     is_random,
@@ -34,13 +36,14 @@ def answers_of(shares):
     def answers(schedule):
         right = torch.zeros(len(KINDS), dtype=torch.bool)
         right[: int(shares(schedule) * len(KINDS))] = True
-        return right
+        return right, 0.25
 
     return answers
 
 
 def measured(shares, schedules, **options):
-    return measure_accuracy(answers_of(shares), KINDS, schedules, SPEC, PROMPT, **options)
+    asked = [Asked(one) for one in schedules]
+    return measure_accuracy(answers_of(shares), KINDS, asked, SPEC, PROMPT, **options)
 
 
 def share_of(schedule):
@@ -92,15 +95,16 @@ def test_random_schedules_are_the_mean_of_draws():
 
     def answers(schedule):
         seen.append(random_numbers(1, 4).tolist())
-        return torch.full((len(KINDS),), len(seen) == 1)
+        return torch.full((len(KINDS),), len(seen) == 1), float(len(seen))
 
     twin = at_random(CUT)
-    (row, *_) = measure_accuracy(answers, KINDS, [twin], SPEC, PROMPT, draws=4)
+    (row, *_) = measure_accuracy(answers, KINDS, [Asked(twin)], SPEC, PROMPT, draws=4)
     assert row.share.value == 0.25
     assert row.draws == 4
+    assert row.time_s == 2.5
     assert len({str(numbers) for numbers in seen[:4]}) == 4  # the fifth run is no reduction
     with pytest.raises(MeasurementError, match="draws"):
-        measure_accuracy(answers, KINDS, [twin], SPEC, PROMPT, draws=0)
+        measure_accuracy(answers, KINDS, [Asked(twin)], SPEC, PROMPT, draws=0)
 
 
 def test_rows_that_are_there_are_not_measured_again():
@@ -112,6 +116,36 @@ def test_rows_that_are_there_are_not_measured_again():
     assert again[3].share.value == pytest.approx(0.1)
 
 
+def test_a_method_at_a_budget_is_compared_with_selection_at_the_same_budget():
+    random, uniform = map(Schedule.parse, ("select 0.5 score=random", "select 0.5"))
+    shares = {Schedule(): 0.9, CUT: 0.7, random: 0.5, uniform: 0.8}
+    at = AtBudget("aim", "tokens", 0.5, 0.99)
+    asked = [
+        Asked(CUT),
+        Asked(CUT, at, random, uniform),
+        Asked(random, replace(at, method="random"), random, uniform),
+    ]
+
+    def measure(done=()):
+        answers = answers_of(lambda schedule: shares.get(schedule, 0.0))
+        return measure_accuracy(answers, KINDS, asked, SPEC, PROMPT, done=done)
+
+    lines = measure()
+    plain, method, chance = lines[::3]
+    assert (plain.at, plain.to_random, plain.to_uniform) == (None, None, None)
+    assert plain.random_difference is not None
+    assert (method.at, method.random_difference) == (at, None)
+    assert method.to_random.value == pytest.approx(0.2)
+    assert method.to_uniform.value == pytest.approx(-0.1)
+    assert (chance.draws, chance.to_random) == (3, None)
+    assert chance.to_uniform.value == pytest.approx(-0.3)
+    assert [Accuracy.of(json.loads(json.dumps(line.to_row()))) for line in lines] == lines
+    # the same schedule without a budget is another line
+    shares[CUT] = 0.0
+    assert measure(done=lines) == lines
+    assert measure(done=lines[3:])[-3].share.value == 0
+
+
 def test_twins():
     assert at_random(Schedule()) is None
     twin = at_random(
@@ -120,6 +154,9 @@ def test_twins():
     assert twin.label() == "merge 0.25 by=random positions=kept, prune linear:2:6 score=random"
     assert at_random(twin) == twin
     assert not is_random(Schedule.parse("merge 0.25 by=uniform"))
+    selected = at_random(Schedule.parse("select frame:3 score=vision-attention"))
+    assert selected.label() == "select frame:3 score=random"
+    assert is_random(selected)
 
 
 def test_draws_repeat_and_differ_from_row_to_row():
@@ -148,9 +185,9 @@ def test_an_exam_of_other_questions_is_taken_again():
     """Their shares are of other numbers of clips, and must not stand in one table."""
     first = measured(share_of, [Schedule()])
     halved = measure_accuracy(
-        lambda schedule: torch.zeros(50, dtype=torch.bool),
+        lambda schedule: (torch.zeros(50, dtype=torch.bool), 0.25),
         KINDS[:50],
-        [Schedule()],
+        [Asked(Schedule())],
         SPEC,
         PROMPT,
         done=first,

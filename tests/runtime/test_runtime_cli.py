@@ -143,6 +143,9 @@ def test_a_workload_is_refused_before_any_weights_are_made(run, monkeypatch, com
         (("table", "--equal", "flops", "--budget", "-1"), "--budget"),
         (("table", "--equal", "time"), "--hardware"),
         (("table", "--budget", "3"), "--equal"),
+        (("accuracy", "--questions", "6", "--methods", "aim", "--merge", "0.5"), "--methods"),
+        (("accuracy", "--questions", "6", "--methods", "aim", "--budgets", "half"), "--budgets"),
+        (("accuracy", "--questions", "6", "--methods", "aim", "--equal", "sum"), "tokens, flops"),
         (("campaign", "--minutes", "9", "--dry-run", "--device", "cpu"), "a CUDA GPU"),
         (
             ("generate", "--model", "qwen2-vl-7b", "--video", "x.mp4", "--prompt", "what"),
@@ -238,3 +241,20 @@ def test_accuracy_takes_the_schedules_of_the_exam_where_none_is_named(run, monke
     )
     rows = json.loads(run(*ACCURACY))
     assert list(dict.fromkeys(row["schedule"] for row in rows)) == ["none", "prune linear:2:6"]
+
+
+def test_accuracy_of_methods_at_equal_budgets(run, tmp_path):
+    """Those that run; those that cannot meet the budget or do not run say why. It is resumed."""
+    out = tmp_path / "rows.json"
+    command = [*ACCURACY[:-2], "--methods", "vtw,fastv:k=3,tome,pact", "--budgets", "0.5,0.3"]
+    shown = run(*command, "--out", out)
+    rows = json.loads(out.read_text())["rows"]
+    found = [(row.get("method"), row.get("budget")) for row in rows if row["kind"] == "all"]
+    assert found == [(None, None), ("vtw", 0.5), ("vtw", 0.3), ("fastv:k=3", 0.5)]
+    assert all(row["to_uniform"] is not None for row in rows if row.get("method"))
+    assert max(map(len, shown.splitlines())) <= 80
+    text = " ".join(shown.split())
+    assert "fastv:k=3 at 30 %: cannot meet" in text
+    assert "pact does not run: it merges tokens into clusters" in text
+    again = run(*command, "--out", out, "--resume")
+    assert again == shown

@@ -16,8 +16,8 @@ from aim_runtime.seams import lack_newlines
 from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny, save_checkpoint
 from aim_runtime.tiny.exam import draw_exam, right_answers
 from aim_runtime.tiny.model import (
-    FRAME_TOKENS,
     frame_features,
+    frame_tokens,
     new_model,
     video_embeddings,
 )
@@ -40,7 +40,7 @@ def test_packed_questions_are_answered_as_single_prompts_of_the_whole_model(mode
         packed = packed_logits(model, features, questions)
         for clip in range(2):
             for question in range(2):
-                ids = prompt_ids(questions[clip, question].tolist(), 3 * FRAME_TOKENS + 1)
+                ids = prompt_ids(questions[clip, question].tolist(), 3 * frame_tokens(model) + 1)
                 single = model(
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
@@ -87,12 +87,12 @@ def test_checkpoints_load_back_and_others_are_refused(model, tmp_path, monkeypat
     from aim_runtime.tiny import checkpoint as module
 
     monkeypatch.setattr(module, "_VALIDATION_CLIPS", 4)
-    save_checkpoint(new_model(3), tmp_path / "mine", 3, {"seconds": 1.0})
+    save_checkpoint(new_model(3), tmp_path / "mine", "the command", {"seconds": 1.0})
     loaded = load_tiny(tmp_path / "mine")
     for name, value in new_model(3).half().state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value.float()), name
     card = json.loads((tmp_path / "mine" / "card.json").read_text())
-    assert card["command"] == "aim-runtime tiny train --seed 3"
+    assert card["command"] == "the command"
     assert set(card["validation"]) == set(KINDS)
     assert (tmp_path / "mine" / "model.safetensors").stat().st_size < 4e6
     (tmp_path / "mine" / "vocabulary.json").write_text("[]")
@@ -103,7 +103,7 @@ def test_checkpoints_load_back_and_others_are_refused(model, tmp_path, monkeypat
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_tiny(SHIPPED)
+    return load_tiny(SHIPPED["tiny"])
 
 
 @pytest.fixture(scope="module")

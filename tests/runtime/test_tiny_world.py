@@ -12,7 +12,6 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.vision_merge import VisionMerge
 
@@ -26,11 +25,17 @@ from aim_runtime.errors import LoadError
 from aim_runtime.tiny import checkpoint, digits, train, train_answers, train_vision
 from aim_runtime.tiny.checkpoint import load_tiny
 from aim_runtime.tiny.digits import SPLITS
-from aim_runtime.tiny.exam import Exam, encoded_by, right_answers
-from aim_runtime.tiny.model import FRAME_TOKENS, patch_features
+from aim_runtime.tiny.exam import Exam, answered, encode, encoded_by, right_answers
+from aim_runtime.tiny.heads import Heads
+from aim_runtime.tiny.model import (
+    frame_features,
+    frame_tokens,
+    new_model,
+    start_with,
+)
 from aim_runtime.tiny.prompts import prompt_ids
 from aim_runtime.tiny.questions import KINDS, VOCABULARY, ask, can_ask
-from aim_runtime.tiny.recipe import Recipe
+from aim_runtime.tiny.recipe import RECIPES, Recipe
 from aim_runtime.tiny.run import CURVE_FILE, STATE_FILE
 from aim_runtime.tiny.scenes import COLORS, NOTHING, PLACES, draw_clips, draw_mosaics
 
@@ -77,11 +82,17 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
             load.__wrapped__("test")
 
 
+SIZES = pytest.mark.parametrize("size", [recipe.frame_size for recipe in RECIPES.values()])
+
+
+@SIZES
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_clip_shows_what_it_says(split):
-    clips = draw_clips(split, 4, 8, np.random.default_rng(3), difficulty=0.0)
+def test_a_clip_shows_what_it_says(split, size):
+    clips = draw_clips(split, 4, 8, np.random.default_rng(3), size=size, difficulty=0.0)
     light = (clips.pixels + 1) / 2  # on black: whatever is light is ink
-    quadrants = light.reshape(4, 8, 3, 2, 16, 2, 16).sum(axis=(4, 6)).reshape(4, 8, 3, 4)
+    quadrants = (
+        light.reshape(4, 8, 3, 2, size // 2, 2, size // 2).sum(axis=(4, 6)).reshape(4, 8, 3, 4)
+    )
     shown = quadrants.sum(axis=2) > 0
     expected = clips.place[..., None] == np.arange(len(PLACES))
     assert (shown == expected).all()
@@ -93,9 +104,11 @@ def test_a_clip_shows_what_it_says(split):
     assert (nearest == clips.color[clips.color != NOTHING]).all()
 
 
-def test_a_mosaic_shows_what_it_says():
-    frames = draw_mosaics("train", 16, np.random.default_rng(4), difficulty=0.0)
-    light = ((frames.pixels + 1) / 2).reshape(16, 3, 2, 16, 2, 16).sum(axis=(1, 3, 5))
+@SIZES
+def test_a_mosaic_shows_what_it_says(size):
+    frames = draw_mosaics("train", 16, np.random.default_rng(4), size=size, difficulty=0.0)
+    light = (frames.pixels + 1) / 2
+    light = light.reshape(16, 3, 2, size // 2, 2, size // 2).sum(axis=(1, 3, 5))
     assert ((light.reshape(16, 4) > 0) == (frames.digit != NOTHING)).all()
 
 
@@ -201,45 +214,90 @@ def test_the_state_of_another_training_is_refused(tmp_path):
         train.train(0, tmp_path, recipe)
 
 
+def test_a_model_of_larger_frames_starts_with_the_weights_of_the_smaller_one():
+    """All of them, its places in a frame between theirs; and its quadrants are told apart."""
+    small, large = load_tiny(), new_model(0, 48)
+    start_with(large, small)
+    places = {}
+    for model in (small, large):
+        weights = model.state_dict()
+        places[model] = weights.pop(next(n for n in weights if "position_embedding" in n))
+        places[model] = places[model].unflatten(0, (int(len(places[model]) ** 0.5), -1))
+        assert all(torch.equal(x, small.state_dict()[n]) for n, x in weights.items())
+    # the middle of every three places lies between the two that they replace
+    threes = places[large][1::3, 1::3]
+    twos = places[small].unflatten(0, (4, 2)).unflatten(2, (4, 2)).mean(dim=(1, 3))
+    torch.testing.assert_close(threes, twos)
+    tokens = frame_features(large, torch.randn(2, 3, 48, 48))
+    assert tokens.shape == (2, frame_tokens(large), 96) == (2, 36, 96)
+
+
+@pytest.mark.parametrize("tokens", [16, 36])
+def test_heads_look_for_a_digit_where_it_is(tokens):
+    """One token lit in each quadrant in turn: the loss is lowest for the label of that place."""
+    heads, side = Heads(12, 0), int(tokens**0.5)
+    with torch.no_grad():
+        heads.digit.weight.copy_(20 * torch.eye(11, 12))
+    for place in range(4):
+        row, column = divmod(place, 2)
+        lit = torch.zeros(1, side, side, 12)
+        lit[..., 10] = 1  # no digit
+        half = side // 2
+        quadrant = lit[:, row * half : (row + 1) * half, column * half : (column + 1) * half]
+        quadrant[..., 10], quadrant[..., 3] = 0, 1
+        label = torch.full((1, 4), 10)
+        label[0, place] = 3
+        _, right = heads.losses(lit.flatten(1, 2), label, torch.zeros(1, 4, dtype=torch.long))
+        assert right == 1
+
+
 def test_the_command_trains_and_saves(monkeypatch, capfd, tmp_path):
     monkeypatch.setattr(checkpoint, "_VALIDATION_CLIPS", 4)
     recipe = replace(SHORT, vision_steps=1, stages=((1, 2, 2),))
-    monkeypatch.setattr(train, "Recipe", lambda: recipe)
-    command = f"aim-runtime tiny train --seed 2 --out {tmp_path} --format json"
+    monkeypatch.setitem(RECIPES, "tiny-36", recipe)
+    command = f"aim-runtime tiny train --model tiny-36 --seed 2 --out {tmp_path} --format json"
     monkeypatch.setattr(sys, "argv", command.split())
     with pytest.raises(SystemExit) as end, torch.enable_grad():
         main()
     printed = capfd.readouterr()
     assert not end.value.code, printed.err
     row = json.loads(printed.out)[0]
-    assert row["seed"] == 2 and set(KINDS) < set(row)
+    assert (row["model"], row["seed"]) == ("tiny-36", 2) and set(KINDS) < set(row)
     assert load_tiny(tmp_path)
+    told = json.loads((tmp_path / "card.json").read_text())["command"]
+    assert told == "aim-runtime tiny train --model tiny-36 --seed 2"
 
 
-@pytest.mark.parametrize("merge", [None, Merge(0.5), Merge(0.25, positions="kept")])
+_MERGED = ("none", "merge 0.5", "merge 0.25 positions=kept")
+_ENCODED = [(before, vision) for before in _MERGED for vision in (None, VisionMerge(12))]
+
+
 @pytest.mark.parametrize("prune", [None, Prune(linear=(2, 6))])
-@pytest.mark.parametrize("vision_merge", [None, VisionMerge(12)])
-def test_an_exam_is_answered_as_from_pixels(merge, prune, vision_merge):
+@pytest.mark.parametrize(
+    ("before", "vision_merge"), [*_ENCODED, ("select 0.25 score=vision-attention", None)]
+)
+def test_an_exam_is_answered_as_from_pixels(before, vision_merge, prune):
     """Encoding once changes no answer: the model on pixels marks the exam, patched as well."""
     model, rng, frames = load_tiny(), np.random.default_rng(6), 3
     clips = draw_clips("validation", 8, frames, rng)
     pixels = torch.from_numpy(clips.pixels)
-    visual = frames * FRAME_TOKENS + 1
+    visual = frames * frame_tokens(model) + 1
     asked = [
         ask("count_color", *(x[clip] for x in (clips.digit, clips.color, clips.place)), rng)[0]
         for clip in range(8)
     ]
     ids = torch.cat([prompt_ids(question, visual) for question in asked])
-    schedule = Schedule(merge, prune, vision_merge=vision_merge)
+    schedule = replace(Schedule.parse(before), prune=prune, vision_merge=vision_merge)
     with patched(model, schedule):
         logits = model(input_ids=ids, pixel_values_videos=pixels, logits_to_keep=1).logits
     said = logits[:, -1].argmax(dim=-1)
     assert len(said.unique()) > 1
-    patches = patch_features(model, pixels.flatten(0, 1)).unflatten(0, (8, frames))
-    exam = Exam(pixels, patches, ids, said, ("count_color",) * 8)
+    patches, attended = encode(model, pixels)
+    exam = Exam(pixels, patches, attended, ids, said, ("count_color",) * 8)
     if schedule.vision_merge is not None:
         exam = encoded_by(model, exam, schedule.vision_merge)
         assert not torch.allclose(exam.patches, patches, atol=1e-2)
+    assert answered(model, exam, schedule)[0].all()
     with patched(model, schedule):
         assert right_answers(model, exam, batch=5).all()
         assert not right_answers(model, replace(exam, answers=said + 1)).any()
