@@ -136,7 +136,7 @@ def test_a_workload_is_refused_before_any_weights_are_made(run, monkeypatch, com
         (("validate", "--layers", "2", "--device", "tpu"), "device"),
         (("measure", "--layers", "2", "--pretrained"), "random"),
         (("measure", "--schedule", "/nowhere.yaml"), "/nowhere.yaml"),
-        (("accuracy", "--questions", "0"), "--questions"),
+        (("accuracy", "--questions", "0"), "questions"),
         (("table", "--methods", "nobody"), "pyramiddrop"),
         (("table", "--convention", "nobody"), "llm-viewer"),
         (("table", "--methods", "fastv:k=99", "--layers", "2"), "fastv.k"),
@@ -145,7 +145,7 @@ def test_a_workload_is_refused_before_any_weights_are_made(run, monkeypatch, com
         (("table", "--budget", "3"), "--equal"),
         (("accuracy", "--questions", "6", "--methods", "aim", "--merge", "0.5"), "--methods"),
         (("accuracy", "--questions", "6", "--methods", "aim", "--budgets", "half"), "--budgets"),
-        (("accuracy", "--questions", "6", "--methods", "aim", "--equal", "sum"), "tokens, flops"),
+        (("accuracy", "--questions", "6", "--methods", "aim", "--equal", "sum"), "flops, time, tokens"),
         (("campaign", "--minutes", "9", "--dry-run", "--device", "cpu"), "a CUDA GPU"),
         (
             ("generate", "--model", "qwen2-vl-7b", "--video", "x.mp4", "--prompt", "what"),
