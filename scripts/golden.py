@@ -41,7 +41,7 @@ _PREDICT = (
     "--frames 8 --select '0.25 score=determinantal'",
     "--frames 8 --select '0.25 score=adjacent-cosine'",
     "--frames 8 --select '0.25 score=frame-centres'",
-    "--frames 8 --select '0.25 score=vision-attention-density'",
+    "--frames 8 --select '0.25 score=vision-attention-dense'",
     "--frames 8 --vision-merge 16",
     "--frames 8 --vision-merge '16 layers=4-20 attention=plain' --execution cuda-graph",
     "--model llava-onevision-qwen2-7b --image 600x900 --image 336x336",

@@ -41,7 +41,7 @@ def fewer_frames(of: Setting, retention: float) -> Schedule:
 
 
 @method(
-    *("lower-resolution", "lower resolution, a baseline", None, "before"),
+    *("low-resolution", "lower resolution, a baseline", None, "before"),
     Parameter("retention", "share", "share of a frame's tokens kept, at most", 0.25, scales="up"),
     note="Means of the parts of each frame's square grid, after the vision tower, which sees all "
     "pixels. The count is the next smaller square.",

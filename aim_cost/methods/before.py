@@ -67,7 +67,7 @@ def prumerge(of: Setting, retention: float | None, tokens: int | None) -> Schedu
     note=f"{_PRUMERGE_NOTE} A fourth are outliers, the others stand at equal steps.",
 )
 def prumerge_plus(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
-    return _of_each(of, retention, tokens, "vision-attention-pairs-spread")
+    return _of_each(of, retention, tokens, "vision-attention-spread")
 
 
 @method(
@@ -97,7 +97,7 @@ def tome(of: Setting, r: int) -> Schedule:
     f"merged as they enter the LLM; the released code merges before the projector. {_NO_DEFAULT}",
 )
 def visionzip(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
-    return _of_each(of, retention, tokens, "vision-attention-contextual")
+    return _of_each(of, retention, tokens, "vision-attention-joined")
 
 
 @method(
@@ -118,7 +118,7 @@ def fastervlm(of: Setting, retention: float | None, tokens: int | None) -> Sched
     f"code compares the tower's. {_NO_DEFAULT}",
 )
 def vispruner(of: Setting, retention: float | None, tokens: int | None) -> Schedule:
-    return _of_each(of, retention, tokens, "vision-attention-diverse")
+    return _of_each(of, retention, tokens, "vision-attention-varied")
 
 
 @method(
@@ -179,7 +179,7 @@ def dycoke(of: Setting, p: float, loop: int) -> Schedule:
     video=True,
 )
 def fastvid(of: Setting, retention: float) -> Schedule:
-    return _per_frame(of, retention, "vision-attention-density")
+    return _per_frame(of, retention, "vision-attention-dense")
 
 
 @method(

@@ -65,7 +65,7 @@ def prunevid(
 )
 def holitom(of: Setting, retention: float, k: int, r: float) -> Schedule:
     del of
-    select = Select(retention=retention, by="vision-attention-segments")
+    select = Select(retention=retention, by="vision-attention-still")
     return _then(select, k, 1 - r, "text-attention")
 
 

@@ -22,7 +22,7 @@ SEGMENTS, ALIKE, NEIGHBOURS, OWN = 8, 0.9, 4, 0.6
 """The defaults of its code: c, tau, the neighbours of a density, and alpha."""
 
 
-@selects("vision-attention-density")
+@selects("vision-attention-dense")
 def vision_attention_density(of: Candidates) -> Kept:
     """The most attended tokens of each frame, then the centres of its densest others.
 

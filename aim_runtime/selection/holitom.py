@@ -14,7 +14,7 @@ STILL, NEIGHBOURS, OWN = 0.8, 7, 0.6
 """The defaults of its code: tau, K and beta."""
 
 
-@selects("vision-attention-segments")
+@selects("vision-attention-still")
 def vision_attention_segments(of: Candidates) -> Kept:
     """Centres of clusters of the still tokens of each segment; of others the most attended.
 

@@ -18,7 +18,7 @@ def pairs(of: Candidates) -> Kept:
     return _merged(of, of.keep - 1)
 
 
-@selects("vision-attention-pairs-spread")
+@selects("vision-attention-spread")
 def pairs_spread(of: Candidates) -> Kept:
     """The same of PruMerge+: some of the tokens stand at equal steps between the others."""
     return _merged(of, outlier_tokens(of.keep))

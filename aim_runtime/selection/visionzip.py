@@ -9,7 +9,7 @@ from aim_runtime.reduction.select import spread, take_tokens
 from aim_runtime.selection.candidates import Candidates, Kept, selects
 
 
-@selects("vision-attention-contextual")
+@selects("vision-attention-joined")
 def contextual(of: Candidates) -> Kept:
     """Keep dominant tokens, which receive the most attention, and contextual ones between them.
 

@@ -11,7 +11,7 @@ from aim_runtime.reduction.select import take_tokens
 from aim_runtime.selection.candidates import Candidates, Kept, selects
 
 
-@selects("vision-attention-diverse")
+@selects("vision-attention-varied")
 def diverse(of: Candidates) -> Kept:
     """Keep tokens that receive the most attention; of the others, remove duplicates in rounds.
 

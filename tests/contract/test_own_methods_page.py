@@ -50,7 +50,7 @@ def test_it_is_priced(folder):
 
 def test_it_runs_and_is_counted(folder):
     command = COMMANDS[1].replace("--frames 8", "--frames 2 --new-tokens 2")
-    found = {row["method"]: row for row in rows(folder, command)}
+    found = {row["method"]: row for row in rows(folder, command)["rows"]}
     assert found["largest-norm"]["flops_equal"] is True
     assert found["largest-norm"]["visual_tokens"] == found["uniform"]["visual_tokens"]
 

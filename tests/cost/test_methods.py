@@ -23,7 +23,7 @@ ASKED_FOR = (
     *("fastv", "pyramiddrop", "vtw", "prumerge", "prumerge-plus", "tome", "sparsevlm", "v2drop"),
     *("visionzip", "fastervlm", "divprune", "cdpruner", "dart", "dycoke", "pact", "framefusion"),
     *("prunevid", "holitom", "fastvid", "vidcom2", "fitprune", "flashvid", "evs", "hidrop"),
-    *("aim", "random", "uniform", "fewer-frames", "lower-resolution", "vispruner"),
+    *("aim", "random", "uniform", "fewer-frames", "low-resolution", "vispruner"),
 )
 IMAGE_METHODS = [name for name in ASKED_FOR if not METHODS[name].video]
 

@@ -45,7 +45,7 @@ def vision_attention(item: SlowItem) -> tuple[list[int], Tensor]:
     return item.best(item.tower().received().flatten().tolist())
 
 
-@slow("vision-attention-contextual")
+@slow("vision-attention-joined")
 def visionzip(item: SlowItem) -> tuple[list[int], Tensor]:
     tower, kept = item.tower(), {}
     attention, keys = tower.received().flatten().tolist(), tower.keys().flatten(0, 1)
@@ -71,7 +71,7 @@ def prumerge(item: SlowItem) -> tuple[list[int], Tensor]:
     return _prumerge(item, item.keep - 1)
 
 
-@slow("vision-attention-pairs-spread")
+@slow("vision-attention-spread")
 def prumerge_plus(item: SlowItem) -> tuple[list[int], Tensor]:
     return _prumerge(item, (item.keep - 1) // 4)
 
@@ -94,7 +94,7 @@ def _prumerge(item: SlowItem, outliers: int) -> tuple[list[int], Tensor]:
     return _merged(kept)
 
 
-@slow("vision-attention-diverse")
+@slow("vision-attention-varied")
 def vispruner(item: SlowItem) -> tuple[list[int], Tensor]:
     attention, kept = item.tower().received().flatten().tolist(), []
     for places in _sets(item):

@@ -128,7 +128,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(torch.cosine_similarity(a, b, dim=0))
 
 
-@slow("vision-attention-density")
+@slow("vision-attention-dense")
 def vision_attention_density(item: SlowItem) -> Found:
     video, kept = Video(item), {}
     attention, segment = video.attention(), video.cut(video.alike(), 8)
@@ -197,7 +197,7 @@ def all_lengths(frames: int) -> list[list[int]]:
     return [[*rest, n] for n in range(1, frames + 1) for rest in all_lengths(frames - n)]
 
 
-@slow("vision-attention-segments")
+@slow("vision-attention-still")
 def vision_attention_segments(item: SlowItem) -> Found:
     """Of all ways to cut, the first that saves the most: shorter segments win from the end on."""
     video, kept = Video(item), {}

@@ -13,8 +13,8 @@ from tests.runtime.slow_density import all_lengths, saved
 from tests.runtime.slow_selections import SLOW_SELECTIONS, SlowItem, SlowTower
 
 NAMES = (
-    *("vision-attention-density", "frame-density"),
-    *("vision-attention-segments", "vision-attention-trees"),
+    *("vision-attention-dense", "frame-density"),
+    *("vision-attention-still", "vision-attention-trees"),
 )
 TOKENS, WIDTH = 9, 16
 

@@ -209,7 +209,7 @@ def test_the_terminal_has_80_columns_and_no_figure_is_cut(deep, tmp_path):
     path = tmp_path / "a_schedule_of_mine.yaml"  # a name that would take the place of figures
     path.write_text("prune: {ratios: [1, 0.5], importance: text-attention}\n")
     table = table_of(
-        *(deep, VIDEO, f"aim,prumerge-plus,{path}"),
+        *(deep, VIDEO, f"aim,pact,{path}"),
         hardware="cpu-generic",
         new_tokens=2,
         repeats=1,
@@ -218,10 +218,10 @@ def test_the_terminal_has_80_columns_and_no_figure_is_cut(deep, tmp_path):
     page.print(efficiency_report(table))
     text = page.file.getvalue()
     assert max(map(len, text.splitlines())) <= 80 and "…" not in text
-    shown = re.findall(r"^ prumerge-plus\*° .*", text, re.MULTILINE)
+    shown = re.findall(r"^ pact\*° .*", text, re.MULTILINE)
     assert [len(line.split()) - 1 for line in shown] == [4, 6, 6]  # a line in each table
     _, *lines = markdown_lines(efficiency_markdown(table))
-    assert " ".join(shown).replace("prumerge-plus*°", "").split() == lines[2][1:]
+    assert " ".join(shown).replace("pact*°", "").split() == lines[2][1:]
 
 
 def test_ctrl_c_shows_what_is_finished_and_resume_does_the_rest(

@@ -20,7 +20,7 @@ from tests.runtime.test_qwen import PROMPTS, alone, rotated
 
 READ = {"full": (0, 2)}
 """A tower whose last block has no windows."""
-BY = ("uniform", "vision-attention", "vision-attention-contextual", "vision-attention-pairs")
+BY = ("uniform", "vision-attention", "vision-attention-joined", "vision-attention-pairs")
 """One that reads nothing, then attention, keys' mean over heads, keys of all heads."""
 
 

@@ -145,7 +145,10 @@ def test_a_workload_is_refused_before_any_weights_are_made(run, monkeypatch, com
         (("table", "--budget", "3"), "--equal"),
         (("accuracy", "--questions", "6", "--methods", "aim", "--merge", "0.5"), "--methods"),
         (("accuracy", "--questions", "6", "--methods", "aim", "--budgets", "half"), "--budgets"),
-        (("accuracy", "--questions", "6", "--methods", "aim", "--equal", "sum"), "flops, time, tokens"),
+        (
+            ("accuracy", "--questions", "6", "--methods", "aim", "--equal", "sum"),
+            "flops, time, tokens",
+        ),
         (("campaign", "--minutes", "9", "--dry-run", "--device", "cpu"), "a CUDA GPU"),
         (
             ("generate", "--model", "qwen2-vl-7b", "--video", "x.mp4", "--prompt", "what"),

@@ -35,7 +35,7 @@ def slow_tower(model, views):
 
 @pytest.mark.parametrize("amount", ["prompt:14", "frame:3"])
 @pytest.mark.parametrize(
-    "by", ["vision-attention", "vision-attention-contextual", "vision-attention-pairs"]
+    "by", ["vision-attention", "vision-attention-joined", "vision-attention-pairs"]
 )
 def test_videos_equal_the_slow_reference(by, amount):
     model, inputs = tiny_llava(), video_inputs(FRAMES, BEFORE, AFTER, batch=2)

@@ -74,11 +74,11 @@ def test_equal_tokens_favour_the_earlier_one(by):
     kept = SELECTIONS[by](Candidates(features, 1, 1, 5, alike))
     places = {
         # the first four, then every second of eight
-        "vision-attention-contextual": [0, 1, 2, 3, 4],
+        "vision-attention-joined": [0, 1, 2, 3, 4],
         # one outlier; three of the eleven others at steps of three; the first of the rest
-        "vision-attention-pairs-spread": [0, 1, 2, 4, 7],
+        "vision-attention-spread": [0, 1, 2, 4, 7],
         # the first two; of the ten others 2, 4, 6, 8, 10 leave, then 3 and 7
-        "vision-attention-diverse": [0, 1, 5, 9, 11],
+        "vision-attention-varied": [0, 1, 5, 9, 11],
     }
     assert kept.places[0].tolist() == places.get(by, [0, 1, 2, 3, 4])
 

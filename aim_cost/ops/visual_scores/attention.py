@@ -87,7 +87,7 @@ SCORES = (
         reads_tower=True,
     ),
     VisualScore(
-        "vision-attention-contextual",
+        "vision-attention-joined",
         "attention of the vision tower; others are joined by their keys",
         "VisionZip",
         _with_contextual,
@@ -101,14 +101,14 @@ SCORES = (
         reads_tower=True,
     ),
     VisualScore(
-        "vision-attention-pairs-spread",
+        "vision-attention-spread",
         "the same, some tokens at equal steps",
         "PruMerge+",
         _with_nearest,
         reads_tower=True,
     ),
     VisualScore(
-        "vision-attention-diverse",
+        "vision-attention-varied",
         "attention of the vision tower; duplicates leave",
         "VisPruner",
         _with_duplicates,

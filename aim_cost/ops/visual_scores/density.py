@@ -160,7 +160,7 @@ _WINDOW_KERNELS, _DIVERSE_KERNELS, _TREE_KERNELS = 16, 9, 9
 
 SCORES = (
     VisualScore(
-        "vision-attention-density",
+        "vision-attention-dense",
         "attention of the vision tower, and density in each frame",
         "FastVID",
         _anchors,
@@ -173,7 +173,7 @@ SCORES = (
         _windows,
     ),
     VisualScore(
-        "vision-attention-segments",
+        "vision-attention-still",
         "attention of the vision tower, still cells of best segments joined",
         "HoliTom",
         _best_windows,
