@@ -30,7 +30,7 @@ def test_the_trace_is_the_predicted_one(llava):
 
 def test_a_prompt_loses_the_ends_of_its_runs(llava):
     inputs = video_inputs()
-    prepared = Layout(find_adapter(llava), BOTH.merge).prepare(inputs)
+    prepared = Layout(find_adapter(llava), BOTH).prepare(inputs)
     short, prompt = prepared.inputs, prepared.prompt
     assert short["input_ids"].shape == short["attention_mask"].shape == (1, 5 + 13 + 7)
     assert prompt.visual_mask.sum() == 13
