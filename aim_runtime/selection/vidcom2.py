@@ -28,11 +28,10 @@ def frame_centres(of: Candidates) -> Kept:
     near = near_video + _nearness(unit, unit.mean(dim=2, keepdim=True))
     if of.sets > 1:
         return of.best(-near.flatten(1))
-    frames, tokens = near.shape[1:]
+    frames = near.shape[1]
     distance = -near_video.mean(dim=2)
     uneven = ((distance - distance.amax(dim=1, keepdim=True)) / _TEMPERATURE).softmax(dim=1)
-    share = of.keep / frames * (1 + uneven - 1 / frames)
-    share = share.clamp(max=tokens)[:, :, None]
+    share = of.keep / frames * (1 + uneven - 1 / frames)[:, :, None]
     rank = near.argsort(dim=2, stable=True).argsort(dim=2)
     turns = torch.where(rank == 0, -share, (rank + 0.5) / share)
     return of.best(-turns.flatten(1))

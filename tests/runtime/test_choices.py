@@ -128,6 +128,13 @@ def test_the_frame_far_from_the_others_keeps_more(keep, wanted):
     assert found.bincount(minlength=3).tolist() == wanted
 
 
+def test_no_frame_has_two_tokens_before_another_has_one():
+    """Shares are 1.5 and 0.5: the second turn of one is as early as the first of the other."""
+    x = features(1, 2 * 20) * 0.01 + 1
+    x[:, 1:20:2] *= torch.linspace(-1, 1, 24)
+    assert [p // 20 for p in places("frame-centres", Candidates(x, 1, 2, 2))[0]] == [0, 1]
+
+
 def test_a_frame_keeps_no_more_than_it_has():
     """Shares are 30 and 12 of 20 tokens each: what one frame cannot take goes to the others."""
     x = features(1, 3 * 20) * 0.01 + 1
@@ -166,7 +173,7 @@ def test_the_launches_of_a_step_are_those_priced(by):
             SELECTIONS[by](replace(of, keep=keep))
         return seen.count
 
-    size = VisualSize(4, 20, 5, 1, None, 16, 2, 4)
+    size = VisualSize(*(2, 4, 20, 5, 1), vision=None, hidden=16, width=2, text_tokens=4)
     (kind,) = [op.kind for op in VISUAL_SCORES[by].ops(size) if isinstance(op.kind, Steps)]
     assert kind.steps == 5
     assert launched(6) - launched(5) == launched(7) - launched(6) == kind.kernels

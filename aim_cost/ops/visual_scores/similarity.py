@@ -38,19 +38,19 @@ def _determinantal(size: VisualSize) -> list[Op]:
     what is left of each token.
     """
     kept, rows = size.kept, size.rows
-    text = size.sets * size.text_tokens * size.hidden
+    text = size.items * size.text_tokens * size.hidden
     # r[sets, 1, i] @ rows[sets, i, n] -> [sets, 1, n], in sum over i < kept
     along = kept * (kept - 1) // 2 * rows
     return [
         _unit(size),
         visual_op("unit_text", size, 0, text, text, Elementwise.NORMALISE),
-        visual_op("mean_text", size, 0, text, size.sets * size.hidden, Elementwise.AVERAGE),
+        visual_op("mean_text", size, 0, text, size.items * size.hidden, Elementwise.AVERAGE),
         # x[items, n, H] @ t[items, H, 1] -> [items, n, 1]
         visual_op(
             "relevance",
             size,
             2 * rows * size.hidden,
-            (rows + size.sets) * size.hidden,
+            (rows + size.items) * size.hidden,
             rows,
             BatchedProduct(size.sets, size.tokens, 1, size.hidden),
         ),
