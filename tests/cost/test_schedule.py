@@ -172,6 +172,7 @@ def test_workloads_are_video_or_image():
     llava = load_model_spec("llava-1.5-7b")
     assert Workload(40, image_tokens=576).visual_input(llava) == VisualInput(1, 576, 0)
     assert Workload(40, image_tokens=72).visual_input(llava) == VisualInput(1, 72, 0)
-    assert Workload(40, image_tokens=2880).visual_input(llava) == VisualInput(5, 576, 0)
+    five = VisualInput(5, 576, 0, several=(((1, 576),),) * 5)
+    assert Workload(40, image_tokens=2880).visual_input(llava) == five
     with pytest.raises(SpecError, match="equal crops"):
         Workload(40, image_tokens=577).visual_input(llava)

@@ -27,7 +27,8 @@ def test_no_method_keeps_more_than_the_budget_and_nearly_all_of_it():
     for one in asked:
         budget = 1 + one.at.budget * (VISUAL - 1)  # the newline token stays
         assert mean_tokens(one.schedule) == pytest.approx(one.at.used * budget)
-        assert 0.6 < one.at.used <= 1
+        least = 0.4 if one.at.method == "low-resolution" else 0.6  # 1, 4 or 9 of 16
+        assert least < one.at.used <= 1
         assert mean_tokens(one.random) == mean_tokens(one.uniform) == budget
         assert (one.random.select.by, one.uniform.select.by) == ("random", "uniform")
     told = {(one.at.method, one.at.budget) for one in asked}

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, features
 
 from aim_runtime.errors import InputError
+from aim_runtime.lmms_eval.arguments import Arguments
 from aim_runtime.prompts.video import sample_frames, sample_video
 from aim_runtime.videos.picture import picture_of_image
 from tests.runtime.clips import SIZE, corners, grey, levels, save_gif, textured
@@ -205,15 +206,16 @@ def test_a_picture_that_pillow_does_not_read(tmp_path):
 
 def test_images_of_a_document_are_read_as_files_are():
     document_frames = pytest.importorskip("aim_runtime.lmms_eval.visuals").document_frames
+    arguments = Arguments("x", max_frames=3, images_as_frames=True)
     jpeg, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(corners()).save(jpeg, "JPEG", exif=exif, quality=95)
     ramp = Image.fromarray(np.full((WIDTH, HEIGHT), 25700, np.uint16))
     visuals = [Image.open(jpeg), ramp, half_transparent()]
-    frames = document_frames(visuals, 3, True, "moves, document 0")
+    frames = document_frames(visuals, arguments, "moves, document 0")
     assert frames.shape == (3, WIDTH, HEIGHT, 3)  # the first is held upright
     assert np.abs(frames[0, 5, 5].astype(int) - 160).max() < 5
     assert (frames[1] == 100).all()
     assert np.abs(frames[2, -5, 5].astype(int) - (241, 191, 191)).max() <= 1
     with pytest.raises(InputError, match=r"moves, document 0: .*mode F"):
-        document_frames([Image.new("F", (4, 4))], 1, True, "moves, document 0")
+        document_frames([Image.new("F", (4, 4))], arguments, "moves, document 0")
