@@ -2,7 +2,8 @@
 
 from rich.console import Group, RenderableType
 
-from aim_cost.ops.scores import LAYER_SCORES, Score
+from aim_cost.ops.score import Score
+from aim_cost.ops.scores import LAYER_SCORES
 from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.render import Row, table
 from aim_cost.schedules.executed import why_not_run

@@ -7,9 +7,8 @@ FLOPs are those of the products that each method's released code computes; sorti
 loops and elementwise work count zero, as everywhere. Sources: the papers and repositories named.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 from aim_cost.ops import formulas
 from aim_cost.ops.count import Count
@@ -17,14 +16,10 @@ from aim_cost.ops.kernels import Kernels
 from aim_cost.ops.kind import BatchedProduct, Elementwise, Kind
 from aim_cost.ops.op import Op
 from aim_cost.ops.reduction import fused_importance_ops, importance_ops
-
-LISTED_BY = "aim-cost methods --scores"
-"""The command that lists the names of scores."""
+from aim_cost.ops.score import Score, by_name
 
 PIVOTS = 4
 """Pivots of DART among the visual tokens, and as many among the text."""
-
-_AnyScore = TypeVar("_AnyScore", bound="Score")
 
 
 @dataclass(frozen=True)
@@ -47,31 +42,6 @@ class LayerSize:
     prompt_tokens: Count
     first: bool = True
     fused: bool = False
-
-
-@dataclass(frozen=True)
-class Score:
-    """A way to rank visual tokens.
-
-    Args:
-        name: what a schedule calls it.
-        summary: what it looks at, in a phrase.
-        source: method or paper.
-        ops: what it adds to the graph, by the sizes where it is computed.
-        why_not_run: why ``aim_runtime`` has no code for it; empty where it has. A test holds both
-            to each other.
-    """
-
-    name: str
-    summary: str
-    source: str
-    ops: Callable[[Any], list[Op]]
-    why_not_run: str = field(default="", kw_only=True)
-
-    @property
-    def runs(self) -> bool:
-        """Whether ``aim_runtime`` has code for it."""
-        return not self.why_not_run
 
 
 @dataclass(frozen=True)
@@ -240,34 +210,6 @@ def _key_distances(size: LayerSize) -> list[Op]:
 def _neighbours(size: LayerSize) -> list[Op]:
     rows, hidden = size.batch * size.tokens, size.text.hidden_size
     return _op(size, 2 * rows * hidden, 2 * rows * hidden, rows, Elementwise.COPY)
-
-
-class Scores(dict[str, _AnyScore]):
-    """Scores by their names. One that is added later can be named in schedules from then on."""
-
-    @property
-    def summaries(self) -> Mapping[str, str]:
-        """The names and what each score looks at, of those that are there when it is read."""
-        return _Summaries(self)
-
-
-class _Summaries(Mapping[str, str]):
-    def __init__(self, scores: Mapping[str, Score]) -> None:
-        self._scores = scores
-
-    def __getitem__(self, name: str) -> str:
-        return self._scores[name].summary
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._scores)
-
-    def __len__(self) -> int:
-        return len(self._scores)
-
-
-def by_name(*scores: _AnyScore) -> Scores[_AnyScore]:
-    """The scores by their names."""
-    return Scores((score.name, score) for score in scores)
 
 
 LAYER_SCORES = by_name(

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from aim_cost.ops.scores import LAYER_SCORES, Score
+from aim_cost.ops.score import Score
+from aim_cost.ops.scores import LAYER_SCORES
 from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.schedules.schedule import Schedule
 

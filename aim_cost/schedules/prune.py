@@ -5,7 +5,8 @@ from typing import ClassVar, TypeVar
 
 from aim_cost.checks import one_of, ratio, sequence, whole
 from aim_cost.errors import ScheduleError
-from aim_cost.ops.scores import LAYER_SCORES, LISTED_BY
+from aim_cost.ops.score import LISTED_BY
+from aim_cost.ops.scores import LAYER_SCORES
 from aim_cost.schedules.language import Amount, Numbers, OneOf, Part, Word
 
 _DROP = {

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from aim_cost.checks import one_of, ratio, whole
 from aim_cost.errors import ScheduleError
-from aim_cost.ops.scores import LISTED_BY
+from aim_cost.ops.score import LISTED_BY
 from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.schedules.language import Amount, Numbers, OneOf, Part, Word
 from aim_cost.schedules.trace import Ranked

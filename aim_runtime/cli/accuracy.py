@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aim_cost.case import Case
+from aim_cost.checks import numbers
 from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import AllPartOptions, FormatOption, SchedulesOption
 from aim_cost.methods import parse_methods
@@ -47,15 +48,7 @@ class MethodOptions:
         from aim_runtime.answers.at_budgets import at_budgets
         from aim_runtime.errors import InputError
 
-        try:
-            shares = [float(share) for share in self.budgets.split(",")]
-        except ValueError as error:
-            raise InputError(
-                "--budgets",
-                expected="shares with commas between",
-                got=self.budgets,
-                fix="E.g. 0.5,0.25.",
-            ) from error
+        shares = numbers(self.budgets, "--budgets", "shares, e.g. 0.5,0.25", InputError)
         assert self.methods is not None
         asked, missed = at_budgets(case, parse_methods(self.methods), self.equal, shares)
         return [Asked(Schedule()), *asked], missed

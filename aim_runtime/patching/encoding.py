@@ -103,8 +103,8 @@ class Encoding:
             return output
         if entering is None:
             self._last.seen = _Seen(items, tower)
-            if isinstance(output, ModelOutput):
-                output._aim_seen = self._last.seen
+            if isinstance(output, ModelOutput):  # which carries the attention while it lives
+                output._aim_seen, self._last.seen = self._last.seen, _Seen(items, None)
             return output
         if not self._reduces:
             entering.encoded[self._modality] = Encoded(items, whole_counts(items))

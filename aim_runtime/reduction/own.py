@@ -6,14 +6,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from aim_cost.checks import unused_name
-from aim_cost.errors import ScheduleError
 from aim_cost.ops.op import Op
+from aim_cost.ops.score import OWN
 from aim_cost.ops.scores import LAYER_SCORES, LayerScore, LayerSize
 from aim_runtime.reduction.scores import Attended, Choice, Rank, ranks
 from aim_runtime.reduction.traced import DTYPES, traced_ops
-
-_OWN: set[str] = set()
 
 
 def own_score(name: str, summary: str) -> Callable[[Rank], Rank]:
@@ -24,7 +21,7 @@ def own_score(name: str, summary: str) -> Callable[[Rank], Rank]:
     Args: summary, what it looks at, in a phrase.
     Raises: ScheduleError for a name that a score of the project has.
     """
-    unused_name(name, LAYER_SCORES.keys() - _OWN, "the name of a score", ScheduleError)
+    LAYER_SCORES.require_free(name)
 
     def registered(rank: Rank) -> Rank:
         @lru_cache(maxsize=1024)
@@ -32,8 +29,7 @@ def own_score(name: str, summary: str) -> Callable[[Rank], Rank]:
             at = _on_meta(size)
             return traced_ops(lambda: rank(at), "importance", size.layer, name)
 
-        LAYER_SCORES[name] = LayerScore(name, summary, "a score of one's own", ops)
-        _OWN.add(name)
+        LAYER_SCORES[name] = LayerScore(name, summary, OWN, ops)
         return ranks(name)(rank)
 
     return registered

@@ -1,6 +1,6 @@
-"""Choosing visual tokens before the LLM: one file a method, found by its ``@selects``.
+"""Choosing visual tokens before the LLM: the methods, and what several of them use.
 
-A file added to this folder is found by itself.
+The function of a method stands under ``@selects``. A file added to this folder is found by itself.
 """
 
 from aim_cost.imports import import_files

@@ -23,19 +23,18 @@ SEGMENTS, ALIKE, NEIGHBOURS, OWN = 8, 0.9, 4, 0.6
 
 
 @selects("vision-attention-dense")
-def vision_attention_density(of: Candidates) -> Kept:
+def anchors_of_segments(of: Candidates) -> Kept:
     """The most attended tokens of each frame, then the centres of its densest others.
 
     Each centre becomes OWN of itself and else the mean of what is closest to it among those tokens
     of its segment that are not salient.
     """
-    assert of.tower is not None
     x = of.in_frames(of.features)
     items, frames, each, _ = x.shape
     everyone = torch.ones(each, each, dtype=torch.bool, device=x.device)
     budget = frame_budgets(of)
     anchors = anchor_tokens(budget)
-    attention = of.tower.received().view(items, frames, each)
+    attention = of.in_frames(of.attention())
     salient = ranks(attention, everyone) < (budget - anchors)[:, None]
     most = anchor_tokens(most_of_a_frame(of))
     if not most:

@@ -24,12 +24,11 @@ SEGMENTS, ALIKE, LINKED, NEIGHBOURS = 8, 0.9, 0.8, 7
 
 
 @selects("vision-attention-trees")
-def vision_attention_trees(of: Candidates) -> Kept:
+def trees_over_time(of: Candidates) -> Kept:
     """Of each frame tokens far from one another, weighted by attention; of the rest clusters.
 
     The rest is linked to the frame before first: a tree becomes its mean, at its root.
     """
-    assert of.tower is not None
     x = of.in_frames(of.features)
     items, frames, each, _ = x.shape
     budget = frame_budgets(of)
@@ -38,7 +37,7 @@ def vision_attention_trees(of: Candidates) -> Kept:
     same = same_segment(similar_segments(means, ALIKE, SEGMENTS))
     centre = same.float() @ means / same.sum(dim=2, keepdim=True)
     fits = (x.float() * centre.unsqueeze(2)).sum(dim=-1)
-    weight = of.tower.received().view(items, frames, each) * fits
+    weight = of.in_frames(of.attention()) * fits
     unit = functional.normalize(x.float(), dim=-1)
     apart = (1 - unit @ unit.transpose(2, 3)) * weight.unsqueeze(2)
     chosen = _far_apart(apart, diverse, diverse_tokens(most_of_a_frame(of)))

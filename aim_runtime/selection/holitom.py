@@ -15,18 +15,17 @@ STILL, NEIGHBOURS, OWN = 0.8, 7, 0.6
 
 
 @selects("vision-attention-still")
-def vision_attention_segments(of: Candidates) -> Kept:
+def still_cells(of: Candidates) -> Kept:
     """Centres of clusters of the still tokens of each segment; of others the most attended.
 
     Each centre becomes OWN of itself and else the mean of the others of its cluster.
     """
-    assert of.tower is not None
     x = of.in_frames(of.features)
     alike = torch.cosine_similarity(x[:, 1:].float(), x[:, :-1].float(), dim=-1)
     segment = best_segments(alike > STILL)
     points = Still.of(of, segment, _likeness(alike, segment), STILL)
     near, squares = points.near, squared_distances(points.features)
-    attention = of.tower.received().view(x.shape[:3])
+    attention = of.in_frames(of.attention())
     scores = torch.where(points.still, density_scores(squares, near, NEIGHBOURS), attention)
     chosen = points.best(of, scores, near)
     sums, members = cluster_sums(points.features, squares, near, chosen)

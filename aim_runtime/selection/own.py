@@ -6,15 +6,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from aim_cost.checks import unused_name
-from aim_cost.errors import ScheduleError
 from aim_cost.ops.op import Op
+from aim_cost.ops.score import OWN
 from aim_cost.ops.visual_scores import VISUAL_SCORES, VisualScore, VisualSize
 from aim_runtime.reduction.traced import DTYPES, traced_ops
 from aim_runtime.selection.candidates import Candidates, Choose, selects
 from aim_runtime.selection.tower import TowerAttention
-
-_OWN: set[str] = set()
 
 
 def own_selection(
@@ -32,7 +29,7 @@ def own_selection(
     Args: summary, what it looks at, in a phrase; the rest as in VisualScore.
     Raises: ScheduleError for a name that a score of the project has.
     """
-    unused_name(name, VISUAL_SCORES.keys() - _OWN, "the name of a score", ScheduleError)
+    VISUAL_SCORES.require_free(name)
 
     def registered(choose: Choose) -> Choose:
         @lru_cache(maxsize=1024)
@@ -43,13 +40,12 @@ def own_selection(
         VISUAL_SCORES[name] = VisualScore(
             name,
             summary,
-            "a score of one's own",
+            OWN,
             ops,
             across_sizes=across_sizes,
             reads_tower=reads_tower,
             reads_text=reads_text,
         )
-        _OWN.add(name)
         return selects(name)(choose)
 
     return registered

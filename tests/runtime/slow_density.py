@@ -129,7 +129,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 @slow("vision-attention-dense")
-def vision_attention_density(item: SlowItem) -> Found:
+def anchors_of_segments(item: SlowItem) -> Found:
     video, kept = Video(item), {}
     attention, segment = video.attention(), video.cut(video.alike(), 8)
     salient, anchors = {}, {}
@@ -198,7 +198,7 @@ def all_lengths(frames: int) -> list[list[int]]:
 
 
 @slow("vision-attention-still")
-def vision_attention_segments(item: SlowItem) -> Found:
+def still_cells(item: SlowItem) -> Found:
     """Of all ways to cut, the first that saves the most: shorter segments win from the end on."""
     video, kept = Video(item), {}
     alike = [
@@ -232,7 +232,7 @@ def vision_attention_segments(item: SlowItem) -> Found:
 
 
 @slow("vision-attention-trees")
-def vision_attention_trees(item: SlowItem) -> Found:
+def trees_over_time(item: SlowItem) -> Found:
     video, kept = Video(item), {}
     attention, segment = video.attention(), video.cut(video.alike(), 8)
     chosen: dict[int, list[int]] = {}

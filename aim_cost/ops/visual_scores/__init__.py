@@ -7,7 +7,7 @@ FLOPs are those of the products that the runtime computes; sorting, clustering l
 work count zero, as everywhere. Sources: the papers and repositories named.
 """
 
-from aim_cost.ops.scores import by_name
+from aim_cost.ops.score import by_name
 from aim_cost.ops.visual_scores import attention, baselines, density, frames, similarity
 from aim_cost.ops.visual_scores.score import VisualScore, VisualSize
 

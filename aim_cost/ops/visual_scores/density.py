@@ -6,7 +6,7 @@ from aim_cost.ops.kind import BatchedProduct, Elementwise, Steps
 from aim_cost.ops.op import Op
 from aim_cost.ops.visual_scores.attention import tower_attention
 from aim_cost.ops.visual_scores.frames import pairs_in_frames
-from aim_cost.ops.visual_scores.score import VisualScore, VisualSize, loop_op, visual_op
+from aim_cost.ops.visual_scores.score import VisualScore, VisualSize, loop_op, unit_op, visual_op
 
 _Number = TypeVar("_Number")
 
@@ -72,11 +72,6 @@ def _frame_means(size: VisualSize) -> Op:
     return visual_op("means", size, 0, elements, size.views * size.hidden, Elementwise.AVERAGE)
 
 
-def _unit(size: VisualSize) -> Op:
-    elements = size.rows * size.hidden
-    return visual_op("unit", size, 0, elements, elements, Elementwise.NORMALISE)
-
-
 def _anchors(size: VisualSize) -> list[Op]:
     """FastVID: cosines of each frame's anchors to all tokens, then the sums of what they join."""
     each, number = size.tokens // size.frames, anchor_tokens(_most_of_a_frame(size))
@@ -95,7 +90,7 @@ def _anchors(size: VisualSize) -> list[Op]:
         *pairs_in_frames(size),
         visual_op("densities", size, 0, 4 * pairs, 2 * pairs, Elementwise.REDUCTION),
         _frame_means(size),
-        _unit(size),
+        unit_op(size),
         visual_op("anchors", size, flops, elements + merged, matrix, cosines),
         visual_op("nearest", size, 0, 2 * matrix, matrix, Elementwise.BEST),
         visual_op("join", size, flops, matrix + elements, merged, sums),
@@ -107,7 +102,7 @@ def _windows(size: VisualSize) -> list[Op]:
     return [
         _frame_means(size),
         _between_frames("frame_pairs_of_means", size),
-        _unit(size),
+        unit_op(size),
         _over_segments("likeness", size),
         _over_segments("segment_means", size),
         *_clusters(size),
@@ -135,7 +130,7 @@ def _trees(size: VisualSize) -> list[Op]:
         *tower_attention(size),
         _frame_means(size),
         _between_frames("segment_means", size),
-        _unit(size),
+        unit_op(size),
         *pairs_in_frames(size),
         loop_op(
             "diverse", Steps(number, _DIVERSE_KERNELS), 4 * number * size.rows, number * size.rows

@@ -2,14 +2,14 @@
 
 from aim_cost.ops.kind import BatchedProduct, Elementwise
 from aim_cost.ops.op import Op
-from aim_cost.ops.visual_scores.score import VisualScore, VisualSize, visual_op
+from aim_cost.ops.visual_scores.score import VisualScore, VisualSize, unit_op, visual_op
 
 
 def _adjacent(size: VisualSize) -> list[Op]:
     """Unit vectors, then the sum of products with those of another frame."""
     elements = size.rows * size.hidden
     return [
-        visual_op("unit", size, 0, elements, elements, Elementwise.NORMALISE),
+        unit_op(size),
         visual_op("adjacent", size, 0, 2 * elements, size.rows, Elementwise.REDUCTION),
     ]
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aim_cost.ops.count import Count
-from aim_cost.ops.kind import Kind, Steps
+from aim_cost.ops.kind import Elementwise, Kind, Steps
 from aim_cost.ops.op import Op
-from aim_cost.ops.scores import Score
+from aim_cost.ops.score import Score
 
 _FLOAT32_BYTES = 4
 
@@ -77,6 +77,12 @@ def visual_op(
 ) -> Op:
     """An op of a score; ``reads`` and ``writes`` count elements."""
     return Op(name, "merge", flops, size.width * reads, size.width * writes, kind)
+
+
+def unit_op(size: VisualSize) -> Op:
+    """The unit vectors of all tokens."""
+    elements = size.rows * size.hidden
+    return visual_op("unit", size, 0, elements, elements, Elementwise.NORMALISE)
 
 
 def loop_op(name: str, kind: Steps, reads: Count, writes: Count, flops: Count = 0) -> Op:

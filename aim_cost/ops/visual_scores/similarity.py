@@ -2,7 +2,7 @@
 
 from aim_cost.ops.kind import BatchedProduct, Elementwise, Steps
 from aim_cost.ops.op import Op
-from aim_cost.ops.visual_scores.score import VisualScore, VisualSize, loop_op, visual_op
+from aim_cost.ops.visual_scores.score import VisualScore, VisualSize, loop_op, unit_op, visual_op
 
 
 def pairs(size: VisualSize) -> list[Op]:
@@ -14,17 +14,12 @@ def pairs(size: VisualSize) -> list[Op]:
     return [visual_op("pairs", size, flops, 2 * size.rows * size.hidden, writes, kind)]
 
 
-def _unit(size: VisualSize) -> Op:
-    elements = size.rows * size.hidden
-    return visual_op("unit", size, 0, elements, elements, Elementwise.NORMALISE)
-
-
 def _farthest(size: VisualSize) -> list[Op]:
     """All cosines, the first choice, and a step for each: argmin, gather, maximum, scatter."""
     matrix, rows = size.rows * size.tokens, size.rows
     steps = size.kept * rows
     return [
-        _unit(size),
+        unit_op(size),
         *pairs(size),
         visual_op("nearest", size, 0, matrix, rows, Elementwise.BEST),
         visual_op("greedy", size, 0, 4 * steps, 2 * steps, Steps(size.kept, 4)),
@@ -42,7 +37,7 @@ def _determinantal(size: VisualSize) -> list[Op]:
     # r[sets, 1, i] @ rows[sets, i, n] -> [sets, 1, n], in sum over i < kept
     along = kept * (kept - 1) // 2 * rows
     return [
-        _unit(size),
+        unit_op(size),
         visual_op("unit_text", size, 0, text, text, Elementwise.NORMALISE),
         visual_op("mean_text", size, 0, text, size.items * size.hidden, Elementwise.AVERAGE),
         # x[items, n, H] @ t[items, H, 1] -> [items, n, 1]
