@@ -119,6 +119,14 @@ def with_video_pixels(given: Inputs) -> Inputs:
     return rest | {_VIDEO_PIXELS: given["pixel_values"]}
 
 
+def under_names_of(given: Inputs, pixels: Inputs) -> Inputs:
+    """``pixels``, as of ``with_video_pixels``, under the names that ``given`` had before."""
+    if "pixel_values" not in given:
+        return pixels
+    rest = {name: value for name, value in pixels.items() if name != _VIDEO_PIXELS}
+    return rest | {"pixel_values": pixels[_VIDEO_PIXELS]}
+
+
 def lack_newlines(features: Tensor, tokens: int) -> bool:
     """Whether features [items, n, hidden] of items of ``tokens`` come without their newlines.
 

@@ -152,7 +152,7 @@ class Estimate(Report):
             *token_lines(self.trace),
             memory_line(self.memory, self.device),
         ]
-        if self.trace.reduces:
+        if self.trace.reduces or self.schedule.sample is not None:
             lines.append(self._verdict())
         lines += self.notes
         return Group(phase_table(title, phases, total, self.convention), "", *lines)

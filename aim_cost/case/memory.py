@@ -54,7 +54,10 @@ def prefill_memory(
     towers all temporal patches of all prompts are in one sequence.
     """
     width, model = execution.element_bytes, workload.sized(model)
-    views = [(view, trace.batch * number) for view, number in workload.views(model)]
+    seen = workload.views(model)
+    if workload.frames is not None:  # those that are sampled
+        seen = ((model.vision, trace.groups),)
+    views = [(view, trace.batch * number) for view, number in seen]
     tower = model.vision.memory(
         views, width, trace.tower_tokens, keeps_states=execution.keeps_tower_states
     )

@@ -33,7 +33,8 @@ def _part(name: str, what: str) -> Any:
     """The option of a part of a schedule, with the forms that it takes."""
     part = PARTS[name]
     words = ", ".join(f"{word.name}=" for word in part.WORDS)
-    text = f"{what}: {part.amounts()}; then {words} (docs/schedules.md)."
+    then = f"; then {words}" if words else ""
+    text = f"{what}: {part.amounts()}{then} (docs/schedules.md)."
     return typer.Option(f"--{name.replace('_', '-')}", help=text)
 
 
@@ -43,6 +44,7 @@ PerFrameOption = Annotated[
 ]
 PruneOption = Annotated[str | None, _part("prune", "Pruning inside the LLM")]
 SelectOption = Annotated[str | None, _part("select", "Selection before the LLM")]
+SampleOption = Annotated[str | None, _part("sample", "Fewer frames of a video")]
 VisionMergeOption = Annotated[str | None, _part("vision_merge", "Merging in the vision tower")]
 _SCHEDULE_HELP = "A schedule, e.g. 'merge 0.25, prune linear:14:22', or a YAML or JSON file"
 ScheduleOption = Annotated[
@@ -181,6 +183,7 @@ class PartOptions:
     tokens_per_frame: PerFrameOption = None
     prune: PruneOption = None
     vision_merge: VisionMergeOption = None
+    sample: SampleOption = None
 
     def one(self, schedule: str | None) -> Schedule:
         """The schedule that they and --schedule describe; without any, nothing is reduced.

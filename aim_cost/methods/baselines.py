@@ -4,6 +4,7 @@ import math
 
 from aim_cost.methods.method import Setting, method
 from aim_cost.methods.parameter import Parameter
+from aim_cost.schedules.sample import Sample
 from aim_cost.schedules.schedule import Schedule
 from aim_cost.schedules.select import Select
 
@@ -31,13 +32,13 @@ def uniform(of: Setting, retention: float | None, tokens: int | None) -> Schedul
 
 @method(
     *("fewer-frames", "fewer frames, a baseline", None, "before"),
-    Parameter("retention", "share", "share of the frames kept, whole", 0.25, scales="up"),
-    note="The vision tower still sees all frames: sampling fewer (--frames) saves their time too.",
+    Parameter("retention", "share", "share of the frames that are encoded", 0.25, scales="up"),
+    note="The vision tower never sees the other frames, so their time is saved there too.",
     video=True,
 )
 def fewer_frames(of: Setting, retention: float) -> Schedule:
-    frames = max(1, round(of.groups * retention))
-    return Schedule(select=Select(tokens=frames * of.group_tokens, by="whole-frames"))
+    groups = max(1, round(of.groups * retention))
+    return Schedule(sample=Sample(groups * of.group_frames))
 
 
 @method(

@@ -32,6 +32,7 @@ class Setting:
     Args:
         layers: of the LLM; tower_layers: of the vision tower.
         groups: frames or crops of one prompt, ``group_tokens`` visual tokens each.
+        group_frames: frames of a group: two in Qwen's towers, else one.
         patches: of a group in the vision tower; as many as ``group_tokens`` where none are pooled.
     """
 
@@ -40,6 +41,7 @@ class Setting:
     groups: int
     group_tokens: int
     patches: int
+    group_frames: int = 1
 
     @property
     def tokens(self) -> int:
@@ -172,6 +174,7 @@ class Method:
             visual.groups,
             visual.group_tokens,
             sized.vision.patches,
+            model.group_frames,
         )
         return self.build(setting, **values)
 

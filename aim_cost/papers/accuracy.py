@@ -66,6 +66,7 @@ def method_of(schedule: Schedule) -> str:
     others = [
         schedule.select is not None,
         schedule.vision_merge is not None,
+        schedule.sample is not None,
         merge is not None and merge.by != Merge.by,
         prune is not None and prune.importance != Prune.importance,
     ]

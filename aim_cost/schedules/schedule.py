@@ -21,6 +21,7 @@ from aim_cost.models.workload import VisualInput, Workload
 from aim_cost.schedules.language import Piece, nearest
 from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.sample import Sample
 from aim_cost.schedules.select import Select
 from aim_cost.schedules.trace import TokenTrace
 from aim_cost.schedules.vision_merge import VisionMerge
@@ -49,13 +50,23 @@ class Schedule:
     """Merging or selecting before the LLM and pruning inside it; ``Schedule()`` reduces nothing.
 
     AIM merges and prunes; ``select``, ``vision_merge`` inside the vision tower, and scores other
-    than its own, are other methods'.
+    than its own, are other methods'. ``sample``, fewer frames, is what all have to beat.
     """
 
     merge: Merge | None = None
     prune: Prune | None = None
     select: Select | None = None
     vision_merge: VisionMerge | None = None
+    sample: Sample | None = None
+
+    @property
+    def shortens_prompts(self) -> bool:
+        """Whether fewer visual tokens may enter the LLM than the caller's prompt has."""
+        return any(part is not None for part in (self.sample, self.merge, self.select))
+
+    def seen(self, workload: Workload) -> Workload:
+        """What the vision tower sees of a workload. Raises: ScheduleError."""
+        return workload if self.sample is None else self.sample.sampled(workload)
 
     def resolve(
         self, model: ModelSpec, workload: Workload, rule: TokenRule = EXECUTED_RULE
@@ -71,6 +82,7 @@ class Schedule:
             at_least=rule.least_text_tokens,
             fix="Give the text; only conventions that count multiply-adds take none.",
         )
+        workload = self.seen(workload)
         trace = self.resolve_visual(
             workload.visual_input(model),
             text_tokens=workload.text_tokens,
@@ -97,7 +109,8 @@ class Schedule:
     ) -> TokenTrace:
         """``resolve`` for visual tokens of any origin, e.g. embeddings given to a bare LLM.
 
-        What ``vision_merge`` did to them is not in the trace: it leaves their number as it was.
+        They are those that are left after ``sample``. What ``vision_merge`` did to them is not in
+        the trace: it leaves their number as it was.
         """
         merge_tokens = (
             self.merge.token_counts(visual.group_tokens) if self.merge else (visual.group_tokens,)
@@ -305,8 +318,9 @@ class Schedule:
         return [(name, part) for name in PARTS if (part := getattr(self, name)) is not None]
 
 
-AnyPart = VisionMerge | Merge | Select | Prune
+AnyPart = Sample | VisionMerge | Merge | Select | Prune
 PARTS: dict[str, type[AnyPart]] = {
+    "sample": Sample,
     "vision_merge": VisionMerge,
     "merge": Merge,
     "select": Select,

@@ -172,7 +172,7 @@ class Compared:
 def free_twin(schedule: Schedule) -> Schedule:
     """The same counts, tokens chosen at no cost: what is left of the price is not the scoring's.
 
-    Merging in the tower stays as it is: what it costs belongs to the tower.
+    Merging in the tower stays as it is, and so do the frames: what they cost belongs to the tower.
     """
     merge, prune, select = schedule.merge, schedule.prune, schedule.select
     return Schedule(
@@ -180,4 +180,5 @@ def free_twin(schedule: Schedule) -> Schedule:
         replace(prune, importance="offline") if prune else None,
         replace(select, by="uniform") if select else None,
         schedule.vision_merge,
+        schedule.sample,
     )

@@ -35,7 +35,7 @@ class Knobs:
     def of(cls, schedule: Schedule, model: ModelSpec, frames: int) -> "Knobs | None":
         """The knobs; None for a schedule that has others: a ranking, a selection, the tower."""
         merge, prune = schedule.merge, schedule.prune
-        if schedule.select is not None or schedule.vision_merge is not None:
+        if any((schedule.select, schedule.vision_merge, schedule.sample)):
             return None
         counts: tuple[int, ...] = (model.frame_tokens,)
         if merge is not None:

@@ -1,10 +1,11 @@
 """Adapter: the names of a model's parts in transformers, and how the model reads pixels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -136,6 +137,22 @@ class Adapter(ABC):
     @abstractmethod
     def items(self, inputs: Inputs, modality: str) -> Items | None:
         """The images, or the videos, of ``inputs`` in order; None without any."""
+
+    @property
+    def group_frames(self) -> int:
+        """Frames of a video that the tower joins to one group."""
+        return 1
+
+    def with_groups(self, inputs: Inputs, kept: Sequence[Sequence[int]]) -> Inputs:
+        """``inputs`` with the pixels of some groups of each video alone.
+
+        Args: kept, the groups of each video in order, numbered from 0.
+        """
+        name = self.pixel_inputs["video"][0]
+        pixels: Tensor = inputs[name]  # [videos, frames, channels, height, width]
+        index = torch.tensor(kept, device=pixels.device)
+        video = torch.arange(len(pixels), device=pixels.device)[:, None]
+        return {**inputs, name: pixels[video, index]}
 
     def require_as_configured(self, inputs: Inputs, *names: str) -> None:
         """Raises: PatchError for arguments that make other tokens than the config says."""

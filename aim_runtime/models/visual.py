@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from aim_cost.models.workload import Groups, VisualInput
@@ -31,16 +31,35 @@ class VisualItem:
     """One image or video of a prompt.
 
     Args:
-        tokens: placeholders, before merging.
+        tokens: that it is encoded as, before merging.
         blocks: what is merged or chosen from, the largest groups first; tokens in none of them,
             newlines, stay.
         in_order: what is left stands in the order of its places, as the grid of an image needs;
             else block after block as merging leaves it, then the tokens in no block.
+        missing: places among its placeholders whose frames are not encoded, rising.
     """
 
     tokens: int
     blocks: tuple[Block, ...]
     in_order: bool = False
+    missing: tuple[int, ...] = ()
+
+    @property
+    def run(self) -> int:
+        """Its placeholders in the caller's prompt."""
+        return self.tokens + len(self.missing)
+
+    @property
+    def all_groups(self) -> int:
+        """The groups of a video, those that are not encoded among them."""
+        (block,) = self.blocks
+        return block.groups + len(self.missing) // block.tokens
+
+    @cached_property
+    def standing(self) -> list[int]:
+        """Where each token that is encoded stands among the placeholders."""
+        missing = set(self.missing)
+        return [place for place in range(self.run) if place not in missing]
 
     def merged_tokens(self, merge: Merge | None) -> int:
         """Tokens that merging leaves. Raises: ScheduleError."""
@@ -72,6 +91,23 @@ def equal_groups(groups: int, tokens: int, newline_tokens: int = 0) -> VisualIte
     """Frames or crops of ``tokens`` in a row, then newlines after the last."""
     block = Block(groups, tokens, range(groups * tokens))
     return VisualItem(groups * tokens + newline_tokens, (block,))
+
+
+@lru_cache
+def fewer_groups(video: VisualItem, kept: tuple[int, ...]) -> VisualItem:
+    """A video of which the groups ``kept`` alone are encoded, numbered from 0 and rising."""
+    (block,) = video.blocks
+    if len(kept) == block.groups:
+        return video
+    encoded = set(kept)
+    missing = tuple(
+        place
+        for number, start in enumerate(range(0, len(block.places), block.tokens))
+        if number not in encoded
+        for place in block.places[start : start + block.tokens]
+    )
+    left = equal_groups(len(kept), block.tokens, video.tokens - len(block.places))
+    return replace(left, missing=missing)
 
 
 def group_counts(merge: Merge, tokens: int) -> tuple[int, ...]:

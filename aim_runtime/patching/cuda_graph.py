@@ -24,6 +24,7 @@ from aim_runtime.models import require_onevision
 from aim_runtime.models.adapters.llava_onevision import LlavaOnevisionAdapter
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.load import Loaded
+from aim_runtime.models.sampling import FrameSampling
 from aim_runtime.patching.capturable import EAGER_WAY, capturable, refusal
 from aim_runtime.patching.encoding import tower_seen
 from aim_runtime.patching.items import Rows, like, merge_features, select_features
@@ -82,7 +83,9 @@ class StaticPrefill:
         frame = loaded.spec.frame_tokens
         counts = schedule.merge.token_counts(frame) if schedule.merge else (frame,)
         self._merge_tokens = {frame: counts}
-        self._layout = Layout(LlavaOnevisionAdapter(loaded.model), schedule)
+        adapter = LlavaOnevisionAdapter(loaded.model)
+        self._layout = Layout(adapter, schedule)
+        self._sampling = FrameSampling(adapter, schedule.sample)
         short = self._shortened(inputs)
         self._prompt, ids = short.prompt, short.inputs["input_ids"]
         plan = schedule.resolve_visual(
@@ -95,13 +98,12 @@ class StaticPrefill:
         self._plans = [plan] * len(ids)
         device, mask = loaded.device, self._prompt.visual_mask
         self._ids = torch.empty_like(ids, device=device)
-        self._pixels = torch.empty_like(
-            inputs["pixel_values_videos"], device=device, dtype=getattr(torch, loaded.dtype)
-        )
+        pixels = self._pixels_of(inputs)
+        self._pixels = torch.empty_like(pixels, device=device, dtype=getattr(torch, loaded.dtype))
         self._visual = mask[..., None].to(device)
         # which visual token stands where; anything in range at text
         self._place = (mask.cumsum(dim=1) - 1).clamp_(min=0)[..., None].to(device)
-        self._fill(short.inputs["input_ids"], inputs["pixel_values_videos"])
+        self._fill(short.inputs["input_ids"], pixels)
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +115,7 @@ class StaticPrefill:
         Raises: PatchError for another shape, or for videos that stand elsewhere in the prompts.
         """
         short = self._shortened(inputs)
-        ids, pixels = short.inputs["input_ids"], inputs["pixel_values_videos"]
+        ids, pixels = short.inputs["input_ids"], self._pixels_of(inputs)
         if pixels.shape != self._pixels.shape:
             raise _another("pixel_values_videos", list(self._pixels.shape), list(pixels.shape))
         if ids.shape != self._ids.shape:
@@ -223,6 +225,11 @@ class StaticPrefill:
         if short.prompt.padded(short.inputs.get("attention_mask")).padding is not None:
             raise refusal("attention_mask", "prompts of one length", "padding")
         return short
+
+    def _pixels_of(self, inputs: Inputs) -> Tensor:
+        """The pixels of the frames that are encoded: [videos, frames, channels, side, side]."""
+        pixels: Tensor = self._sampling.pixels(inputs)["pixel_values_videos"]
+        return pixels
 
     def _fill(self, ids: Tensor, pixels: Tensor) -> None:
         self._ids.copy_(ids)

@@ -16,6 +16,9 @@ from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_cost.schedules.schedule import Schedule
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.compiled import uncompiled
+from aim_runtime.models.inputs import Inputs
+from aim_runtime.models.sampling import FrameSampling
+from aim_runtime.patching.current import Current
 from aim_runtime.patching.items import (
     Features,
     Rows,
@@ -24,12 +27,13 @@ from aim_runtime.patching.items import (
     select_features,
     whole_counts,
 )
+from aim_runtime.patching.sampled import gather, spread
 from aim_runtime.patching.tower_reading import TowerReading
 from aim_runtime.prompts.encoded import Encoded, Items, features_of_another_run
 from aim_runtime.prompts.entering import Entering
 from aim_runtime.prompts.prompt import Prompt
 from aim_runtime.recorder import Recorder
-from aim_runtime.seams import with_video_pixels
+from aim_runtime.seams import under_names_of, with_video_pixels
 from aim_runtime.selection.tower import TowerAttention
 
 
@@ -50,10 +54,12 @@ class _Last(threading.local):
 class Encoding:
     """Merges or selects the features of images, or of videos, on their way into a prompt.
 
-    What a caller asks of an encoder, outside a forward, stays as it is without a patch; so does
-    what ``generate`` of newer transformers encodes ahead. The forward reduces it.
+    Frames of a video are sampled first. What a caller asks of an encoder, outside a forward, stays
+    as it is without a patch; so does what ``generate`` of newer transformers encodes ahead, of the
+    frames that are sampled. The forward reduces it.
     Args:
         tower: reads the attention of the vision tower, for scores that need it.
+        ahead: whether what is encoded outside a forward is for a prompt that follows.
         strict: whether pixels that cannot be understood are an error.
     """
 
@@ -65,8 +71,13 @@ class Encoding:
         modality: str,
         tower: TowerReading | None,
         *,
+        ahead: Current[bool],
         strict: bool,
     ) -> None:
+        self._samples = modality == "video" and schedule.sample is not None
+        self._sampling = FrameSampling(adapter, schedule.sample)
+        self._whole = FrameSampling(adapter, None)
+        self._ahead = ahead
         self._merge, self._select = schedule.merge, schedule.select
         self._reduces = self._merge is not None or self._select is not None
         self._recorder, self._strict = recorder, strict
@@ -82,18 +93,29 @@ class Encoding:
 
         @wraps(encode)
         def encode_and_reduce(*args: Any, **kwargs: Any) -> Any:
-            output = encode(*args, **kwargs)
-            given = dict(zip(names, args, strict=False)) | kwargs
-            return seen(output, given, entering())
+            given, prompt = dict(zip(names, args, strict=False)) | kwargs, entering()
+            if self._samples and (prompt is not None or self._ahead.value):
+                return seen(encode(**self._sampled(given)), given, prompt, self._sampling)
+            return seen(encode(*args, **kwargs), given, prompt, self._whole)
 
         return encode_and_reduce
 
-    def _seen(self, output: Any, given: dict[str, Any], entering: Entering | None) -> Any:
+    def _sampled(self, given: Inputs) -> Inputs:
+        """The arguments of an encoder with the pixels of the sampled frames alone."""
+        return under_names_of(given, self._sampling.pixels(with_video_pixels(given)))
+
+    def _seen(
+        self, output: Any, given: Inputs, entering: Entering | None, sampling: FrameSampling
+    ) -> Any:
+        """Reduce the output of an encoder called with ``given``, if a prompt is entering.
+
+        Args: sampling, of the frames that were encoded.
+        """
         tower = None if self._tower is None else self._tower.take(self._modality)
         if self._modality == "video":
             given = with_video_pixels(given)
         try:
-            items = self._adapter.items_of_pixels(given, self._modality)
+            items = sampling.items_of_pixels(given, self._modality)
             if tower is not None:
                 names = ("vision_feature_layer", "vision_feature_select_strategy")
                 self._adapter.require_as_configured(given, *names)
@@ -102,6 +124,7 @@ class Encoding:
                 raise
             return output
         if entering is None:
+            output.pooler_output = spread(output.pooler_output, items)
             self._last.seen = _Seen(items, tower)
             if isinstance(output, ModelOutput):  # which carries the attention while it lives
                 output._aim_seen, self._last.seen = self._last.seen, _Seen(items, None)
@@ -127,6 +150,8 @@ class Encoding:
         features = ready.pooler_output
         if seen is None or len(features) % len(seen.items):
             raise features_of_another_run(f"features of {len(features)} {self._modality}s")
+        if self._modality == "video" and not all(map(self._sampling.agrees, seen.items)):
+            raise features_of_another_run("features of other frames than the schedule samples")
         return seen
 
     def reduce_ready(self, ready: Any, items: Items, prompt: Prompt) -> tuple[Any, Encoded]:
@@ -137,9 +162,13 @@ class Encoding:
         """
         features, numbers = ready.pooler_output, prompt.numbers(self._modality)
         tokens = [feature.shape[:-1].numel() for feature in features]
-        if tokens != [items[number].tokens for number in numbers]:
+        if tokens != [items[number].run for number in numbers]:
             raise features_of_another_run(f"features of {tokens} tokens")
+        features = gather(features, tuple(items[number] for number in numbers))
         if not self._reduces:
+            if features is not ready.pooler_output:
+                ready = copy(ready)
+                ready.pooler_output = features
             return ready, Encoded(items, whole_counts(items))
         first = [numbers.index(number) for number in range(len(items))]
         once = features[first] if isinstance(features, Tensor) else [features[i] for i in first]

@@ -7,6 +7,7 @@ So processors, criteria, limits and streamers see what they see without a patch,
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any
 
@@ -84,7 +85,8 @@ class Generation:
                 ids = ids_in(given)
                 if ids is not None and given.get("inputs_embeds") is None:
                     self._prompts.check(given | {"input_ids": ids})
-            return own(**given)
+            with nullcontext() if self._prompts is None else self._prompts.encoding_ahead():
+                return own(**given)
 
         return generate
 

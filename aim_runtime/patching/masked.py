@@ -6,6 +6,7 @@ masked matrix exists; every layer computes all tokens.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def masked(
     """
     decoder = require_onevision(model, "masked").model.language_model
     _require_aims_way(schedule)
-    merging = Schedule(merge=schedule.merge, vision_merge=schedule.vision_merge)
+    merging = replace(schedule, prune=None)
     with patched(model, merging, recorder=recorder) as trace:
         state = _Masks(schedule, recorder)
         with ExitStack() as undo:

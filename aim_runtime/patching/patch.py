@@ -245,7 +245,7 @@ def _embedded_prompt(
             got="none",
             fix="Pass visual_mask=mask, True at visual tokens.",
         )
-    for name in ("vision_merge", "merge", "select"):
+    for name in ("sample", "vision_merge", "merge", "select"):
         if getattr(schedule, name) is not None:
             raise PatchError(
                 f"schedule.{name}",

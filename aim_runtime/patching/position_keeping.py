@@ -29,7 +29,7 @@ class PositionKeeping:
 
     def __init__(self, adapter: Adapter | None, schedule: Schedule) -> None:
         merge = schedule.merge
-        self._shortens = merge is not None or schedule.select is not None
+        self._shortens = schedule.shortens_prompts
         self._reduces = schedule != Schedule()
         self._keeps = merge is not None and merge.positions == "kept"
         self._axes = AxesPositions(adapter) if adapter is not None and adapter.has_axes else None

@@ -1,6 +1,7 @@
 """PromptShortening: cuts placeholders to what is left, and merges or selects what goes there."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
@@ -56,8 +57,11 @@ class PromptShortening:
         self._positions, self._reduces, self._takes_ids = positions, reduces, takes_ids
         self._tower = tower = tower_reading(adapter, schedule)
         self._layout = Layout(adapter, schedule)
+        self._ahead: Current[bool] = Current()
         self._encodings = {
-            name: Encoding(schedule, recorder, adapter, name, tower, strict=reduces)
+            name: Encoding(
+                schedule, recorder, adapter, name, tower, ahead=self._ahead, strict=reduces
+            )
             for name in adapter.pixel_inputs
         }
         self._entering: Current[Entering | NewIds | AimError] = Current()
@@ -83,6 +87,10 @@ class PromptShortening:
         if isinstance(entering, AimError):
             raise entering
         return entering
+
+    def encoding_ahead(self) -> AbstractContextManager[None]:
+        """Inside it, what is encoded outside a forward is for a prompt that follows."""
+        return self._ahead.during(True)
 
     def check(self, inputs: Inputs) -> None:
         """Raises: AimError for prompts that the forward would refuse, before they are encoded."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from aim_cost.schedules.trace import Ranked
@@ -28,6 +29,16 @@ class Encoded:
     counts: dict[int, tuple[int, ...]]
     places: tuple[Tensor, ...] = ()
     selected: tuple[tuple[Ranked, ...], ...] = ()
+
+    def standing(self, number: int) -> Tensor:
+        """Where the tokens left of an item stand among its placeholders: int64 [tokens left]."""
+        item = self.items[number]
+        if not self.places:
+            return torch.tensor(item.standing, device="cpu")
+        places = self.places[number]
+        if not item.missing:
+            return places
+        return torch.tensor(item.standing, device="cpu").to(places.device)[places]
 
 
 def features_of_another_run(got: str) -> PatchError:

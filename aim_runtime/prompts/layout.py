@@ -10,6 +10,7 @@ from aim_cost.schedules.schedule import Schedule
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.inputs import Inputs
+from aim_runtime.models.sampling import FrameSampling
 from aim_runtime.models.visual import MODALITIES, selected_tokens, visual_input
 from aim_runtime.prompts.encoded import Items
 from aim_runtime.prompts.prompt import (
@@ -44,6 +45,7 @@ class Layout:
 
     def __init__(self, adapter: Adapter, schedule: Schedule) -> None:
         self._adapter, self._merge, self._select = adapter, schedule.merge, schedule.select
+        self._sampling = FrameSampling(adapter, schedule.sample)
 
     def prepare(self, inputs: Inputs, known: Mapping[str, Items] | None = None) -> Shortened:
         """Shorten ``input_ids`` and what goes with them to the placeholders of what is left.
@@ -87,12 +89,12 @@ class Layout:
         """The items of a modality, and how often each prompt with its items was repeated."""
         items = known.get(modality)
         if items is None:
-            return self._adapter.items(inputs, modality), 1
+            return self._sampling.items(inputs, modality), 1
         return items, len(inputs["mm_encoder_outputs"][modality].pooler_output) // len(items)
 
     def _place(self, mask: Tensor, modality: str, items: Items, copies: int) -> list[list[Placed]]:
         """Items of each row of mask[B, n]: they fill its placeholders in order."""
-        full = [item.tokens for item in items]
+        full = [item.run for item in items]
         given = mask.sum(dim=1).tolist()
         rows: list[list[Placed]] = []
         first = 0
@@ -133,9 +135,9 @@ class Layout:
                 for placed, parts in zip(row, ranked, strict=True)
             ]
         else:
-            return list(row)
+            left = list(row)
         for placed in left:
-            run = visual[placed.start : placed.start + placed.item.tokens]
+            run = visual[placed.start : placed.start + placed.item.run]
             if placed.lost and not bool(run.all()):
                 raise PatchError(
                     "input_ids",
@@ -187,13 +189,13 @@ class Layout:
 
 
 def _in_a_row(mask: Tensor, modality: str, items: Items, numbers: Iterable[int]) -> list[Placed]:
-    """The items of a row, which fill the placeholders of mask[n] and lose nothing yet."""
+    """The items of a row, which fill the placeholders of mask[n] and lose nothing more yet."""
     places = mask.nonzero()[:, 0].tolist()
     placed, before = [], 0
     for number in numbers:
         item = items[number]
         placed.append(Placed(item, modality, number, places[before], item.tokens))
-        before += item.tokens
+        before += item.run
     return placed
 
 
@@ -207,7 +209,7 @@ def _without_ends(
     keep = torch.ones(len(rows), length, dtype=torch.bool, device="cpu")
     for row, places in zip(keep, rows, strict=True):
         for placed in places:
-            row[placed.start + placed.tokens : placed.start + placed.item.tokens] = False
+            row[placed.start + placed.tokens : placed.start + placed.item.run] = False
     if len(set(keep.sum(dim=1).tolist())) == 1:
         return keep.nonzero()[:, 1].view(len(rows), -1), None
     if padding is not None:

@@ -197,7 +197,7 @@ def unmerged_places(prompt: Prompt, encoded: Mapping[str, Encoded]) -> Tensor:
             here = torch.arange(placed.start, placed.start + placed.tokens, device="cpu")
             rows.append(torch.full_like(here, number))
             columns.append(here)
-            inside = encoded[placed.modality].places[placed.number]
+            inside = encoded[placed.modality].standing(placed.number)
             places.append(inside + int(sources[number, placed.start]))
     device = places[0].device
     index = tuple(torch.cat(part).to(device, non_blocking=True) for part in (rows, columns))

@@ -32,8 +32,8 @@ class Placed:
 
     @property
     def lost(self) -> int:
-        """The number of tokens that merging or selecting removes."""
-        return self.item.tokens - self.tokens
+        """The number of tokens that sampling, merging or selecting removes."""
+        return self.item.run - self.tokens
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Prompt:
 
     @property
     def lost(self) -> tuple[int, ...]:
-        """The number of tokens that merging or selecting removes from each row."""
+        """The number of tokens that are removed from each row before it enters the LLM."""
         return tuple(sum(placed.lost for placed in row) for row in self.placed)
 
     def numbers(self, modality: str) -> list[int]:

@@ -1,6 +1,4 @@
-"""Random and equally spaced tokens, whole frames and pooled grids: what a method has to beat."""
-
-import math
+"""Random and equally spaced tokens, and pooled grids: what a method has to beat."""
 
 import torch
 from torch.nn import functional
@@ -22,15 +20,6 @@ def random(of: Candidates) -> Kept:
 def uniform(of: Candidates) -> Kept:
     """Tokens of each set at equal distances, each in the middle of its part."""
     return of.kept(_middles(of.keep, of.features.shape[1] // of.sets, of))
-
-
-@selects("whole-frames")
-def whole_frames(of: Candidates) -> Kept:
-    """All tokens of frames at equal distances; the last of them may lose its end."""
-    each = of.features.shape[1] // of.sets // of.frames
-    frames = _middles(math.ceil(of.keep / each), of.frames, of)
-    places = frames[..., None] * each + torch.arange(each, device=frames.device)
-    return of.kept(places.flatten(1)[:, : of.keep])
 
 
 @selects("pooled-grid")

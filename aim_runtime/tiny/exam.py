@@ -13,7 +13,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from aim_cost.checks import one_of, whole
 from aim_cost.schedules.schedule import Schedule
-from aim_cost.schedules.vision_merge import VisionMerge
 from aim_runtime.errors import MeasurementError
 from aim_runtime.models.part import Part
 from aim_runtime.patching.patch import patched
@@ -31,9 +30,9 @@ EXAM_SPLITS = ("test", "validation")
 class Exam:
     """One question about each clip, the kinds in turn.
 
-    Shapes: pixels[n, F, 3, size, size]; patches[n, F, p, hidden], what the projector gives for each
-    frame; attended[n, F, p, channels], what the last layer of the tower attends to; input_ids[n,
-    t]; answers[n], ids of words; kinds, n names.
+    Shapes: pixels[n, F, 3, size, size]; patches[n, f, p, hidden], what the projector gives for each
+    frame that is encoded; attended[n, f, p, channels], what the last layer of the tower attends to;
+    input_ids[n, t]; answers[n], ids of words; kinds, n names.
     """
 
     pixels: Tensor
@@ -87,12 +86,18 @@ def draw_exam(
 
 @torch.no_grad()
 def encoded_by(
-    model: LlavaOnevisionForConditionalGeneration, exam: Exam, vision_merge: VisionMerge
+    model: LlavaOnevisionForConditionalGeneration, exam: Exam, schedule: Schedule
 ) -> Exam:
-    """The same exam, its clips encoded by a tower that merges."""
-    with patched(model, Schedule(vision_merge=vision_merge)):
-        patches, attended = encode(model, exam.pixels)
-    return replace(exam, patches=patches, attended=attended)
+    """The same exam, its clips encoded as by a schedule's tower: merged there, of fewer frames."""
+    merge, sample = schedule.vision_merge, schedule.sample
+    if merge is not None:
+        with patched(model, Schedule(vision_merge=merge)):
+            patches, attended = encode(model, exam.pixels)
+        exam = replace(exam, patches=patches, attended=attended)
+    if sample is not None:
+        frames = list(sample.groups(exam.pixels.shape[1], 1))
+        exam = replace(exam, patches=exam.patches[:, frames], attended=exam.attended[:, frames])
+    return exam
 
 
 @torch.no_grad()
@@ -124,8 +129,7 @@ def answered(
 
     The seconds are those of pooling, merging, selecting and the LLM.
     """
-    merge = schedule.vision_merge
-    seen = exam if merge is None else encoded_by(model, exam, merge)
+    seen = encoded_by(model, exam, schedule)
     with patched(model, schedule):
         start = time.process_time()
         right = right_answers(model, seen)
@@ -138,7 +142,8 @@ def right_answers(
 ) -> Tensor:
     """Run the model, patched or not, over an exam: bool [n], whether each answer is right.
 
-    The tower does not run again: what merges in it has to encode the exam, see ``encoded_by``.
+    The tower does not run again: a schedule that changes what it gives has to encode the exam, see
+    ``encoded_by``.
     """
     right = []
     for rows in torch.arange(len(exam)).split(batch):

@@ -104,7 +104,7 @@ ELEMENTWISE = (
 def test_each_score_before_the_llm_is_priced(name):
     result = price(Schedule(select=Select(retention=0.25, by=name)))
     ops = [op.name for op in result.graph.phase("merge")]
-    free = name in ("random", "uniform", "whole-frames")
+    free = name in ("random", "uniform")
     assert ops == ["gather"] if free else len(ops) > 1
     assert (result.phase("merge").flops == 0) == (free or name in ELEMENTWISE)
 

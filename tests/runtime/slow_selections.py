@@ -117,18 +117,6 @@ def uniform(item: SlowItem) -> tuple[list[int], Tensor]:
     return kept, item.features[kept]
 
 
-@slow("whole-frames")
-def whole_frames(item: SlowItem) -> tuple[list[int], Tensor]:
-    """Frames in the middle of equal parts, token by token, until enough are there."""
-    each, kept = len(item.features) // item.frames, []
-    for first in range(0, item.frames, item.frames // item.sets):
-        frames = item.frames // item.sets
-        count = -(-item.keep // each)
-        chosen = [first + int((part + 0.5) * frames / count) for part in range(count)]
-        kept += [frame * each + token for frame in chosen for token in range(each)][: item.keep]
-    return kept, item.features[kept]
-
-
 @slow("pooled-grid")
 def pooled_grid(item: SlowItem) -> tuple[list[int], Tensor]:
     """Each mean is over the rows and columns that its part touches."""

@@ -29,6 +29,7 @@ SCHEDULES = [
     "merge passes:5,3",
     "prune linear:1:4",
     "merge passes:5,3, prune linear:1:4",
+    "sample 2, merge passes:5, prune linear:1:4",
     "merge passes:5 by=uniform, prune ratios:1,0.5,0.5,0.2,0.2,0.1 drop=after-attention",
     *(f"prune linear:0:3 score={name}" for name in LAYER_IMPORTANCE if name != "random"),
     *(f"select frame:4 score={name}" for name in CAPTURABLE),

@@ -269,12 +269,13 @@ def test_the_command_trains_and_saves(monkeypatch, capfd, tmp_path):
 
 
 _MERGED = ("none", "merge 0.5", "merge 0.25 positions=kept")
+_SAMPLED = [("sample 2, merge 0.5", VisionMerge(12)), ("sample 1", None)]
 _ENCODED = [(before, vision) for before in _MERGED for vision in (None, VisionMerge(12))]
 
 
 @pytest.mark.parametrize("prune", [None, Prune(linear=(2, 6))])
 @pytest.mark.parametrize(
-    ("before", "vision_merge"), [*_ENCODED, ("select 0.25 score=vision-attention", None)]
+    ("before", "vision_merge"), [*_ENCODED, ("select 0.25 score=vision-attention", None), *_SAMPLED]
 )
 def test_an_exam_is_answered_as_from_pixels(before, vision_merge, prune):
     """Encoding once changes no answer: the model on pixels marks the exam, patched as well."""
@@ -295,9 +296,10 @@ def test_an_exam_is_answered_as_from_pixels(before, vision_merge, prune):
     patches, attended = encode(model, pixels)
     exam = Exam(pixels, patches, attended, ids, said, ("count_color",) * 8)
     if schedule.vision_merge is not None:
-        exam = encoded_by(model, exam, schedule.vision_merge)
-        assert not torch.allclose(exam.patches, patches, atol=1e-2)
+        merged = encoded_by(model, exam, Schedule(vision_merge=schedule.vision_merge))
+        assert not torch.allclose(merged.patches, patches, atol=1e-2)
     assert answered(model, exam, schedule)[0].all()
+    exam = encoded_by(model, exam, schedule)
     with patched(model, schedule):
         assert right_answers(model, exam, batch=5).all()
         assert not right_answers(model, replace(exam, answers=said + 1)).any()

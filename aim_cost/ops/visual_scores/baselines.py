@@ -37,6 +37,5 @@ def _means(size: VisualSize) -> list[Op]:
 SCORES = (
     VisualScore("random", "drawn at random", "baseline", _nothing, across_sizes=True),
     VisualScore("uniform", "every k-th token", "baseline", _nothing, across_sizes=True),
-    VisualScore("whole-frames", "frames at equal distances, whole", "baseline", _nothing),
     VisualScore("pooled-grid", "means of the parts of a frame's grid", "baseline", _means),
 )

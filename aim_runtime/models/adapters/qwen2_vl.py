@@ -1,7 +1,9 @@
 """Qwen2-VL and Qwen2.5-VL: images and videos of any size, positions on three axes."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
@@ -86,6 +88,23 @@ class Qwen2VLAdapter(Adapter):
         del modality
         squares: Tensor = x.unflatten(1, (-1, self._square))
         return squares.mean(dim=2)
+
+    @property
+    def group_frames(self) -> int:
+        frames: int = self.config.vision_config.temporal_patch_size
+        return frames
+
+    def with_groups(self, inputs: Inputs, kept: Sequence[Sequence[int]]) -> Inputs:
+        """Rows of patches lie group after group, video after video."""
+        name, grid = self.pixel_inputs["video"][:2]
+        pixels, grids = inputs[name], inputs[grid].clone()
+        rows, start = [], 0
+        for (groups, height, width), numbers in zip(grids.tolist(), kept, strict=True):
+            patches = height * width
+            rows += [pixels[start + n * patches : start + (n + 1) * patches] for n in numbers]
+            start += groups * patches
+        grids[:, 0] = torch.tensor([len(numbers) for numbers in kept], device="cpu")
+        return {**inputs, name: torch.cat(rows), grid: grids}
 
     @property
     def _square(self) -> int:
