@@ -249,6 +249,8 @@ class Part:
                 if is_older:
                     return word, piece
                 raise piece.wrong(word.form, f"Write {word.written(piece.text)}.")
+        if not cls.WORDS:
+            raise piece.wrong("nothing after the amount", "Leave it out.")
         names = {word.name: word.written("") for word in cls.WORDS}
         names |= {each: word.written(each) for word in cls.WORDS for each in word.value.names}
         raise piece.wrong(cls.words(), nearest(name.text, names))

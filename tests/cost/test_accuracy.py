@@ -140,7 +140,7 @@ def test_results_of_lmms_eval(tmp_path):
         (
             "a.csv",
             "schedule,accuracy\nhalf,50\n",
-            "a part: vision-merge, merge, select, prune, got 'half'",
+            "a part: sample, vision-merge, merge, select, prune, got 'half'",
         ),
         ("a.csv", "schedule,accuracy,frames\nnone,50,1.5\n", "frames"),
         ("a.csv", "", "a readable CSV or JSON file, got an empty file"),

@@ -209,7 +209,8 @@ def test_a_word_said_twice_names_its_field(part, amount, word):
 @pytest.mark.parametrize(
     ("text", "expected", "wrong", "fix"),
     [
-        ("merg 0.25", "a part: vision-merge, merge, select, prune", "merg", "mean merge?"),
+        ("sample 8 by=random", "nothing after the amount", "by=random", "Leave it out"),
+        ("merg 0.25", "a part: sample, vision-merge, merge, select, prune", "merg", "mean merge?"),
         ("merge 0.25, none", "a part: ", "none", "Write one of these"),
         ("merge 0.25, merge 0.5", "merge once", "merge 0.5", "Keep one"),
         ("merge", "an amount such as 0.25, frame:24 or passes:98,49,25", "", ""),

@@ -35,6 +35,7 @@ OPTIONS = {
     "--prune": part("prune"),
     "--select": part("select"),
     "--vision-merge": part("vision-merge"),
+    "--sample": part("sample"),
     "--tokens-per-frame": shown(numbers),
     "--schedule": schedules,
     "--dtype": st.sampled_from(["bfloat16", "float32", "float16", "int4", ""]),

@@ -30,6 +30,7 @@ _amounts = {
         _listed(numbers.map(str)).map("layers:{}".format),
     ),
     "select": st.one_of(ratios, numbers.map("frame:{}".format), numbers.map("prompt:{}".format)),
+    "sample": numbers.map(str),
     "vision-merge": st.one_of(numbers.map(str), _listed(numbers.map(str)).map("layers:{}".format)),
 }
 _words = st.sampled_from(

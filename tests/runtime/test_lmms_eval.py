@@ -162,7 +162,7 @@ def test_the_schedule_may_be_text():
     ("given", "message"),
     [
         ({"retention": 0.25}, r"retention.*Known: damaged, device, dtype, images_as_frames, log, "
-         r"max_frames, merge, pretrained, prune, schedule, select, vision_merge\."),
+         r"max_frames, merge, pretrained, prune, sample, schedule, select, vision_merge\."),
         ({"batch_size": "4"}, "batch_size.*1, since"),
         ({"batch_size": "auto"}, "batch_size.*1, since"),
         ({"pretrained": ""}, "Add pretrained=NAME"),
