@@ -99,7 +99,6 @@ def inputs_of(name, spec, workload, visual):
         ("qwen2-vl-7b", {"frames": 3}),
         ("qwen2.5-vl-7b", {"frames": 2, "frame_size": (140, 252)}),
         ("llava-v1.6-mistral-7b", {"images": ((200, 300),)}),
-        ("llava-next-video-7b", {"images": ((200, 300),)}),
         ("llava-onevision-qwen2-7b", {"images": ((700, 300), (300, 200))}),
         ("llava-onevision-qwen2-7b", {"images": ((500, 300),)}),
         ("qwen2-vl-7b", {"images": ((200, 300), (100, 100))}),
