@@ -78,6 +78,13 @@ FAMILIES: dict[str, Family] = {
         tower=_CLIP_LARGE,
         fills_grid=False,
     ),
+    "llava_next": Family(
+        towers=("clip_vision_model", "siglip_vision_model"),
+        decoders=("llama", "mistral", "qwen2"),
+        defaults=_LLAVA | {"image_grid_pinpoints": None},
+        tower=_CLIP_LARGE,
+        images=next_images,
+    ),
     "llava_next_video": Family(
         towers=("clip_vision_model", "siglip_vision_model"),
         decoders=("llama", "mistral", "qwen2"),

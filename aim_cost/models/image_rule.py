@@ -24,9 +24,10 @@ class Anyres:
     Args:
         pinpoints: height and width in pixels of the grids to choose from.
         max_crops: a grid of more tokens than 1.1**2 times this many crops have is shrunk; None
-            where none is (LLaVA-NeXT).
+            where none is (LLaVA-NeXT, LLaVA-NeXT-Video).
         alone: only a prompt's single image is cut; several are a base view and a newline each.
-    Source: transformers 5.23, defaults of LlavaOnevisionConfig and LlavaNextVideoConfig.
+    Source: transformers 5.24, defaults of LlavaOnevisionConfig, LlavaNextConfig and
+    LlavaNextVideoConfig.
     """
 
     pinpoints: tuple[FrameSize, ...]

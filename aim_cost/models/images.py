@@ -1,7 +1,7 @@
 """The geometry of an image of any size: crops, packed grid, newlines, and groups that merge.
 
-Followed, and equal to: transformers 5.17 to 5.23, ``pack_image_features`` of LLaVA-OneVision and
-LLaVA-NeXT-Video, ``smart_resize`` of Qwen2-VL.
+Followed, and equal to: transformers 5.17 to 5.24, ``pack_image_features`` of LLaVA-OneVision,
+LLaVA-NeXT and LLaVA-NeXT-Video, ``smart_resize`` of Qwen2-VL.
 """
 
 import math

@@ -96,7 +96,8 @@ class ModelSpec:
                 f"model {self.name}",
                 expected="a model that takes video",
                 got=f"model_type {self.model_type!r}",
-                fix="Describe an image workload instead (--image-tokens N).",
+                fix="Give an image where the command takes one (--image HEIGHTxWIDTH), or choose "
+                "another model.",
             )
         return self.pooling.tokens(self.vision.grid)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from aim_cost.models.image_rule import Anyres
 from aim_cost.models.linear import Linear, parameters_of
 from aim_cost.models.model import ModelSpec
 from aim_cost.models.text_spec import TextSpec
@@ -21,7 +22,7 @@ def model_parameters(model: ModelSpec) -> int:
     if vision.output_size is not None:
         return vision.parameters + text_parameters(model.text)
     projector = (vision.hidden_size + hidden) * hidden + 2 * hidden * model.projector_bias
-    newline = hidden if model.pooling is not None else 0
+    newline = hidden if isinstance(model.image_rule, Anyres) else 0
     return vision.parameters + projector + newline + text_parameters(model.text)
 
 

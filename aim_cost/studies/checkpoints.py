@@ -9,6 +9,9 @@ _CONVERTED = {
     "lmms-lab/LLaVA-NeXT-Video-7B": "llava-hf/LLaVA-NeXT-Video-7B-hf",
     "liuhaotian/llava-v1.5-7b": "llava-hf/llava-1.5-7b-hf",
     "liuhaotian/llava-v1.5-13b": "llava-hf/llava-1.5-13b-hf",
+    "liuhaotian/llava-v1.6-vicuna-7b": "llava-hf/llava-v1.6-vicuna-7b-hf",
+    "liuhaotian/llava-v1.6-mistral-7b": "llava-hf/llava-v1.6-mistral-7b-hf",
+    "liuhaotian/llava-v1.6-34b": "llava-hf/llava-v1.6-34b-hf",
 }
 """Hub names of the weights that scripts of transformers (``convert_*_weights_to_hf.py``) turned
 into those on the right. Others (``-si``, ``-ov-chat``) are other weights."""

@@ -9,6 +9,11 @@ import torch
 import transformers
 from PIL import Image
 from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers.models.llava_next import modeling_llava_next as next_images
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
+from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 from transformers.models.llava_next_video import modeling_llava_next_video as next_video
 from transformers.models.llava_next_video.processing_llava_next_video import (
     LlavaNextVideoProcessor,
@@ -29,6 +34,7 @@ from aim_cost.models.images import image_grid, image_grids
 
 ANYRES = {
     "llava-onevision-qwen2-7b": (transformers.LlavaOnevisionConfig(), onevision),
+    "llava-v1.6-mistral-7b": (transformers.LlavaNextConfig(), next_images),
     "llava-next-video-7b": (transformers.LlavaNextVideoConfig(), next_video),
 }
 SPECS = {name: load_model_spec(name) for name in ANYRES}
@@ -60,7 +66,7 @@ def packed(name, size):
     kind = next(k for k in (vars(module).values()) if getattr(k, "pack_image_features", None))
     crops, features = marked(name, size)
     arguments = {"image_newline": torch.full((2,), -9.0).double()}
-    if module is next_video:
+    if module is not onevision:
         arguments["vision_feature_select_strategy"] = "default"
     given = [features], torch.tensor([size])
     (image,), _ = kind.pack_image_features(SimpleNamespace(config=config), *given, **arguments)
@@ -107,16 +113,23 @@ def test_a_onevision_image_has_as_many_placeholders():
         assert image_grid(spec, size).tokens == count(*size, 384, 384), size
 
 
-def test_a_next_video_image_has_as_many_placeholders():
-    (config, _), spec = ANYRES["llava-next-video-7b"], SPECS["llava-next-video-7b"]
+@pytest.mark.parametrize(
+    ("name", "processor"),
+    [
+        ("llava-v1.6-mistral-7b", LlavaNextProcessor),
+        ("llava-next-video-7b", LlavaNextVideoProcessor),
+    ],
+)
+def test_a_next_image_has_as_many_placeholders(name, processor):
+    (config, _), spec = ANYRES[name], SPECS[name]
     count = _processor(
-        LlavaNextVideoProcessor,
+        processor,
         image_processor=config,
         patch_size=14,
         num_additional_image_tokens=1,
     )
     for size in SIZES:
-        assert image_grid(spec, size).tokens == count(*size, 336, 336) - 1, size
+        assert image_grid(spec, size).tokens == count(*size, 336, 336) - 1, size  # no class token
 
 
 def test_a_llava_15_image_has_as_many_placeholders():
@@ -150,3 +163,14 @@ def test_the_onevision_processor_makes_these_crops(sizes):
     grids = image_grids(SPECS["llava-onevision-qwen2-7b"], sizes)
     assert [len(image) for image in found["pixel_values"]] == [grid.crops for grid in grids]
     assert found["pixel_values"].shape[-2:] == grids[0].crop_size
+
+
+def test_the_next_processor_makes_these_crops():
+    sizes = [(40, 100), (900, 300), (1080, 1920)]
+    images = [Image.fromarray(np.zeros((*size, 3), np.uint8)) for size in sizes]
+    processor = LlavaNextImageProcessorPil(crop_size=336, size={"shortest_edge": 336})
+    found = processor(images, do_pad=False)
+    grids = image_grids(SPECS["llava-v1.6-mistral-7b"], sizes)
+    assert [len(image) for image in found["pixel_values"]] == [grid.crops for grid in grids]
+    assert found["pixel_values"][0].shape[-2:] == grids[0].crop_size
+    assert [tuple(size) for size in found["image_sizes"]] == sizes

@@ -61,6 +61,8 @@ def check(config):
         workload = Workload(20, frames=2, frame_size=(3 * spec.vision.unit, 5 * spec.vision.unit))
     elif spec.takes_video:
         workload = Workload(20, frames=1)
+    elif spec.image_rule is not None:
+        workload = Workload(20, images=((200, 500),))
     else:
         workload = Workload(20, image_tokens=spec.image_tokens)
     result = estimate(spec, workload, Schedule(), load_hardware("h100-sxm"))
@@ -78,7 +80,11 @@ def features(model, spec, workload):
         (video,) = qwen_features(model, workload)
         return len(video)
     side = spec.vision.frame_size[0]
-    if workload.frames is None:
+    if workload.images is not None:
+        (grid,) = workload.image_grids(spec)
+        pixels, sizes = empty(1, grid.crops, 3, side, side), torch.tensor(workload.images)
+        found = model.model.get_image_features(pixels, sizes).pooler_output
+    elif workload.frames is None:
         found = model.model.get_image_features(empty(1, 3, side, side)).pooler_output
     else:
         found = model.model.get_video_features(empty(1, 1, 3, side, side)).pooler_output
@@ -131,6 +137,7 @@ FULL = {"vision_feature_select_strategy": "full"}
         ("llava", {}, {"mlp_bias": True, "attention_bias": True}, {}),
         ("llava", {"multimodal_projector_bias": False}, {}, {}),
         ("llava_onevision", {"multimodal_projector_bias": False}, {}, {}),
+        ("llava_next", {"multimodal_projector_bias": False}, {"attention_bias": True}, {}),
         ("llava_next_video", {"multimodal_projector_bias": False}, {"mlp_bias": True}, {}),
         ("llava", {}, {"head_dim": 24}, {}),
         ("llava", {}, {"num_key_value_heads": None}, {}),
@@ -156,6 +163,7 @@ FULL = {"vision_feature_select_strategy": "full"}
             {"model_type": "clip_vision_model"},
         ),
         ("llava_onevision", {}, {"model_type": "llama"}, {}),
+        ("llava_next", FULL, {"model_type": "qwen2"}, SIGLIP),
         ("llava_next_video", FULL, {"model_type": "qwen2"}, SIGLIP),
         ("llava_next_video", {"spatial_pool_stride": 3}, {}, {"image_size": 56}),
         ("llava", {"tie_word_embeddings": True}, {}, {}),

@@ -126,10 +126,10 @@ def test_an_example_takes_as_many_files_as_its_title_says(example):
 
 SMALLEST = """
 import json
-from transformers import LlavaNextForConditionalGeneration
+from transformers import DeepseekVLForConditionalGeneration
 from aim_runtime.models.smallest import smallest_model
 with open("smallest.json", "w") as file:
-    json.dump(smallest_model(LlavaNextForConditionalGeneration).config.to_dict(), file)
+    json.dump(smallest_model(DeepseekVLForConditionalGeneration).config.to_dict(), file)
 """
 
 
@@ -141,7 +141,7 @@ def test_the_family_runs_as_it_is_priced(copy):
     done = run(f"python -c {shlex.quote(SMALLEST)}", copy)
     assert done.returncode == 0, done.stderr
     done = run(
-        "aim-runtime validate --model smallest.json --image 16x32 --text-tokens 8 --dtype float32 "
+        "aim-runtime validate --model smallest.json --image 16x16 --text-tokens 8 --dtype float32 "
         "--hardware cpu-generic --schedule none --schedule 'merge 0.5, prune linear:1:3'",
         copy,
     )

@@ -19,7 +19,7 @@ from aim_runtime.patching.masked import masked
 from aim_runtime.prompts.inputs import question_inputs, sized_inputs
 from aim_runtime.validation.counts import check_counts
 from tests.contract.test_memory_models import small_config
-from tests.runtime.models import tiny_llava_15, tiny_next_video
+from tests.runtime.models import tiny_llava_15, tiny_next, tiny_next_video
 from tests.runtime.support import tiny_llava
 
 SCHEDULES = [
@@ -57,6 +57,7 @@ CONFIGS = {
     "llava-siglip-head": lambda: with_other_parts(
         "llava-1.5", FULL, LLAMA, {"model_type": "siglip_vision_model"}
     ),
+    "next-siglip": lambda: with_other_parts("llava-next", FULL, QWEN2, SIGLIP),
     "next-video-other": lambda: with_other_parts("llava-next-video", {}, QWEN2, CLIP),
     "next-video-biases": lambda: with_other_parts(
         "llava-next-video",
@@ -66,6 +67,7 @@ CONFIGS = {
     ),
     "llava-1.5": lambda: tiny_llava_15().config.to_dict(),
     "llava-1.5-full": lambda: tiny_llava_15(select="full").config.to_dict(),
+    "llava-next": lambda: tiny_next().config.to_dict(),
     "llava-next-video": lambda: tiny_next_video().config.to_dict(),
     "llava-onevision": lambda: tiny_llava().config.to_dict(),
     "qwen2-vl": lambda: small_config("qwen2-vl-7b", 256),
@@ -82,6 +84,9 @@ WORKLOADS = [
     ("llava-1.5", {"image_tokens": 27, "batch": 2}),
     ("llava-1.5", {"images": ((40, 30), (9, 50))}),
     ("llava-1.5-full", {"image_tokens": 20}),
+    ("next-siglip", {"images": ((100, 40),)}),
+    ("llava-next", {"images": ((50, 100),), "batch": 2}),
+    ("llava-next", {"images": ((20, 20), (100, 40), (40, 90))}),
     ("llava-next-video", {"frames": 3, "batch": 2}),
     ("llava-next-video", {"images": ((50, 100),)}),
     ("llava-next-video", {"images": ((50, 100), (100, 40), (40, 90)), "batch": 2}),
@@ -130,6 +135,7 @@ def test_sized_inputs_have_the_tokens_of_the_workload(family, pixels):
     ("family", "workload", "match"),
     [
         ("llava-1.5", Workload(9, image_tokens=8), "a multiple of 9"),
+        ("llava-next", Workload(9, image_tokens=36), "--image HEIGHTxWIDTH"),
         ("llava-next-video", Workload(9, image_tokens=36), "--image HEIGHTxWIDTH"),
         ("qwen2-vl", Workload(2, images=((84, 84), (84, 84))), "at least 3"),
     ],
@@ -139,7 +145,7 @@ def test_pixels_that_no_processor_writes_are_refused(family, workload, match):
         sized_inputs(loaded(family), workload)
 
 
-@pytest.mark.parametrize("family", ["llava-1.5", "llava-next-video", "qwen2-vl"])
+@pytest.mark.parametrize("family", ["llava-1.5", "llava-next", "llava-next-video", "qwen2-vl"])
 def test_what_knows_llava_onevision_alone_says_so(family):
     model, pixels = loaded(family), next(p for f, p in WORKLOADS if f == family)
     video = torch.zeros(3, 8, 8, 3, dtype=torch.uint8).numpy()

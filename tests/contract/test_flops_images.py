@@ -11,7 +11,7 @@ from tests.contract.test_flops_models import counted, empty, on_meta
 
 H100 = load_hardware("h100-sxm")
 ONEVISION = "llava-onevision-qwen2-0.5b"
-LLAVA = (ONEVISION, "llava-1.5-7b", "llava-next-video-7b")
+LLAVA = (ONEVISION, "llava-1.5-7b", "llava-v1.6-mistral-7b", "llava-next-video-7b")
 QWEN = ("qwen2-vl-7b", "qwen2.5-vl-7b")
 
 

@@ -26,6 +26,7 @@ from aim_cost.ops.kind import EncoderAttention
 H100 = load_hardware("h100-sxm")
 CLASSES = {
     "llava-1.5-7b": "Llava",
+    "llava-v1.6-mistral-7b": "LlavaNext",
     "llava-next-video-7b": "LlavaNextVideo",
     "qwen2-vl-7b": "Qwen2VL",
     "qwen2.5-vl-7b": "Qwen2_5_VL",

@@ -17,6 +17,7 @@ from aim_runtime.seams import tower_keeps_hidden_states
 
 CLASSES = {
     "llava-1.5-7b": "Llava",
+    "llava-v1.6-mistral-7b": "LlavaNext",
     "llava-next-video-7b": "LlavaNextVideo",
     "llava-onevision-qwen2-7b": "LlavaOnevision",
     "qwen2-vl-7b": "Qwen2VL",
@@ -97,7 +98,7 @@ def inputs_of(name, spec, workload, visual):
         ("llava-next-video-7b", {"frames": 1}),
         ("qwen2-vl-7b", {"frames": 3}),
         ("qwen2.5-vl-7b", {"frames": 2, "frame_size": (140, 252)}),
-        ("llava-next-video-7b", {"images": ((200, 300),)}),
+        ("llava-v1.6-mistral-7b", {"images": ((200, 300),)}),
         ("llava-onevision-qwen2-7b", {"images": ((700, 300), (300, 200))}),
         ("llava-onevision-qwen2-7b", {"images": ((500, 300),)}),
         ("qwen2-vl-7b", {"images": ((200, 300), (100, 100))}),

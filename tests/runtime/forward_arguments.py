@@ -10,7 +10,13 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel, StaticCache
 
 from aim_runtime.seams import with_cache
-from tests.runtime.models import llama_config, prompt_of, tiny_llava_15, tiny_next_video
+from tests.runtime.models import (
+    llama_config,
+    prompt_of,
+    tiny_llava_15,
+    tiny_next,
+    tiny_next_video,
+)
 from tests.runtime.qwen import qwen_inputs, rope_table, tiny_qwen
 from tests.runtime.support import tiny_llava, tiny_qwen2, video_inputs
 from tests.runtime.test_images import image_inputs
@@ -308,8 +314,8 @@ KINDS = {
     "onevision video": Kind(tiny_llava, lambda _: video_inputs()),
     "onevision image": Kind(tiny_llava, _anyres),
     "llava-1.5": Kind(tiny_llava_15, lambda model: prompt_of(model, (4, "image", 5))),
+    "next": Kind(tiny_next, lambda model: prompt_of(model, (4, (50, 100), 5))),
     "next-video": Kind(tiny_next_video, lambda model: prompt_of(model, (4, "video 3", 5))),
-    "next image": Kind(tiny_next_video, lambda model: prompt_of(model, (4, (50, 100), 5))),
     "qwen2-vl video": Kind(lambda: tiny_qwen("qwen2-vl"), _video("qwen2-vl")),
     "qwen2-vl image": Kind(lambda: tiny_qwen("qwen2-vl"), _picture("qwen2-vl")),
     "qwen2.5-vl video": Kind(lambda: tiny_qwen("qwen2.5-vl"), _video("qwen2.5-vl")),

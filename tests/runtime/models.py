@@ -1,4 +1,4 @@
-"""Tiny random models of LLaVA-1.5 and LLaVA-NeXT-Video, and prompts for them."""
+"""Tiny random models of LLaVA-1.5, LLaVA-NeXT and LLaVA-NeXT-Video, and prompts for them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +11,8 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
 )
@@ -19,11 +21,12 @@ from aim_cost import ModelSpec
 from aim_cost.models.images import image_grid
 from tests.runtime.support import IMAGE_TOKEN, VIDEO_TOKEN
 
-Model = LlavaForConditionalGeneration | LlavaNextVideoForConditionalGeneration
+Anyres = LlavaNextForConditionalGeneration | LlavaNextVideoForConditionalGeneration
+Model = LlavaForConditionalGeneration | Anyres
 Inputs = dict[str, Any]
 
 IMAGE_TOKENS = 9  # LLaVA-1.5: 15 / 5 = 3 x 3 patches
-CROP, FRAME_TOKENS = 30, 9  # NeXT-Video: 6 x 6 patches, pooled to 3 x 3
+CROP, FRAME_TOKENS = 30, 9  # NeXT: 6 x 6 patches a crop; of a frame, NeXT-Video pools them to 3 x 3
 PINPOINTS = [[30, 60], [60, 30], [60, 60]]
 
 
@@ -69,6 +72,19 @@ def tiny_llava_15(
     return LlavaForConditionalGeneration(config).eval()
 
 
+def tiny_next(layers: int = 6, seed: int = 0) -> LlavaNextForConditionalGeneration:
+    torch.manual_seed(seed)
+    config = LlavaNextConfig(
+        vision_config=_clip_config(CROP),
+        text_config=llama_config(layers),
+        image_token_index=IMAGE_TOKEN,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_grid_pinpoints=PINPOINTS,
+    )
+    return LlavaNextForConditionalGeneration(config).eval()
+
+
 def tiny_next_video(layers: int = 6, seed: int = 0) -> LlavaNextVideoForConditionalGeneration:
     torch.manual_seed(seed)
     config = LlavaNextVideoConfig(
@@ -89,7 +105,7 @@ def prompt_of(model: Model, parts: Sequence[int | str | tuple[int, int]], seed: 
     """One prompt as the processor writes it.
 
     Args: parts in order: a number of text tokens; ``"image"``, one of LLaVA-1.5; height and width
-        of an image of NeXT-Video; ``"video N"``, a video of N frames.
+        of an image of NeXT or NeXT-Video; ``"video N"``, a video of N frames.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -149,8 +165,8 @@ def batch_of(prompts: Sequence[Inputs]) -> Inputs:
     return batch | _pixels(images, sizes, videos)
 
 
-WIDE, TALL, ODD = (50, 100), (100, 40), (40, 90)
-"""Height and width of images that are cut into two tiles, or four."""
+WIDE, TALL, ODD, SMALL = (50, 100), (100, 40), (40, 90), (20, 20)
+"""Height and width of images that are cut into two tiles, or four; a small one is enlarged."""
 
 PROMPTS: dict[str, dict[str, list[tuple[int | str | tuple[int, int], ...]]]] = {
     "llava-1.5": {
@@ -159,6 +175,11 @@ PROMPTS: dict[str, dict[str, list[tuple[int | str | tuple[int, int], ...]]]] = {
         "a batch": [(4, "image", 5), (2, "image", 7)],
         "padding": [(2, "image", 3), (6, "image", 5), ("image", 4)],
         "other numbers": [(2, "image", 3, "image", 4), (6, "image", 5), (9,)],
+    },
+    "next": {
+        "several images": [(4, WIDE, 3, TALL, ODD, 5)],
+        "padding": [(4, TALL, 5), (9, WIDE, 3)],
+        "other prompts": [(2, WIDE, 3, ODD, SMALL, 4), (TALL, 6), (2, ODD, WIDE, 3), (9,)],
     },
     "next-video": {
         "a video": [(4, "video 3", 5)],
@@ -172,7 +193,7 @@ PROMPTS: dict[str, dict[str, list[tuple[int | str | tuple[int, int], ...]]]] = {
 }
 """Batches of prompts of each family, as ``prompt_of`` reads them."""
 
-BUILDERS = {"llava-1.5": tiny_llava_15, "next-video": tiny_next_video}
+BUILDERS = {"llava-1.5": tiny_llava_15, "next": tiny_next, "next-video": tiny_next_video}
 NAMES = [(family, name) for family, batches in PROMPTS.items() for name in batches]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import (
     LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
     LlavaNextVideoForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
 )
@@ -61,7 +62,8 @@ def slow_images(model: Model, inputs: Inputs) -> list[Item]:
             Item(image, _rows(len(image)), views=view[None])
             for image, view in zip(features, pixels, strict=True)
         ]
-    if not isinstance(model, LlavaNextVideoForConditionalGeneration):
+    anyres = (LlavaNextForConditionalGeneration, LlavaNextVideoForConditionalGeneration)
+    if not isinstance(model, anyres):
         features = model.model.get_image_features(pixels).pooler_output
         return [Item(image, _rows(len(image))) for image in features]
     spec = ModelSpec.from_hf_config(model.config.to_dict())

@@ -10,6 +10,8 @@ from transformers import (
     Dinov2Config,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
     SiglipVisionConfig,
@@ -79,6 +81,18 @@ def next_video(tower, decoder, layer=-2, pool="average"):
     return LlavaNextVideoForConditionalGeneration(config).eval()
 
 
+def next_images(tower, decoder):
+    torch.manual_seed(0)
+    config = LlavaNextConfig(
+        vision_config=tower_config(tower, CROP),
+        text_config=DECODERS[decoder](5),
+        image_token_index=IMAGE_TOKEN,
+        vision_feature_select_strategy="default" if tower == "clip" else "full",
+        image_grid_pinpoints=PINPOINTS,
+    )
+    return LlavaNextForConditionalGeneration(config).eval()
+
+
 def two_images(tower, select, size=15):
     """Text, an image, text, an image, text."""
     generator = torch.Generator().manual_seed(1)
@@ -117,6 +131,14 @@ def test_a_next_video_of_any_tower_with_another_decoder(tower, schedule):
     inputs = prompt_of(model, [4, (50, 100), 3, "video 3", (100, 40), 5])
     assert_same_under_no_schedule(model, inputs)
     check(model, inputs, schedule)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_a_next_of_any_tower_with_another_decoder(tower):
+    model = next_images(tower, "qwen2")
+    inputs = prompt_of(model, [4, (50, 100), 3, (100, 40), 5])
+    assert_same_under_no_schedule(model, inputs)
+    check(model, inputs, KEPT)
 
 
 @pytest.mark.parametrize(("layer", "pool"), [([-2, -1], "average"), (-2, "max"), (-2, "conv")])
@@ -158,7 +180,14 @@ def test_a_tower_whose_tokens_nobody_counts():
         refused(model, r"vision_config\.model_type: .*got '?dinov2.*")
 
 
-@pytest.mark.parametrize("make", [tiny_llava, lambda: next_video("siglip", "llama")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        tiny_llava,
+        lambda: next_video("siglip", "llama"),
+        lambda: next_images("siglip", "llama"),
+    ],
+)
 def test_features_that_fill_no_grid(make):
     model = make()
     model.config.vision_feature_select_strategy = "default"

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 and LLaVA-NeXT-Video: what stays as it was, generation, and further turns."""
+"""LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video: what stays as it was, generation, and further turns."""
 
 import inspect
 
@@ -24,13 +24,16 @@ BATCHES = [
     ("llava-1.5", "padding"),
     ("llava-1.5", "several images"),
     ("llava-1.5", "other numbers"),
+    ("next", "padding"),
+    ("next", "several images"),
+    ("next", "other prompts"),
     ("next-video", "padding"),
     ("next-video", "an image"),
     ("next-video", "several videos"),
     ("next-video", "images and a video"),
     ("next-video", "other prompts"),
 ]
-ALONE = [("llava-1.5", "padding"), ("next-video", "padding"), ("next-video", "an image")]
+ALONE = [*((family, "padding") for family in BUILDERS), ("next-video", "an image")]
 
 
 def require_repeats(model: PreTrainedModel, family: str, name: str) -> None:

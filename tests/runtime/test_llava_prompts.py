@@ -1,4 +1,4 @@
-"""LLaVA-1.5 and LLaVA-NeXT-Video: every prompt that they take, against the reference."""
+"""LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video: every prompt that they take, against the reference."""
 
 import pytest
 import torch
@@ -31,7 +31,8 @@ def test_every_prompt_equals_the_reference(family, name, how):
 
 @pytest.mark.parametrize("by", [by for by in MERGE_KINDS if by != "similarity"])
 @pytest.mark.parametrize(
-    ("family", "name"), [("llava-1.5", "other numbers"), ("next-video", "other prompts")]
+    ("family", "name"),
+    [("llava-1.5", "other numbers"), ("next", "other prompts"), ("next-video", "other prompts")],
 )
 def test_other_ways_to_merge(family, name, by):
     model = BUILDERS[family]()

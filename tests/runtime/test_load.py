@@ -13,7 +13,7 @@ from aim_cost.errors import SpecError
 from aim_runtime import load
 from aim_runtime.errors import LoadError
 from aim_runtime.models.load import WEIGHT_STD, spec_of
-from tests.runtime.models import tiny_llava_15, tiny_next_video
+from tests.runtime.models import tiny_llava_15, tiny_next, tiny_next_video
 from tests.runtime.support import tiny_llava, video_inputs
 
 PRESET = "llava-onevision-qwen2-0.5b"
@@ -58,7 +58,7 @@ def test_skipping_the_initialisation_leaves_no_buffer_unset(config):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("tiny", [tiny_llava_15, tiny_next_video])
+@pytest.mark.parametrize("tiny", [tiny_llava_15, tiny_next, tiny_next_video])
 def test_skipping_the_initialisation_is_right_for_other_towers(tiny):
     config = tiny().config.to_dict()
     told = json.dumps(config, default=str)
@@ -75,6 +75,11 @@ def test_skipping_the_initialisation_is_right_for_other_towers(tiny):
     ("name", "kind", "blocks"),
     [
         ("llava-1.5-7b", "LlavaForConditionalGeneration", "vision_tower.encoder.layers"),
+        (
+            "llava-v1.6-mistral-7b",
+            "LlavaNextForConditionalGeneration",
+            "vision_tower.encoder.layers",
+        ),
         (
             "llava-next-video-7b",
             "LlavaNextVideoForConditionalGeneration",

@@ -12,7 +12,7 @@ from aim_cost.schedules.prune import Prune
 from aim_runtime import PatchError, patched
 from aim_runtime.reference import Reference
 from aim_runtime.seams import cache_of, with_cache
-from tests.runtime.models import tiny_llava_15, tiny_next_video
+from tests.runtime.models import prompt_of, tiny_llava_15, tiny_next, tiny_next_video
 from tests.runtime.qwen import qwen_inputs, tiny_qwen
 from tests.runtime.reference import embedded_video
 from tests.runtime.support import VIDEO_TOKEN, left_padded, tiny_llava, video_inputs
@@ -114,6 +114,7 @@ MODELS = [
     (tiny_llava, lambda: video_inputs(batch=2)),
     (tiny_next_video, None),
     (tiny_llava_15, None),
+    (tiny_next, lambda: prompt_of(tiny_next(1), (3, (50, 100), 6))),
     (lambda: tiny_qwen("qwen2-vl"), lambda: qwen_inputs("qwen2-vl", [5, (2, 4, 4), 6])),
     (lambda: tiny_qwen("qwen2.5-vl"), lambda: qwen_inputs("qwen2.5-vl", [5, (2, 4, 4), 6])),
 ]

@@ -11,15 +11,18 @@ from tests.runtime.agree import check
 from tests.runtime.models import BUILDERS, NAMES, named_inputs
 from tests.runtime.slow_selections import SLOW_SELECTIONS
 
-UNEQUAL = {"several images", "images and a video", "other prompts"}
-"""Prompts of LLaVA-NeXT-Video with an image of unequal tiles."""
+UNEQUAL = {
+    *(("next", name) for name in ("several images", "padding", "other prompts")),
+    *(("next-video", name) for name in ("several images", "images and a video", "other prompts")),
+}
+"""Prompts with an image of unequal tiles."""
 
 EVERYWHERE = [
     *(("random", family, name) for family, name in NAMES),
     *(
         ("vision-attention", family, name)
         for family, name in NAMES
-        if family != "next-video" or name not in UNEQUAL
+        if (family, name) not in UNEQUAL
     ),
 ]
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from aim_cost import ModelSpec
-from tests.runtime.models import tiny_llava_15, tiny_next_video
+from tests.runtime.models import tiny_llava_15, tiny_next, tiny_next_video
 from tests.runtime.qwen import KINDS, tiny_qwen
 from tests.runtime.support import tiny_llava
 
 
-@pytest.mark.parametrize("make", [tiny_llava, tiny_llava_15, tiny_next_video])
+@pytest.mark.parametrize("make", [tiny_llava, tiny_llava_15, tiny_next, tiny_next_video])
 def test_hidden_states_lie_as_the_tower_says(make):
     model = make()
     spec = ModelSpec.from_hf_config(model.config.to_dict(), name="tiny")
