@@ -32,3 +32,6 @@ LLAVA: dict[str, Any] = {
     "text_config": TEXT | {"model_type": "llama"},
 }
 """A whole model of CLIP and Llama."""
+
+TILED_LLAVA = LLAVA | {"image_grid_pinpoints": [[16, 32], [32, 16]]}
+"""The same of those whose images are cut into tiles."""

@@ -7,7 +7,7 @@ from transformers import LlavaNextForConditionalGeneration
 from aim_runtime.models.adapter import Adapter, Items
 from aim_runtime.models.images import image_items
 from aim_runtime.models.inputs import Inputs
-from aim_runtime.models.small_parts import LLAVA
+from aim_runtime.models.small_parts import TILED_LLAVA
 
 
 class LlavaNextAdapter(Adapter):
@@ -15,7 +15,7 @@ class LlavaNextAdapter(Adapter):
 
     kinds: ClassVar = (LlavaNextForConditionalGeneration,)
     pixel_inputs: ClassVar = {"image": ("pixel_values", "image_sizes")}
-    smallest: ClassVar = {"llava_next": LLAVA | {"image_grid_pinpoints": [[16, 32], [32, 16]]}}
+    smallest: ClassVar = {"llava_next": TILED_LLAVA}
 
     def items(self, inputs: Inputs, modality: str) -> Items | None:
         if inputs.get("pixel_values") is None:

@@ -8,7 +8,7 @@ from transformers import LlavaNextVideoForConditionalGeneration
 from aim_runtime.models.adapter import Items
 from aim_runtime.models.adapters.llava_next import LlavaNextAdapter
 from aim_runtime.models.inputs import Inputs
-from aim_runtime.models.small_parts import VIDEO
+from aim_runtime.models.small_parts import TILED_LLAVA, VIDEO
 from aim_runtime.models.visual import equal_groups
 
 
@@ -18,8 +18,7 @@ class LlavaNextVideoAdapter(LlavaNextAdapter):
     kinds: ClassVar = (LlavaNextVideoForConditionalGeneration,)
     pixel_inputs: ClassVar = LlavaNextAdapter.pixel_inputs | {"video": ("pixel_values_videos",)}
     smallest: ClassVar = {
-        "llava_next_video": LlavaNextAdapter.smallest["llava_next"]
-        | {"video_token_index": VIDEO, "spatial_pool_stride": 2}
+        "llava_next_video": TILED_LLAVA | {"video_token_index": VIDEO, "spatial_pool_stride": 2}
     }
 
     def items(self, inputs: Inputs, modality: str) -> Items | None:
