@@ -33,5 +33,5 @@ LLAVA: dict[str, Any] = {
 }
 """A whole model of CLIP and Llama."""
 
-TILED_LLAVA = LLAVA | {"image_grid_pinpoints": [[16, 32], [32, 16]]}
+TILED_LLAVA: dict[str, Any] = LLAVA | {"image_grid_pinpoints": [[16, 32], [32, 16]]}
 """The same of those whose images are cut into tiles."""

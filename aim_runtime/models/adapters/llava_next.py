@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from transformers import LlavaNextForConditionalGeneration
+from transformers import LlavaNextForConditionalGeneration, PreTrainedModel
 
 from aim_runtime.models.adapter import Adapter, Items
 from aim_runtime.models.images import image_items
@@ -13,7 +13,7 @@ from aim_runtime.models.small_parts import TILED_LLAVA
 class LlavaNextAdapter(Adapter):
     """The base view of an image is a group, 576 tokens at 336 x 336 pixels, and so is each tile."""
 
-    kinds: ClassVar = (LlavaNextForConditionalGeneration,)
+    kinds: ClassVar[tuple[type[PreTrainedModel], ...]] = (LlavaNextForConditionalGeneration,)
     pixel_inputs: ClassVar = {"image": ("pixel_values", "image_sizes")}
     smallest: ClassVar = {"llava_next": TILED_LLAVA}
 
