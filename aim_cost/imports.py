@@ -44,6 +44,7 @@ def import_files(package: str, path: Iterable[str]) -> list[ModuleType]:
 EXTRAS = {
     "torch": "runtime",
     "transformers": "runtime",
+    "huggingface_hub": "runtime",
     "safetensors": "runtime",
     "packaging": "runtime",
     "PIL": "runtime",

@@ -13,6 +13,7 @@ from aim_cost.files.json_text import json_tree
 from aim_cost.files.text import text_of
 from aim_cost.models.config import MOST_TOKENS, Section, bounded
 from aim_cost.models.families import FAMILIES, Family
+from aim_cost.models.hub import hub_config_file, is_hub_name
 from aim_cost.models.image_rule import ImageRule
 from aim_cost.models.linear import Linear
 from aim_cost.models.parts import read_parts
@@ -194,10 +195,15 @@ def preset_config(name: str) -> dict[str, Any]:
 
 
 def load_model_spec(name_or_path: str | Path) -> ModelSpec:
-    """A preset by name, or any ``config.json`` by path. Raises SpecError."""
+    """A preset by name, any ``config.json`` or its folder by path, or ``owner/name`` of the hub.
+
+    Raises: SpecError, MissingLibraryError for a name of the hub without huggingface_hub.
+    """
     if os.path.exists(name_or_path):  # no path at all is none that exists
         return ModelSpec.from_hf_config(name_or_path)
     name = str(name_or_path)
+    if is_hub_name(name):
+        return replace(ModelSpec.from_hf_config(hub_config_file(name), name=name), checkpoint=name)
     return ModelSpec.from_hf_config(preset_config(name), name=name)
 
 

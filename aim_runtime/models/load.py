@@ -13,7 +13,8 @@ from transformers.initialization import no_init_weights
 from aim_cost.checks import whole
 from aim_cost.files.json_text import json_tree
 from aim_cost.files.text import text_of
-from aim_cost.models.model import ModelSpec, preset_config, preset_names
+from aim_cost.models.hub import hub_config_file, is_hub_name
+from aim_cost.models.model import ModelSpec, preset_config
 from aim_cost.units import dtype_bytes
 from aim_runtime.errors import LoadError
 from aim_runtime.models import MODEL_TYPES
@@ -159,11 +160,11 @@ def _resolve(
     if path.is_file():
         return _read_json(path), path.stem, None
     if path.is_dir():
-        return _hub_config(text), path.resolve().name, text
-    if text in preset_names() or "/" not in text:
-        fields = preset_config(text)
-        return fields, text, fields["_name_or_path"]
-    return _hub_config(text), text, text
+        return _folder_config(text), path.resolve().name, text
+    if is_hub_name(text):
+        return _read_json(hub_config_file(text)), text, text
+    fields = preset_config(text)
+    return fields, text, fields["_name_or_path"]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _hub_config(source: str) -> dict[str, Any]:
+def _folder_config(source: str) -> dict[str, Any]:
     try:
         return dict(AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict())
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and its own
@@ -269,7 +270,7 @@ def _pretrained(
         return kind.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
-    except Exception as error:  # as in _hub_config
+    except Exception as error:  # as in _folder_config
         raise _unreadable(source, error) from error
 
 

@@ -38,6 +38,7 @@ COMMANDS = {
         ("aim_runtime", "tiny", "train", "--out", "x"),
     ],
     "transformers": [("aim_runtime", "validate"), ("aim_runtime", "selfcheck")],
+    "huggingface_hub": [("aim_cost", "predict", "--model", "owner/name")],
     "safetensors": [("aim_runtime", "selfcheck")],
     "packaging": [("aim_runtime", "validate", "--layers", "1")],
     "PIL": [("aim_runtime", "validate", "--layers", "1")],
