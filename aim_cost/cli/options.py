@@ -19,7 +19,10 @@ from aim_cost.schedules.schedule import PARTS, Schedule
 from aim_cost.studies.budget import KINDS
 
 ModelOption = Annotated[
-    str, typer.Option("--model", help="A preset (aim-cost models) or the path of a config.json.")
+    str,
+    typer.Option(
+        "--model", help="A preset (aim-cost models), a config.json, or owner/name on the hub."
+    ),
 ]
 FramesOption = Annotated[int | None, typer.Option("--frames", help="Video frames.")]
 VideoFramesOption = Annotated[int, typer.Option("--frames", help="Video frames.")]
