@@ -39,7 +39,8 @@ class Case:
     """One prefill on one device: all that its price depends on, except the schedule.
 
     Args:
-        model: a spec, the name of a preset, or the path of a ``config.json``.
+        model: a spec, the name of a preset, the path of a ``config.json``, or ``owner/name``, a
+            checkpoint of the hub.
         workload: the prompts.
         device: a profile, the name of a shipped one, or the path of a YAML file.
         execution: how the model is run; bfloat16, sdpa and eager by default.

@@ -36,7 +36,7 @@ class FormulaFormat(StrEnum):
 
 def sweep(
     model: Annotated[
-        str, typer.Option(help="Presets or config.json files, with commas between.")
+        str, typer.Option(help="Presets, config.json files or owner/name, with commas between.")
     ] = "llava-onevision-qwen2-7b",
     hardware: Annotated[
         str, typer.Option(help="Profiles or YAML files, with commas between.")
