@@ -13,6 +13,7 @@ from aim_cost.errors import SpecError
 from aim_runtime import load
 from aim_runtime.errors import LoadError
 from aim_runtime.models.load import WEIGHT_STD, spec_of
+from tests.cost.test_hub_names import NAME, cache, put  # noqa: F401  # a fixture
 from tests.runtime.models import tiny_llava_15, tiny_next, tiny_next_video
 from tests.runtime.support import tiny_llava, video_inputs
 
@@ -252,6 +253,15 @@ def test_a_config_of_the_hub_is_loaded_as_it_is(tmp_path, name, cut):
     assert loaded.spec == spec_of(path, **cut)
     assert loaded.spec.text.num_hidden_layers == cut.get("layers", whole.text.num_hidden_layers)
     assert replace(loaded.spec, text=whole.text, vision=whole.vision) == whole
+
+
+def test_a_name_of_the_hub_is_its_config_in_the_cache(cache):  # noqa: F811
+    put(cache, hub_form("qwen2.5-vl-3b-instruct"))
+    loaded = load(NAME, "meta", random_weights=True, layers=2)
+    assert (loaded.source, loaded.spec.name) == (NAME, NAME)
+    assert loaded.spec == spec_of(NAME, layers=2)
+    with pytest.raises(SpecError, match=r"model nobody/at-all: .* in the cache"):
+        load("nobody/at-all", "meta", random_weights=True)
 
 
 @pytest.mark.parametrize("name", ["qwen2-vl-7b-instruct-awq", "llava-1.5-7b-bnb-8bit"])
