@@ -13,7 +13,7 @@ WORKLOADS = [
     ("llava-1.5", {"image_tokens": 27, "batch": 2}),
     ("llava-1.5-full", {"images": ((40, 30), (9, 50))}),
     ("llava-siglip", {"image_tokens": 9}),
-    ("llava-next", {"images": ((50, 100),), "batch": 2}),
+    ("llava-next", {"images": ((50, 100), (100, 40), (40, 90)), "batch": 2}),
     ("llava-next-video", {"frames": 3, "batch": 2}),
     ("llava-next-video", {"images": ((50, 100), (100, 40), (40, 90)), "batch": 2}),
     ("llava-onevision", {"frames": 3, "batch": 2}),
