@@ -137,6 +137,7 @@ others = st.one_of(
     _words("accuracy", "--out", "/proc/x/y.json"),
     _words("fidelity", "--prompts", _nowhere),
     _words("microbench", "--out", "/proc/x"),
+    _words("microbench", "--out", "/tmp", "--device", st.sampled_from(["x", "", "meta"])),
     _words("microbench", "--out", "/tmp", "--seconds", st.sampled_from(["0", "-1", "nan", "x"])),
     _words("report", texts),
     _words("campaign", "--minutes", odd_numbers),

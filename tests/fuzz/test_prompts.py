@@ -1,0 +1,154 @@
+"""Prompts of tiny models under schedules: the answer of the slow reference, or one clear error."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from aim_cost import AimError, Schedule
+from aim_cost.errors import ScheduleError
+from aim_cost.ops.visual_scores import VISUAL_SCORES
+from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS
+from aim_runtime import patched
+from tests.fuzz.asked import fuzzed, no_hang, one_line
+from tests.fuzz.prompts import changed, written
+from tests.runtime.agree import GREEDY, Undecided, assert_answers, expected
+from tests.runtime.slow_scores import RANKINGS
+from tests.runtime.support import state
+
+_few = st.integers(1, 10)
+_shares = st.sampled_from([1, 0.9, 0.6, 0.45, 0.3, 0.1])
+_falling = st.lists(st.sampled_from([1, 0.7, 0.5, 0.3, 0.1, 0]), min_size=1, max_size=4).map(
+    lambda found: ",".join(map(str, sorted(found, reverse=True)))
+)
+_selecting = [name for name, score in VISUAL_SCORES.items() if score.runs]
+
+
+def _named(word: str, names: list[str]) -> st.SearchStrategy[str]:
+    return st.sampled_from(names).map(f" {word}={{}}".format)
+
+
+_ranked = st.sampled_from(RANKINGS).map(
+    lambda ranking: (
+        f" score={ranking['importance']}"
+        + (" drop=after-attention" if ranking["drop_point"] == "after_attention" else "")
+    )
+)
+_joined = "".join
+merges = st.tuples(
+    st.just("merge "),
+    st.one_of(_shares.map(str), _few.map("frame:{}".format), st.just("passes:5,3")),
+    st.just("") | _named("by", [*MERGE_KINDS]),
+    _named("positions", [*POSITIONS]),
+).map(_joined)
+selects = st.tuples(
+    st.just("select "),
+    st.one_of(_shares.map(str), _few.map("frame:{}".format), _few.map("prompt:{}".format)),
+    _named("score", _selecting),
+).map(_joined)
+prunes = st.tuples(
+    st.just("prune "),
+    st.one_of(
+        st.tuples(st.integers(0, 2), st.integers(1, 3)).map(lambda p: f"linear:{p[0]}:{sum(p)}"),
+        _falling.map("ratios:{}".format),
+        st.sampled_from(["layers:8,3", "layers:20,9,9,1"]),
+    ),
+    _ranked,
+).map(_joined)
+tower_merges = st.integers(1, 8).map("vision-merge {}".format)
+schedules = st.tuples(
+    st.one_of(st.none(), merges, merges, selects, selects),
+    st.one_of(st.none(), prunes),
+    st.one_of(*[st.none()] * 5, tower_merges),
+).map(lambda parts: ", ".join(filter(None, parts)) or "none")
+
+
+@pytest.fixture(autouse=True)
+def _quick():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+def tried(run: Callable[[], torch.Tensor]) -> torch.Tensor | Exception:
+    """What a run returns, or the error with which it ends."""
+    with no_hang():
+        try:
+            return run()
+        except Exception as error:
+            return error
+
+
+def both(model, inputs):
+    """Logits and greedy tokens, or the errors instead."""
+    return (
+        tried(lambda: model(**inputs).logits),
+        tried(lambda: model.generate(**inputs, **GREEDY)),
+    )
+
+
+def same(one, other):
+    if isinstance(one, Exception):
+        return type(one) is type(other) and str(one) == str(other)
+    return isinstance(other, torch.Tensor) and torch.equal(one, other)
+
+
+def run_under(batch, text):
+    """What the schedule ``text`` makes of a batch; None where it does not fit the model.
+
+    An answer is that of the reference. An error is ours, or is that of the unpatched model.
+    """
+    model, inputs = batch.model, batch.inputs
+    stock, before = both(model, inputs), state(model)
+    schedule = Schedule.parse(text)
+    try:
+        with patched(model, schedule) as trace:
+            found = both(model, inputs)
+    except AimError as error:
+        one_line(error)
+        event("does not fit the model")
+        return None
+    assert state(model) == before
+    assert all(map(same, stock, both(model, inputs))), "the model is another after its block"
+    if schedule == Schedule():
+        assert all(map(same, stock, found)), "a schedule that does nothing"
+        return None
+    for kind, ours, own in zip(("forward", "generate"), found, stock, strict=True):
+        if isinstance(ours, AimError):
+            one_line(ours)
+        elif isinstance(ours, Exception):
+            assert same(ours, own) and isinstance(ours, ValueError), (kind, ours, own)
+        else:
+            assert not isinstance(own, Exception), (kind, "unpatched refuses", own)
+    answered = [not isinstance(one, Exception) for one in found]
+    assert len(set(answered)) == 1, found
+    if not all(answered):
+        event(f"refused: {type(found[0]).__name__}")
+        return found[0]
+    with no_hang():
+        try:
+            rows = expected(model, inputs, schedule)
+        except Undecided:
+            event("undecided")
+            return found[0]
+        event("answered")
+        assert_answers(rows, inputs, trace, *found)
+    return found[0]
+
+
+@fuzzed(0.1)
+@given(batch=written(), text=schedules)
+def test_a_prompt_as_written_is_answered_right(batch, text):
+    answer = run_under(batch, text)
+    if isinstance(answer, Exception):
+        assert isinstance(answer, ScheduleError), answer
+
+
+@fuzzed(0.2)
+@given(batch=changed(), text=schedules)
+def test_a_changed_prompt_is_answered_right_or_refused(batch, text):
+    run_under(batch, text)
