@@ -58,11 +58,23 @@ prunes = st.tuples(
     _ranked,
 ).map(_joined)
 tower_merges = st.integers(1, 8).map("vision-merge {}".format)
-schedules = st.tuples(
-    st.one_of(st.none(), merges, merges, selects, selects),
-    st.one_of(st.none(), prunes),
-    st.one_of(*[st.none()] * 5, tower_merges),
-).map(lambda parts: ", ".join(filter(None, parts)) or "none")
+
+
+@st.composite
+def schedules(draw, family):
+    """Schedules, most of which fit a model of ``family``; the towers of one take tower_merges."""
+    parts = [
+        draw(st.one_of(st.none(), merges, merges, selects, selects)),
+        draw(st.one_of(st.none(), prunes)),
+    ]
+    if draw(st.integers(0, 3 if family == "onevision" else 40)) == 3:
+        parts.append(draw(tower_merges))
+    return ", ".join(filter(None, parts)) or "none"
+
+
+def asked(batches):
+    """A batch and a schedule for it."""
+    return batches.flatmap(lambda batch: st.tuples(st.just(batch), schedules(batch.family)))
 
 
 @pytest.fixture(autouse=True)
@@ -121,12 +133,13 @@ def run_under(batch, text):
         if isinstance(ours, AimError):
             one_line(ours)
         elif isinstance(ours, Exception):
-            assert same(ours, own) and isinstance(ours, ValueError), (kind, ours, own)
+            assert same(ours, own), (kind, ours, own)
         else:
             assert not isinstance(own, Exception), (kind, "unpatched refuses", own)
     answered = [not isinstance(one, Exception) for one in found]
-    assert len(set(answered)) == 1, found
     if not all(answered):
+        # a forward of Qwen wants types of tokens, which generate finds by itself
+        assert not any(answered) or isinstance(stock[0], Exception), found
         event(f"refused: {type(found[0]).__name__}")
         return found[0]
     with no_hang():
@@ -141,14 +154,14 @@ def run_under(batch, text):
 
 
 @fuzzed(0.1)
-@given(batch=written(), text=schedules)
-def test_a_prompt_as_written_is_answered_right(batch, text):
-    answer = run_under(batch, text)
+@given(asked=asked(written()))
+def test_a_prompt_as_written_is_answered_right(asked):
+    answer = run_under(*asked)
     if isinstance(answer, Exception):
         assert isinstance(answer, ScheduleError), answer
 
 
 @fuzzed(0.2)
-@given(batch=changed(), text=schedules)
-def test_a_changed_prompt_is_answered_right_or_refused(batch, text):
-    run_under(batch, text)
+@given(asked=asked(changed()))
+def test_a_changed_prompt_is_answered_right_or_refused(asked):
+    run_under(*asked)

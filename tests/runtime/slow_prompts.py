@@ -173,10 +173,10 @@ def slow_rows(model: Model, inputs: Inputs) -> list[list[Placed]]:
     if not torch.equal(mask.cummax(dim=1).values, mask):
         raise Unfilled("padding elsewhere than on the left")
     rows: list[list[Placed]] = [[] for _ in ids]
-    for token, items in (
-        (IMAGE_TOKEN, slow_images(model, inputs)),
-        (VIDEO_TOKEN, slow_videos(model, inputs)),
-    ):
+    found = [(IMAGE_TOKEN, slow_images(model, inputs))]
+    if not isinstance(model, LlavaForConditionalGeneration):  # to which the other is a word
+        found.append((VIDEO_TOKEN, slow_videos(model, inputs)))
+    for token, items in found:
         if bool((ids[~mask] == token).any()):
             raise Unfilled("placeholders that are masked")
         for row, own, real in zip(rows, ids, mask, strict=True):
