@@ -141,7 +141,7 @@ class Layout:
             if placed.lost and not bool(run.all()):
                 raise PatchError(
                     "input_ids",
-                    expected=f"the placeholders of a {placed.modality} in one run",
+                    expected=f"the placeholders of one {placed.modality} in one run",
                     got="other tokens between them",
                     fix="The schedule shortens the run: keep text, and other images and videos, "
                     "before and after it.",

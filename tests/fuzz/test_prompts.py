@@ -142,7 +142,7 @@ def run_under(batch, text):
         assert not any(answered) or isinstance(stock[0], Exception), found
         event(f"refused: {type(found[0]).__name__}")
         return found[0]
-    with no_hang():
+    with no_hang(4):  # the reference is slow
         try:
             rows = expected(model, inputs, schedule)
         except Undecided:
