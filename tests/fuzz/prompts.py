@@ -92,6 +92,12 @@ def written(draw: st.DrawFn) -> Batch:
     return Batch(family, draw(st.sampled_from(["sdpa", "eager"])), inputs)
 
 
+def _per_token(inputs: Inputs) -> list[str]:
+    """The inputs with an entry for each token."""
+    shape = inputs["input_ids"].shape
+    return [name for name in _PER_TOKEN if name in inputs and inputs[name].shape == shape]
+
+
 def _place(draw: st.DrawFn, inputs: Inputs) -> tuple[int, int]:
     """A row and a place in it: any, the first, the last, or beside a placeholder."""
     rows, tokens = inputs["input_ids"].shape
@@ -149,7 +155,7 @@ def _moved(draw: st.DrawFn, inputs: Inputs) -> Inputs:
 
 def _cut(draw: st.DrawFn, inputs: Inputs) -> Inputs:
     """A column of the batch less, or one of its inputs shorter."""
-    names = [name for name in _PER_TOKEN if name in inputs]
+    names = _per_token(inputs)
     if inputs["input_ids"].shape[1] < 2:
         return inputs
     _, place = _place(draw, inputs)
@@ -163,16 +169,18 @@ def _cut(draw: st.DrawFn, inputs: Inputs) -> Inputs:
 def _rows_exchanged(draw: st.DrawFn, inputs: Inputs) -> Inputs:
     """Rows in another order than their pixels."""
     order = draw(st.permutations(range(len(inputs["input_ids"]))))
-    return inputs | {name: inputs[name][order] for name in _PER_TOKEN if name in inputs}
+    return inputs | {name: inputs[name][order] for name in _per_token(inputs)}
 
 
 def _masked(draw: st.DrawFn, inputs: Inputs) -> Inputs:
     """Zeros in the mask, more padding or less."""
-    mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).clone()
+    mask = torch.ones_like(inputs["input_ids"])
+    if "attention_mask" in _per_token(inputs):
+        mask = inputs["attention_mask"].clone()
     row, place = _place(draw, inputs)
     match draw(st.integers(0, 4)):
         case 0:
-            mask[row, place] = 1 - mask[row, place]
+            mask[row, place] = 0 if mask[row, place] else 1
         case 1:
             mask[row, :place] = 0
         case 2:
