@@ -31,12 +31,23 @@ class Batch:
     Args:
         attention: of the LLM.
         changed: what was changed, in order; () for a batch as the processor writes it.
+        embedded: whether the model gets embeddings in place of ids.
     """
 
     family: str
     attention: str
     inputs: Inputs
     changed: tuple[str, ...] = ()
+    embedded: bool = False
+
+    @property
+    def call(self) -> Inputs:
+        """The arguments of the model."""
+        if not self.embedded:
+            return self.inputs
+        embeds = _model(self.family).get_input_embeddings()(self.inputs["input_ids"])
+        rest = {name: value for name, value in self.inputs.items() if name != "input_ids"}
+        return {"inputs_embeds": embeds} | rest
 
     @property
     def model(self) -> PreTrainedModel:
@@ -49,7 +60,8 @@ class Batch:
             f"{name}={value.tolist() if value.numel() < 300 else list(value.shape)}"
             for name, value in self.inputs.items()
         ]
-        return f"Batch({self.family}, {self.attention}, {self.changed}, {', '.join(shown)})"
+        head = f"{self.family}, {self.attention}, {self.changed}, {self.embedded}"
+        return f"Batch({head}, {', '.join(shown)})"
 
 
 _BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
@@ -231,10 +243,12 @@ CHANGES = {
 
 @st.composite
 def changed(draw: st.DrawFn) -> Batch:
-    """A batch with one to three changes."""
+    """A batch with one to three changes; now and then as embeddings."""
     batch = draw(written())
     names = draw(st.lists(st.sampled_from([*CHANGES]), min_size=1, max_size=3))
     inputs = dict(batch.inputs)
     for name in names:
         inputs = CHANGES[name](draw, inputs)
-    return Batch(batch.family, batch.attention, inputs, tuple(names))
+    # of embeddings, Qwen takes the positions from the prompt before
+    embedded = batch.family not in KINDS and draw(st.integers(0, 12)) == 7
+    return Batch(batch.family, batch.attention, inputs, tuple(names), embedded)

@@ -114,7 +114,7 @@ def run_under(batch, text):
 
     An answer is that of the reference. An error is ours, or is that of the unpatched model.
     """
-    model, inputs = batch.model, batch.inputs
+    model, inputs = batch.model, batch.call
     stock, before = both(model, inputs), state(model)
     schedule = Schedule.parse(text)
     try:
@@ -136,6 +136,7 @@ def run_under(batch, text):
             assert same(ours, own), (kind, ours, own)
         else:
             assert not isinstance(own, Exception), (kind, "unpatched refuses", own)
+    assert not batch.embedded or all(isinstance(one, AimError) for one in found), found
     answered = [not isinstance(one, Exception) for one in found]
     if not all(answered):
         # a forward of Qwen wants types of tokens, which generate finds by itself

@@ -111,7 +111,8 @@ def _positions(
     if not isinstance(model, QWEN):
         keeps = schedule.merge is not None and schedule.merge.positions == "kept"
         return places if keeps else None
-    if not any(name in inputs for name in ("image_grid_thw", "video_grid_thw")):
+    grids = any(name in inputs for name in ("image_grid_thw", "video_grid_thw"))
+    if not grids or "mm_token_type_ids" not in inputs:  # positions are those of text
         return None
     table = rope_table(model, inputs)[:, number]
     mask = inputs.get("attention_mask")
