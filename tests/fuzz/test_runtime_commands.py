@@ -117,7 +117,9 @@ def test_runs_of_a_tiny_model(name, options, frames, text, batch, config):
     """What is right runs, for a moment; what is not is refused."""
     given = {"--model": config, "--dtype": "float32", "--repeats": 1} | options
     for option, right in (("--frames", frames), ("--text-tokens", text)):
-        if given.get(option, "").isdigit() and int(given[option]) > 5:  # takes long, and is right
+        number = given.get(option, "")
+        # takes long, and is right
+        if number.isdigit() and len(number) < 99 and int(number) > 5:
             given[option] = right
     own = {"--hardware": "cpu-generic"} if name == "validate" else {"--warmup": 0, "--batch": batch}
     command([name, *typed(given | own)])
