@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 _MOST_CHARACTERS = 500
+_MOST_ADVISED = 900
 
 
 class AimError(Exception):
@@ -18,7 +19,9 @@ class AimError(Exception):
 
     def __init__(self, where: str, *, expected: str, got: object, fix: str) -> None:
         self.where, self.expected, self.got, self.fix = where, expected, got, fix
-        text = f"{_short(where)}: expected {expected}, got {_shown(got)}. {fix}"
+        # what is expected, and the way out, may quote a name from a file
+        advice = [_short(part, _MOST_ADVISED) for part in (expected, fix)]
+        text = f"{_short(where)}: expected {advice[0]}, got {_shown(got)}. {advice[1]}"
         super().__init__("".join(map(_printable, text)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -35,10 +38,10 @@ def _shown(got: object) -> str:
         return f"a {type(got).__name__} too long to show"
 
 
-def _short(text: str) -> str:
-    if len(text) <= _MOST_CHARACTERS:
+def _short(text: str, most: int = _MOST_CHARACTERS) -> str:
+    if len(text) <= most:
         return text
-    return f"{text[:_MOST_CHARACTERS]}... ({len(text)} characters)"
+    return f"{text[:most]}... ({len(text)} characters)"
 
 
 def _printable(character: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aim_cost.checks import whole
 from aim_cost.errors import AimError
 from aim_cost.files import write_atomically
 from aim_cost.files.json_text import json_tree
@@ -180,6 +181,7 @@ class CampaignFile:
             self.steps = [StepRecord.of(row) for row in tree["steps"]]
             self.rows = [_timed(row) for row in tree["rows"]]
             self.kernels = [KernelTables.of(row) for row in tree["kernels"]]
+            self._check()
         except (AimError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise MeasurementError(
                 str(self.path),
@@ -187,6 +189,14 @@ class CampaignFile:
                 got=" ".join(str(error).split()),
                 fix="Give the folder of a campaign, or another --out.",
             ) from error
+
+    def _check(self) -> None:
+        """Raises: MeasurementError, TypeError for rows and tables that no step can have made."""
+        origins = [origin_of(row).step_number for row in self.rows]
+        for number in origins + [table.step_number for table in self.kernels]:
+            last = len(self.steps) - 1
+            whole(number, "step_number", MeasurementError, at_least=0, at_most=last)
+        hash(tuple(row.key for row in self.rows))  # all parts of a key are single values
 
 
 class StepStore:

@@ -21,7 +21,7 @@ from aim_runtime.measurement.environment import Environment, GpuState, environme
 from aim_runtime.measurement.measure import measure
 from aim_runtime.measurement.place import device_name
 from aim_runtime.measurement.row_file import RowStore
-from aim_runtime.models.load import Loaded, default_device, load
+from aim_runtime.models.load import Loaded, load, place_of
 from aim_runtime.reduction.importance_kernel import scoring
 from aim_runtime.seams import release_keeps_tower_states
 
@@ -72,7 +72,7 @@ class DeviceRunner:
         hardware: str | None = None,
         attention: AttentionBackend | None = None,
     ) -> None:
-        self._device = torch.device(device or default_device())
+        self._device = place_of(device)
         self._name: str | None = None
         self._loaded: Loaded | None = None
         self.setting = Setting(

@@ -63,9 +63,9 @@ class DeviceOptions:
     def require_gpu(self, instead: str) -> None:
         """Raises: MeasurementError where the campaign would run on a CPU, for days."""
         from aim_runtime.errors import MeasurementError
-        from aim_runtime.models.load import default_device, place_of
+        from aim_runtime.models.load import place_of
 
-        place = place_of(self.device or default_device())
+        place = place_of(self.device)
         if place.type != "cuda":
             raise MeasurementError(
                 "device", expected="a CUDA GPU", got=place.type, fix=f"Use one, or add {instead}."

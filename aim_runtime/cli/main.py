@@ -70,14 +70,12 @@ def microbench(
 
     Without --frames, --image-tokens and --image up to those of a video of 8 frames.
     """
-    import torch
-
     from aim_cost.models.model import load_model_spec
     from aim_runtime.kernels.microbench import microbench as run_microbench
-    from aim_runtime.models.load import default_device
+    from aim_runtime.models.load import place_of
 
     workload = prompt.workload(8)
-    place = torch.device(device or default_device())
+    place = place_of(device)
     spec, backend = load_model_spec(model), chosen_attention(attention)
     paths = run_microbench(spec, workload, out, place, dtype, seconds, backend)
     if form is not Format.table:

@@ -102,13 +102,13 @@ class LoadOptions:
             made.
         """
         from aim_runtime.kernels.fastest_dtype import fastest_dtype
-        from aim_runtime.models.load import default_device, place_of, spec_of
+        from aim_runtime.models.load import place_of, spec_of
 
         spec = spec_of(self.model, self.layers, self.vision_layers)
         workload.visual_input(spec)
         for schedule in schedules:
             schedule.resolve(spec, workload)
-        place, dtype = place_of(self.device or default_device()), self.dtype
+        place, dtype = place_of(self.device), self.dtype
         if dtype is None:
             fastest = fastest_dtype(place)
             dtype = fastest.dtype

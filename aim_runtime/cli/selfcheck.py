@@ -40,11 +40,11 @@ def selfcheck(
     patched, captured and repeated prefills on this device; its GEMM and copy rates.
     """
     from aim_runtime.errors import MeasurementError
-    from aim_runtime.models.load import default_device, place_of
+    from aim_runtime.models.load import place_of
     from aim_runtime.validation.device_check import device_checks
     from aim_runtime.validation.selfcheck import selfcheck as run_selfcheck
 
-    place = place_of(device or default_device())
+    place = place_of(device)
     if place.type == "meta":
         raise MeasurementError(
             "device", expected="one that computes", got="meta", fix="Take cpu or cuda."

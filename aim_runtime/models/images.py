@@ -28,7 +28,17 @@ def image_items(
             fix="Pass all that the processor returned.",
         )
     sizes = [tuple(map(int, size)) for size in given]
-    alone = [True] * len(sizes) if alone is None else alone
+    pixels = inputs["pixel_values"]
+    images = len(pixels) if pixels.dim() == 5 else len(sizes)  # else the crops of all in a row
+    alone = [True] * images if alone is None else alone
+    for name, number in (("image_sizes", len(sizes)), ("batch_num_images", len(alone))):
+        if number != images:
+            raise PatchError(
+                name,
+                expected=f"those of each of the {images} images in pixel_values",
+                got=f"those of {number}",
+                fix="Pass all that the processor returned.",
+            )
     return tuple(_item(model, size, one) for size, one in zip(sizes, alone, strict=True))
 
 

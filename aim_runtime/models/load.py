@@ -77,7 +77,7 @@ def load(
     Raises: LoadError, or SpecError for a config that is incomplete or of another kind.
     """
     dtype_bytes(dtype)
-    place = place_of(device or default_device())
+    place = place_of(device)
     fields, name, source = _resolve(name_or_path_or_config)
     if layers is not None or vision_layers is not None:
         if not random_weights:
@@ -118,10 +118,10 @@ def spec_of(
     return ModelSpec.from_hf_config(fields, name=name)
 
 
-def place_of(given: str | torch.device) -> torch.device:
-    """The device, if this machine has it. Raises: LoadError."""
+def place_of(given: str | torch.device | None) -> torch.device:
+    """The device, if this machine has it; the default one for None. Raises: LoadError."""
     try:
-        device = torch.device(given)
+        device = torch.device(default_device() if given is None else given)
     except RuntimeError:  # what torch says of a name that it does not know
         device = None
     if device is not None and (

@@ -14,7 +14,7 @@ from aim_runtime.models.visual import VisualItem, group_counts
 from aim_runtime.prompts.encoded import Encoded, Items
 from aim_runtime.reduction.merge import merge_passes
 from aim_runtime.seams import lack_newlines
-from aim_runtime.selection import SELECTIONS, Candidates
+from aim_runtime.selection import SELECTIONS, Candidates, Kept
 from aim_runtime.selection.tower import TowerAttention
 
 Features = Tensor | list[Tensor]
@@ -165,6 +165,7 @@ def choose_item(
         by: a name of SELECTIONS.
         tower, texts: of these items, as in Candidates.
     Returns: also ``ranked`` as it occurred.
+    Raises: PatchError where another number stays than the prompt has room for.
     """
     device = features.device
     blocks: list[Sequence[int]] = [block.places for block in item.blocks]
@@ -178,6 +179,7 @@ def choose_item(
         if part.chooses:
             found = Candidates(visual, part.sets, part.frames, part.kept, tower, texts)
             kept = SELECTIONS[by](found)
+            _require_count(kept, part, by)
             here = here.gather(1, kept.places)
             left.append(kept.features)
         else:  # all stay, or none
@@ -187,6 +189,18 @@ def choose_item(
         tokens, kept_now = visual.shape[1] // part.sets, left[-1].shape[1] // part.sets
         occurred.append(replace(part, tokens=tokens, kept=kept_now))
     return *_with_newlines(features, item, left, places), tuple(occurred)
+
+
+def _require_count(kept: Kept, part: Ranked, by: str) -> None:
+    wanted, got = part.sets * part.kept, (kept.places.shape[1], kept.features.shape[1])
+    if set(got) != {wanted}:
+        raise PatchError(
+            f"select.by {by}",
+            expected=f"{wanted} tokens of each image or video, {part.kept} of each of {part.sets} "
+            "sets, with their places",
+            got=f"{got[1]} tokens and {got[0]} places",
+            fix="Correct the selection.",
+        )
 
 
 def _with_newlines(

@@ -23,6 +23,7 @@ from aim_runtime.prompts.cache_checks import cached_tokens
 from aim_runtime.prompts.encoded import Items
 from aim_runtime.prompts.entering import Entering
 from aim_runtime.prompts.layout import Layout, Shortened
+from aim_runtime.prompts.prompt import undescribed_embeddings
 from aim_runtime.recorder import Recorder
 from aim_runtime.seams import named
 
@@ -154,6 +155,8 @@ class PromptShortening:
                     fix="Start a new cache for new images and videos.",
                 )
             return NewIds(ids), self._positions.of_new_tokens(inputs, tokens)
+        if ids is None and self._takes_ids:
+            raise undescribed_embeddings()  # before the model looks for placeholders in them
         if ids is None:
             return None, inputs
         ready = {

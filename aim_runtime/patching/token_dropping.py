@@ -28,7 +28,12 @@ from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.cache_checks import cached_tokens, require_empty_cache, require_layers
 from aim_runtime.prompts.encoded import Encoded
 from aim_runtime.prompts.entering import Entering
-from aim_runtime.prompts.prompt import Placed, Prompt, check_follow_up_mask
+from aim_runtime.prompts.prompt import (
+    Placed,
+    Prompt,
+    check_follow_up_mask,
+    undescribed_embeddings,
+)
 from aim_runtime.prompts.prompt_layer import growing
 from aim_runtime.recorder import Recorder
 from aim_runtime.seams import cache_in, cache_of, named
@@ -153,12 +158,7 @@ class TokenDropping:
         entering = entering if isinstance(entering, Entering) else None
         prompt = self._embedded if entering is None else entering.prompt
         if prompt is None:
-            raise PatchError(
-                "inputs_embeds",
-                expected="a visual_mask beside them",
-                got="none",
-                fix="Patch with visual_mask=mask, True at visual tokens.",
-            )
+            raise undescribed_embeddings()
         if prompt.visual_mask.shape[1] != x.shape[1] or x.shape[0] % len(prompt.visual_mask):
             raise PatchError(
                 "prompt",

@@ -53,8 +53,8 @@ class Layout:
         ``inputs`` itself is not changed; ``position_ids`` stay as they are. Rows that lose
         different numbers of tokens are padded on the left to a common length.
         Args: known, the items of ready features by modality.
-        Raises: PatchError when placeholders and pixels do not fit; ScheduleError where the schedule
-        does not fit.
+        Raises: PatchError when placeholders and pixels do not fit, or the mask hides more than
+        padding on the left; ScheduleError where the schedule does not fit.
         """
         masks = self._masks(inputs["input_ids"])
         rows: list[list[Placed]] = [[] for _ in inputs["input_ids"]]
@@ -118,11 +118,11 @@ class Layout:
             )
         return rows
 
-    def _left(self, row: Sequence[Placed], visual: Tensor) -> list[Placed]:
+    def _left(self, row: Sequence[Placed], masks: Mapping[str, Tensor]) -> list[Placed]:
         """The items of a row with what the schedule leaves of each.
 
-        Args: visual, bool [N], the placeholders of the row.
-        Raises: ScheduleError; PatchError for text inside a run that is shortened.
+        Args: masks, bool [N], the placeholders of each modality in the row.
+        Raises: ScheduleError; PatchError for other tokens inside a run that is shortened.
         """
         if self._merge is not None:
             left = [
@@ -137,13 +137,14 @@ class Layout:
         else:
             left = list(row)
         for placed in left:
-            run = visual[placed.start : placed.start + placed.item.run]
+            run = masks[placed.modality][placed.start : placed.start + placed.item.run]
             if placed.lost and not bool(run.all()):
                 raise PatchError(
                     "input_ids",
-                    expected=f"the placeholders of a {placed.modality} in one run",
-                    got="text between them",
-                    fix="The schedule shortens the run: keep text before and after it.",
+                    expected=f"the placeholders of one {placed.modality} in one run",
+                    got="other tokens between them",
+                    fix="The schedule shortens the run: keep text, and other images and videos, "
+                    "before and after it.",
                 )
         return left
 
@@ -152,12 +153,13 @@ class Layout:
     ) -> Shortened:
         ids = inputs["input_ids"]
         mask = torch.stack(list(masks.values())).any(dim=0)
+        before = left_padding(inputs.get("attention_mask"), mask)
         if not bool(mask.any()):
             return Shortened(inputs, text_prompt(*mask.shape))
         check_visual_mask(mask, "input_ids")
-        for row, own in zip(rows, mask, strict=True):
+        for number, row in enumerate(rows):
             row.sort(key=lambda placed: placed.start)
-            row[:] = self._left(row, own)
+            row[:] = self._left(row, {name: own[number] for name, own in masks.items()})
         visual = tuple(visual_input([placed.item for placed in row]) for row in rows)
         if self._merge is not None:
             for size in {row.group_tokens for row in visual if row.groups}:
@@ -173,7 +175,6 @@ class Layout:
                     got=list(inputs[name].shape),
                     fix="Pass all that the processor returned.",
                 )
-        before = left_padding(inputs.get("attention_mask"), mask)
         index, padding = _without_ends(rows, ids.shape[1], before)
         shortened = {
             name: take_tokens(inputs[name], index.to(inputs[name].device)) for name in given

@@ -184,6 +184,16 @@ def embedded_prompt(visual_mask: Tensor) -> Prompt:
     return Prompt(mask, tuple(VisualInput(min(count, 1), count, 0) for count in counts))
 
 
+def undescribed_embeddings() -> PatchError:
+    """The error for embeddings of which nobody says which are visual."""
+    return PatchError(
+        "inputs_embeds",
+        expected="a visual_mask beside them",
+        got="none",
+        fix="Patch with visual_mask=mask, True at visual tokens.",
+    )
+
+
 def left_padding(attention_mask: Tensor | None, visual_mask: Tensor) -> Tensor | None:
     """Tokens of padding [B] on the host, None without any; see ``Prompt.padded``."""
 

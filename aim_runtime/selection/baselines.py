@@ -30,7 +30,7 @@ def pooled_grid(of: Candidates) -> Kept:
     """
     frames = of.in_frames(of.features)
     items, number, each, hidden = frames.shape
-    side, kept = side_of(each), side_of(of.keep * of.sets // number)
+    side, kept = side_of(each, 1), side_of(of.keep, of.frames)
     # [items * frames, H, side, side]
     grids = frames.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side))
     means = functional.adaptive_avg_pool2d(grids.float(), kept).flatten(2).transpose(1, 2)

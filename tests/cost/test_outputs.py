@@ -46,10 +46,26 @@ def test_subtasks_that_are_no_list_are_refused():
         lmms_scores(tree, "results.json")
 
 
-def test_a_calibration_that_gives_no_finite_time_is_refused():
+@pytest.mark.parametrize("part", ["where", "expected", "got", "fix"])
+def test_an_error_that_quotes_a_long_name_stays_short(part):
+    parts = {"expected": "e", "got": "g", "fix": "f", "where": "w"} | {part: "x" * 9999}
+    text = str(AimError(parts.pop("where"), **parts))
+    assert len(text) < 1000 and "(9999 characters)" in text
+
+
+@pytest.mark.parametrize(
+    ("shift", "surface"),
+    [(1e308, 0), (0, 700)],  # infinite; a number whose sum over kernels is infinite
+)
+def test_a_calibration_that_gives_no_finite_time_is_refused(shift, surface):
     fitted = load_calibration("h100-sxm")
     gemm = fitted.kernels["gemm"]
-    model = replace(gemm.model, parameters=gemm.model.parameters + 1e308)
+    values = gemm.model.surface.values + surface
+    model = replace(
+        gemm.model,
+        parameters=gemm.model.parameters + shift,
+        surface=replace(gemm.model.surface, values=values),
+    )
     wrong = replace(fitted, kernels={**fitted.kernels, "gemm": replace(gemm, model=model)})
     case = Case("llava-onevision-qwen2-0.5b", Workload(9, frames=2), "h100-sxm", calibration=wrong)
     with np.errstate(all="ignore"), pytest.raises(ProfileError, match="finite time"):

@@ -36,14 +36,15 @@ class Hangs(BaseException):
 
 
 @contextlib.contextmanager
-def no_hang() -> Iterator[None]:
-    """End what takes more than _CPU_SECONDS of this process, whatever else the machine does."""
+def no_hang(times: int = 1) -> Iterator[None]:
+    """End what takes more than ``times`` _CPU_SECONDS of this process, whatever else runs."""
+    limit_s = times * _CPU_SECONDS
 
     def stop(*_: object) -> None:
-        raise Hangs(f"more than {_CPU_SECONDS:g} s of processor time")
+        raise Hangs(f"more than {limit_s:g} s of processor time")
 
     before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, _CPU_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, limit_s)
     try:
         yield
     finally:
@@ -67,14 +68,14 @@ def refused(function: Callable[..., Any], *arguments: Any, **options: Any) -> An
             return None
 
 
-def command(app: Typer, arguments: list[str]) -> str | AimError | None:
+def command(app: Typer, arguments: list[str], *, times: int = 1) -> str | AimError | None:
     """What a command prints, the error with which it refuses, or None for a wrong usage.
 
-    It ends with 0 and an answer, or with 2 and an error.
+    It ends with 0 and an answer, or with 2 and an error, within ``times`` the time of an input.
     """
     out, err = io.StringIO(), io.StringIO()
     status: object = 0
-    with no_hang(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with no_hang(times), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             app(arguments, prog_name="aim")
         except AimError as error:

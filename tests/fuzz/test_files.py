@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aim_cost import Case, Schedule, Workload
@@ -78,6 +78,7 @@ def agree(ours, theirs):
     return type(ours) is type(theirs) and ours == theirs
 
 
+@example(text="m\terge 0.25")
 @fuzzed(0.08)
 @given(text=st.sampled_from([*PROFILES, CALIBRATION[:3000], AIM]).flatmap(text_changed))
 def test_what_yaml_says_is_what_the_other_reader_says(text):
@@ -85,7 +86,12 @@ def test_what_yaml_says_is_what_the_other_reader_says(text):
         tree = yaml_tree(text)
     except ValueError:
         return
-    assert agree(tree, as_yaml_1_1(text))
+    try:
+        other = as_yaml_1_1(text)
+    except yaml.scanner.ScannerError:
+        assert "\t" in text  # it takes no tab after the start of a line, which YAML does
+        return
+    assert agree(tree, other)
 
 
 @fuzzed(0.04)

@@ -1,4 +1,4 @@
-"""Tiny random models of LLaVA-1.5, LLaVA-NeXT and LLaVA-NeXT-Video, and prompts for them."""
+"""Tiny random models of LLaVA-1.5, LLaVA-NeXT and -NeXT-Video; prompts for them, OneVision too."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +15,7 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
+    LlavaOnevisionForConditionalGeneration,
 )
 
 from aim_cost import ModelSpec
@@ -22,7 +23,7 @@ from aim_cost.models.images import image_grid
 from tests.runtime.support import IMAGE_TOKEN, VIDEO_TOKEN
 
 Anyres = LlavaNextForConditionalGeneration | LlavaNextVideoForConditionalGeneration
-Model = LlavaForConditionalGeneration | Anyres
+Model = LlavaForConditionalGeneration | Anyres | LlavaOnevisionForConditionalGeneration
 Inputs = dict[str, Any]
 
 IMAGE_TOKENS = 9  # LLaVA-1.5: 15 / 5 = 3 x 3 patches
@@ -105,9 +106,12 @@ def prompt_of(model: Model, parts: Sequence[int | str | tuple[int, int]], seed: 
     """One prompt as the processor writes it.
 
     Args: parts in order: a number of text tokens; ``"image"``, one of LLaVA-1.5; height and width
-        of an image of NeXT or NeXT-Video; ``"video N"``, a video of N frames.
+        of an image of the others; ``"video N"``, a video of N frames.
     """
     generator = torch.Generator().manual_seed(seed)
+    onevision = isinstance(model, LlavaOnevisionForConditionalGeneration)
+    crop, newlines = (model.config.vision_config.image_size, 1) if onevision else (CROP, 0)
+    alone = sum(isinstance(part, tuple) for part in parts) == 1
 
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
@@ -119,8 +123,8 @@ def prompt_of(model: Model, parts: Sequence[int | str | tuple[int, int]], seed: 
             ids += torch.randint(0, 200, (part,), generator=generator).tolist()
         elif isinstance(part, tuple):
             spec = ModelSpec.from_hf_config(model.config.to_dict())
-            grid = image_grid(spec, part)
-            images.append(random(grid.crops, 3, CROP, CROP))
+            grid = image_grid(spec, part, alone=alone)
+            images.append(random(grid.crops, 3, crop, crop))
             sizes.append(part)
             ids += [IMAGE_TOKEN] * grid.tokens
         elif part == "image":
@@ -129,10 +133,12 @@ def prompt_of(model: Model, parts: Sequence[int | str | tuple[int, int]], seed: 
             ids += [IMAGE_TOKEN] * (IMAGE_TOKENS + full)
         else:
             frames = int(part.split()[1])
-            videos.append(random(frames, 3, CROP, CROP))
-            ids += [VIDEO_TOKEN] * (frames * FRAME_TOKENS)
+            videos.append(random(frames, 3, crop, crop))
+            ids += [VIDEO_TOKEN] * (frames * FRAME_TOKENS + newlines)
     inputs: Inputs = {"input_ids": torch.tensor([ids])}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if onevision and images:
+        inputs["batch_num_images"] = torch.tensor([len(images)])
     return inputs | _pixels(images, sizes, videos)
 
 
@@ -162,6 +168,9 @@ def batch_of(prompts: Sequence[Inputs]) -> Inputs:
     images = [image for p in prompts for image in p.get("pixel_values", ())]
     sizes = [tuple(s) for p in prompts if "image_sizes" in p for s in p["image_sizes"].tolist()]
     videos = [video for p in prompts for video in p.get("pixel_values_videos", ())]
+    numbers = [p["batch_num_images"] for p in prompts if "batch_num_images" in p]
+    if numbers:
+        batch["batch_num_images"] = torch.cat(numbers)
     return batch | _pixels(images, sizes, videos)
 
 

@@ -1,17 +1,19 @@
 """A slow way from pixels to what enters the LLM: encoded, then merged or selected item by item."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import (
     LlavaForConditionalGeneration,
-    LlavaNextForConditionalGeneration,
-    LlavaNextVideoForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
 )
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import tests.runtime.slow_attention
 import tests.runtime.slow_density
@@ -21,17 +23,28 @@ from aim_cost import ModelSpec
 from aim_cost.models.images import image_grid
 from aim_cost.models.workload import VisualInput
 from aim_cost.schedules.trace import TokenTrace
+from aim_cost.schedules.vision_merge import VisionMerge
 from tests.runtime.models import FRAME_TOKENS, Inputs, Model
+from tests.runtime.qwen import features_alone
 from tests.runtime.reference import Embedded, slow_passes
+from tests.runtime.slow_blocks import slow_blocks
 from tests.runtime.slow_selections import SLOW_SELECTIONS, SlowItem, SlowTower
+from tests.runtime.slow_tower import slow_tower as slow_merging_tower
 from tests.runtime.support import IMAGE_TOKEN, VIDEO_TOKEN
+
+QWEN = (Qwen2VLForConditionalGeneration, Qwen2_5_VLForConditionalGeneration)
+
+
+class Unfilled(Exception):
+    """Images and videos do not fill the placeholders of a batch, each those of one prompt."""
 
 
 class Item(NamedTuple):
     """An image or a video: features [tokens, H], the places of each group, newlines in none.
 
     ``views``: [groups, 3, height, width], the pixels of its frames or crops; ``video``: whether it
-    is one.
+    is one. ``grid``: times, rows and columns of Qwen's patches [patches, values], which are its
+    views.
     """
 
     features: Tensor
@@ -39,6 +52,7 @@ class Item(NamedTuple):
     in_order: bool = False
     views: Tensor | None = None
     video: bool = False
+    grid: tuple[int, int, int] | None = None
 
 
 def _patches(model: Model, pixels: Tensor) -> Tensor:
@@ -56,79 +70,161 @@ def slow_images(model: Model, inputs: Inputs) -> list[Item]:
     pixels = inputs.get("pixel_values")
     if pixels is None:
         return []
+    if isinstance(model, QWEN):
+        return _of_any_size(model, inputs, "image")
     if isinstance(model, LlavaForConditionalGeneration):
         features = model.model.multi_modal_projector(_patches(model, pixels))
         return [
             Item(image, _rows(len(image)), views=view[None])
             for image, view in zip(features, pixels, strict=True)
         ]
-    anyres = (LlavaNextForConditionalGeneration, LlavaNextVideoForConditionalGeneration)
-    if not isinstance(model, anyres):
-        features = model.model.get_image_features(pixels).pooler_output
-        return [Item(image, _rows(len(image))) for image in features]
     spec = ModelSpec.from_hf_config(model.config.to_dict())
     sizes = [tuple(size) for size in inputs["image_sizes"].tolist()]
-    packed = model.model.get_image_features(pixels, inputs["image_sizes"]).pooler_output
+    numbers = inputs.get("batch_num_images")
+    call = {} if numbers is None else {"batch_num_images": numbers}
+    packed = model.model.get_image_features(pixels, inputs["image_sizes"], **call).pooler_output
+    alone = [True] * len(sizes)
+    if numbers is not None:
+        alone = [number == 1 for number in numbers.tolist() for _ in range(number)]
+    grids = [image_grid(spec, size, alone=one) for size, one in zip(sizes, alone, strict=True)]
     return [
         Item(
             image,
             [[p for part in group for p in part] for group in grid.groups],
-            in_order=True,
+            in_order=grid.tile_rows > 0,
             views=crops[: len(grid.groups)],
         )
-        for image, crops, grid in zip(
-            packed, pixels, (image_grid(spec, size) for size in sizes), strict=True
-        )
+        for image, crops, grid in zip(packed, pixels, grids, strict=True)
     ]
 
 
 def slow_videos(model: Model, inputs: Inputs) -> list[Item]:
     """The videos of ``inputs`` in order."""
+    if isinstance(model, QWEN):
+        return _of_any_size(model, inputs, "video")
     items = []
     for video in inputs.get("pixel_values_videos", ()):
+        rows = _rows(FRAME_TOKENS, len(video))
+        if isinstance(model, LlavaOnevisionForConditionalGeneration):
+            features = model.model.get_video_features(video[None]).pooler_output.flatten(0, -2)
+            newline = model.model.image_newline[None]
+            features = torch.cat([features[: len(video) * FRAME_TOKENS], newline])
+            items.append(Item(features, rows, views=video, video=True))
+            continue
         grid = _patches(model, video).unflatten(1, (6, 6))
         corners = [grid[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
         pooled = torch.stack(corners).mean(dim=0).flatten(1, 2)
         features = model.model.multi_modal_projector(pooled)
-        rows = _rows(FRAME_TOKENS, len(video))
         items.append(Item(features.flatten(0, 1), rows, views=video, video=True))
     return items
+
+
+def _of_any_size(model: Model, inputs: Inputs, modality: str) -> list[Item]:
+    """The images or videos of Qwen, of which each temporal patch is a group."""
+    sizes = inputs.get(f"{modality}_grid_thw", torch.empty(0, 3, dtype=torch.int64)).tolist()
+    pixels = inputs.get("pixel_values" if modality == "image" else "pixel_values_videos")
+    items = []
+    for (times, rows, columns), features in zip(
+        sizes, features_alone(model, inputs, modality), strict=True
+    ):
+        views, pixels = pixels.tensor_split([times * rows * columns])
+        grid, groups = (times, rows, columns), _rows(rows * columns // 4, times)
+        items.append(Item(features, groups, views=views, video=modality == "video", grid=grid))
+    return items
+
+
+@contextmanager
+def merging_tower(model: Model, merge: VisionMerge | None) -> Iterator[None]:
+    """Encode with the tower of ``slow_tower``, where tokens are merged in it."""
+    if merge is None:
+        yield
+        return
+    tower = model.model.vision_tower
+    layers = merge.merging_layers(len(tower.encoder.layers))
+    proportional = merge.attention == "proportional"
+
+    def forward(pixel_values: Tensor, **options: object) -> BaseModelOutputWithPooling:
+        found = slow_merging_tower(tower, pixel_values, merge.remove, layers, proportional)[0]
+        return BaseModelOutputWithPooling(hidden_states=(found.float(),))
+
+    tower.forward = forward
+    try:
+        yield
+    finally:
+        del tower.forward
 
 
 Reduce = Callable[[Item, Tensor], tuple[list[Tensor], list[int]]]
 """From an item and the text [T, H] around it: the tokens left, and where in it each stood."""
 
 
-def slow_prompts(model: Model, inputs: Inputs, reduce: Sequence[Reduce]) -> list[Embedded]:
-    """Each prompt of a batch without its padding, reduced item by item: one ``reduce`` a row."""
-    queues = {IMAGE_TOKEN: slow_images(model, inputs), VIDEO_TOKEN: slow_videos(model, inputs)}
-    mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
-    prompts = [
-        _prompt(model, ids[real], queues, own)
-        for ids, real, own in zip(inputs["input_ids"], mask, reduce, strict=True)
+Placed = tuple[Item, list[int]]
+"""An image or a video, and the places of its tokens in a prompt without its padding."""
+
+
+def slow_rows(model: Model, inputs: Inputs) -> list[list[Placed]]:
+    """The images and videos of each prompt, in the order of their first tokens.
+
+    Raises: Unfilled.
+    """
+    ids = inputs["input_ids"]
+    mask = inputs.get("attention_mask")
+    mask = torch.ones_like(ids).bool() if mask is None else mask.bool()
+    if not torch.equal(mask.cummax(dim=1).values, mask):
+        raise Unfilled("padding elsewhere than on the left")
+    rows: list[list[Placed]] = [[] for _ in ids]
+    found = [(IMAGE_TOKEN, slow_images(model, inputs))]
+    if not isinstance(model, LlavaForConditionalGeneration):  # to which the other is a word
+        found.append((VIDEO_TOKEN, slow_videos(model, inputs)))
+    for token, items in found:
+        if bool((ids[~mask] == token).any()):
+            raise Unfilled("placeholders that are masked")
+        for row, own, real in zip(rows, ids, mask, strict=True):
+            places = (own[real] == token).nonzero()[:, 0].tolist()
+            while places:
+                count = len(items[0].features) if items else 0
+                if not 0 < count <= len(places):
+                    raise Unfilled("placeholders without pixels, or an image in two prompts")
+                row.append((items.pop(0), places[:count]))
+                places = places[count:]
+        if items:
+            raise Unfilled("pixels without placeholders")
+    return [sorted(row, key=lambda placed: placed[1]) for row in rows]
+
+
+def slow_prompts(
+    model: Model, inputs: Inputs, rows: Sequence[Sequence[Placed]], reduce: Sequence[Reduce]
+) -> list[Embedded]:
+    """Each prompt of a batch without its padding, reduced item by item: one ``reduce`` a row.
+
+    Args: rows, as ``slow_rows`` finds them.
+    Raises: Unfilled for an image or a video that gets shorter, with other tokens between its own.
+    """
+    mask = inputs.get("attention_mask")
+    mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
+    return [
+        _prompt(model, ids[real], placed, own)
+        for ids, real, placed, own in zip(
+            inputs["input_ids"], mask.bool(), rows, reduce, strict=True
+        )
     ]
-    assert not any(queues.values())
-    return prompts
 
 
-def _prompt(model: Model, ids: Tensor, queues: dict[int, list[Item]], reduce: Reduce) -> Embedded:
-    text, place = model.get_input_embeddings()(ids), 0
-    around = text[[int(token) not in queues for token in ids]]
-    embeds, visual, positions = [], [], []
-    while place < len(ids):
-        if int(ids[place]) not in queues:
-            embeds.append(text[place])
-            visual.append(False)
-            positions.append(place)
-            place += 1
-            continue
-        item = queues[int(ids[place])].pop(0)
-        tokens, places = reduce(item, around)
-        embeds += tokens
-        visual += [True] * len(tokens)
-        positions += [place + p for p in places]
-        place += len(item.features)
-    return Embedded(torch.stack(embeds), torch.tensor(visual), torch.tensor(positions))
+def _prompt(model: Model, ids: Tensor, placed: Sequence[Placed], reduce: Reduce) -> Embedded:
+    text = model.get_input_embeddings()(ids)
+    visual = {place for _, places in placed for place in places}
+    around = text[[place not in visual for place in range(len(ids))]]
+    left: list[tuple[int, int, Tensor, bool]] = []  # where it is written, and counted
+    for item, places in placed:
+        tokens, kept = reduce(item, around)
+        if len(tokens) < len(places) and places[-1] - places[0] >= len(places):
+            raise Unfilled("shortened, with other tokens inside")
+        for number, (token, place) in enumerate(zip(tokens, kept, strict=True)):
+            left.append((places[number], places[place], token, True))
+    left += [(p, p, x, False) for p, x in enumerate(text) if p not in visual]
+    left.sort(key=lambda token: token[0])
+    _, positions, embeds, marks = zip(*left, strict=True)
+    return Embedded(torch.stack(embeds), torch.tensor(marks), torch.tensor(positions))
 
 
 def merging(trace: TokenTrace) -> Reduce:
@@ -182,6 +278,9 @@ def selecting(model: Model, trace: TokenTrace, decide: Callable[[float], None]) 
 
 def slow_tower(model: Model, item: Item) -> SlowTower:
     """Queries and keys of the tower's layer whose output is read, from what enters it."""
+    if item.grid is not None:
+        newer = isinstance(model, Qwen2_5_VLForConditionalGeneration)
+        return slow_blocks(model, "qwen2.5-vl" if newer else "qwen2-vl", item.views, item.grid)
     tower, number = model.model.vision_tower, model.config.vision_feature_layer
     states = tower(item.views, output_hidden_states=True).hidden_states
     layer = tower.encoder.layers[number]  # the output of layer -2 is hidden state -2

@@ -9,7 +9,7 @@ from aim_cost.models.images import image_grids
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
 from aim_cost.schedules.prune import Prune
 from aim_cost.schedules.vision_merge import VisionMerge
-from aim_runtime import patched
+from aim_runtime import PatchError, patched
 from aim_runtime.models import find_adapter
 from aim_runtime.patching.encoding import merge_features
 from aim_runtime.reference import Reference
@@ -137,6 +137,25 @@ def test_the_trace_is_the_predicted_one(llava, sizes, merge, vision_merge):
         llava(**inputs)
     workload = Workload(images=tuple(sizes), text_tokens=text)
     assert trace.tokens == schedule.resolve(spec_of(llava), workload)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("image_sizes", lambda given: given[:1]),
+        ("batch_num_images", lambda given: given[:0]),
+        ("batch_num_images", lambda given: given + 1),
+        ("pixel_values", lambda given: given[:1]),
+    ],
+)
+def test_refuses_what_describes_other_images(llava, name, change):
+    inputs = image_inputs(llava, SEVERAL)
+    wrong = inputs | {name: change(inputs[name])}
+    named = "image_sizes" if name == "pixel_values" else name
+    with patched(llava, Schedule(prune=PRUNE)):
+        for call in (llava, llava.generate):
+            with pytest.raises(PatchError, match=f"{named}: expected those of each of the"):
+                call(**wrong)
 
 
 def test_newlines_stand_between_the_rows_they_end(llava):

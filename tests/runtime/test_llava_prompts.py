@@ -6,9 +6,18 @@ import torch
 from aim_cost import Schedule
 from aim_cost.schedules.merge import MERGE_KINDS, Merge
 from aim_cost.schedules.prune import Prune
-from aim_runtime import patched
+from aim_runtime import PatchError, patched
 from tests.runtime.agree import GREEDY, check
-from tests.runtime.models import BUILDERS, NAMES, named_inputs, prompt_of, tiny_llava_15
+from tests.runtime.models import (
+    BUILDERS,
+    NAMES,
+    WIDE,
+    named_inputs,
+    prompt_of,
+    tiny_llava_15,
+    tiny_next_video,
+)
+from tests.runtime.support import VIDEO_TOKEN
 
 AFTER = Prune(ratios=(1, 0.5, 0.5, 0.25), drop_point="after_attention")
 SCHEDULES = {
@@ -66,3 +75,33 @@ def test_a_selection_that_the_call_names():
     with patched(model, schedule):
         assert torch.equal(model(**full).logits, expected[0])
         assert torch.equal(model.generate(**full, **GREEDY), expected[1])
+
+
+INSIDE = (SCHEDULES["both-sdpa"], "merge frame:4 positions=kept", "select 0.45 score=random")
+
+
+@pytest.mark.parametrize("inside", [3, 30])
+@pytest.mark.parametrize("schedule", INSIDE, ids=str)
+def test_a_video_inside_an_image_that_is_shortened_is_refused(schedule, inside):
+    """All are placeholders there, but not those of one: the wrong ones would leave."""
+    model = tiny_next_video()
+    inputs = nested(model, inside)
+    with patched(model, schedule):
+        for call in (model, model.generate):
+            with pytest.raises(PatchError, match="of one image in one run, got other tokens"):
+                call(**inputs)
+
+
+def test_a_video_inside_an_image_is_pruned_with_it():
+    model = tiny_next_video()
+    check(model, nested(model, 3), SCHEDULES["pruned-sdpa"])
+
+
+def nested(model, inside):
+    """A prompt whose video stands ``inside`` tokens after the beginning of its image."""
+    inputs = prompt_of(model, [4, WIDE, "video 1", 5])
+    ids = inputs["input_ids"][0]
+    video = ids == VIDEO_TOKEN
+    rest, own = ids[~video], ids[video]
+    place = 4 + inside
+    return inputs | {"input_ids": torch.cat([rest[:place], own, rest[place:]])[None]}

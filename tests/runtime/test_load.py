@@ -12,7 +12,7 @@ from aim_cost import model_parameters, preset_config
 from aim_cost.errors import SpecError
 from aim_runtime import load
 from aim_runtime.errors import LoadError
-from aim_runtime.models.load import WEIGHT_STD, spec_of
+from aim_runtime.models.load import WEIGHT_STD, default_device, place_of, spec_of
 from tests.cost.test_hub_names import NAME, cache, put  # noqa: F401  # a fixture
 from tests.runtime.models import tiny_llava_15, tiny_next, tiny_next_video
 from tests.runtime.support import tiny_llava, video_inputs
@@ -110,6 +110,14 @@ def test_a_random_model_runs_and_says_what_it_is(config, dtype):
     assert logits.std() > 0
     assert not loaded.model.training
     assert (loaded.dtype, loaded.device.type, loaded.source) == (dtype, "cpu", None)
+
+
+@pytest.mark.parametrize("given", ["", "x", "cuda:99", "mps"])
+def test_devices_that_are_not_here_are_refused(given):
+    """An empty name is no device; none at all is the default one."""
+    with pytest.raises(LoadError, match=r"^device: expected cpu, meta, or one of"):
+        place_of(given)
+    assert str(place_of(None)) == default_device()
 
 
 def test_a_preset_on_the_meta_device_has_the_real_dims_and_no_data():

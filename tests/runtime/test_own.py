@@ -1,5 +1,7 @@
 """Scores of one's own: registered in a user's file, run, counted and priced as they run."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from aim_runtime.reduction.scores import LAYER_IMPORTANCE
 from aim_runtime.selection import SELECTIONS
 from aim_runtime.validation.counts import check_counts
 from tests.contract.test_flops_families import loaded
-from tests.runtime.models import named_inputs, tiny_llava_15
+from tests.runtime.models import named_inputs, prompt_of, tiny_llava_15
 
 H100 = load_hardware("h100-sxm")
 FILE = """
@@ -94,6 +96,19 @@ def test_a_selection_is_priced_as_it_runs():
     priced = estimate(spec, Workload(9, frames=3), "select 0.4 score=odd-one-out", H100)
     kinds = [op.kind for op in priced.graph.phase("merge")]
     assert any(isinstance(kind, BatchedProduct) for kind in kinds) and Elementwise.COPY in kinds
+
+
+def test_a_selection_that_keeps_another_number_is_refused():
+    @own_selection("one-more", "all that is asked for, and one")
+    def choose(of):
+        return replace(of, keep=of.keep + 1).best(of.features.norm(dim=-1))
+
+    model = tiny_llava_15()
+    with (
+        patched(model, "select prompt:4 score=one-more"),
+        pytest.raises(PatchError, match=r"one-more: expected 4 tokens.*got 5 tokens and 5 places"),
+    ):
+        model(**prompt_of(model, (4, "image", 5)))
 
 
 def test_a_score_inside_the_llm_is_priced_as_it_runs():

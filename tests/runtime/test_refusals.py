@@ -210,6 +210,19 @@ def test_refuses_embeddings_without_a_mask(llava):
         llava(inputs_embeds=torch.randn(1, 20, 64))
 
 
+@pytest.mark.parametrize("left_out", [0, 1])
+def test_refuses_embeddings_beside_pixels_before_the_model_looks_for_placeholders(llava, left_out):
+    """With a placeholder less, what transformers says of features was all that was said."""
+    inputs = video_inputs()
+    ids = torch.cat([inputs["input_ids"][:, :8], inputs["input_ids"][:, 8 + left_out :]], dim=1)
+    pixels = {"pixel_values_videos": inputs["pixel_values_videos"]}
+    embeds = llava.get_input_embeddings()(ids)
+    with patched(llava, BOTH):
+        for call in (llava, llava.generate):
+            with refused("inputs_embeds: expected a visual_mask"):
+                call(inputs_embeds=embeds, **pixels)
+
+
 def test_embeddings_with_a_mask_equal_the_language_model(llava):
     embeds = torch.randn(1, 20, 64)
     with patched(llava, PRUNE, visual_mask=mask_of()) as trace:

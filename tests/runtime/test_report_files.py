@@ -115,6 +115,25 @@ def test_refuses_what_it_cannot_compare(changed):
         read_report(changed(lambda tree: tree["rows"].clear()))
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value", "match"),
+    [
+        ("rows", "step_number", 99, "step_number"),
+        ("rows", "step_number", "0", "step_number"),
+        ("rows", "step_number", -1, "step_number"),
+        ("kernels", "step_number", 99, "step_number"),
+        ("rows", "attention_backend", {"a": 1}, "unhashable"),
+        ("rows", "hardware", [], "unhashable|list"),
+    ],
+)
+def test_refuses_rows_that_no_step_has_made(changed, part, name, value, match):
+    def edit(tree):
+        tree[part][0][name] = value
+
+    with pytest.raises(MeasurementError, match=f"expected a campaign in the format.*({match})"):
+        read_report(changed(edit))
+
+
 @pytest.mark.parametrize(("version", "more"), [("5.17.0", True), ("5.18.1", False)])
 def test_memory_is_predicted_for_the_transformers_of_the_row(changed, version, more):
     """The tower of older releases keeps the states of all its layers."""

@@ -2,13 +2,13 @@
 
 import pytest
 
-from aim_cost import Schedule
+from aim_cost import Case, Schedule, Workload
 from aim_cost.errors import ScheduleError
 from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_runtime import patched
 from aim_runtime.selection import SELECTIONS
 from tests.runtime.agree import check
-from tests.runtime.models import BUILDERS, NAMES, named_inputs
+from tests.runtime.models import BUILDERS, NAMES, named_inputs, prompt_of
 from tests.runtime.slow_selections import SLOW_SELECTIONS
 
 UNEQUAL = {
@@ -36,6 +36,26 @@ def test_each_way_that_runs_has_a_price_and_a_slow_reference():
 def test_every_prompt_equals_the_reference(by, family, name):
     model = BUILDERS[family]()
     check(model, named_inputs(model, family, name), Schedule.parse(f"select 0.45 score={by}"))
+
+
+@pytest.mark.parametrize(
+    ("amount", "videos"), [("prompt:4", 1), ("prompt:12", 3), ("prompt:2", 1), ("0.05", 1)]
+)
+def test_grids_that_frames_do_not_share_are_refused(amount, videos):
+    """Of three frames: 4 tokens are not one each and one more, and 2 are not none each."""
+    model = BUILDERS["next-video"]()
+    inputs = prompt_of(model, [2, *["video 3"] * videos, 3])
+    schedule = Schedule.parse(f"select {amount} score=pooled-grid")
+    with pytest.raises(ScheduleError, match="square grids"), patched(model, schedule):
+        model(**inputs)
+
+
+def test_grids_that_frames_do_not_share_have_no_price():
+    case = Case("llava-next-video-7b", Workload(9, frames=3), "h100-sxm")
+    assert case.price("select prompt:12 score=pooled-grid").phase("merge").write_bytes
+    for amount in ("prompt:4", "prompt:2", "0.05"):
+        with pytest.raises(ScheduleError, match="square grids"):
+            case.price(f"select {amount} score=pooled-grid")
 
 
 @pytest.mark.parametrize("by", SELECTIONS)
