@@ -91,11 +91,12 @@ def _of_vision_model(model: PreTrainedModel, adapter: Adapter, run_patched: RunP
     spec = ModelSpec.from_hf_config(model.config.to_dict(), name=type(model).__name__)
     loaded = Loaded(model, spec, model.config, torch.device("cpu"), "float32", None)
     modality = "video" if "video" in adapter.pixel_inputs else "image"
-    workload = (
-        Workload(8, frames=4)
-        if modality == "video"
-        else Workload(8, image_tokens=spec.image_tokens)
-    )
+    if modality == "video":
+        workload = Workload(8, frames=4)
+    elif spec.image_rule is not None:  # by which images are cut
+        workload = Workload(8, images=(spec.vision.frame_size,))
+    else:
+        workload = Workload(8, image_tokens=spec.image_tokens)
     inputs = sized_inputs(loaded, workload)
     merge = Merge(retention=0.5)
     embeds, positions, added = _entering_decoder(model, adapter, inputs)
