@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aim_cost.schedules.trace import TokenTrace
 from aim_runtime.models.part import Part
@@ -50,12 +51,14 @@ SlowScore = Callable[[SeenLayer], Tensor]
 
 
 class Reference:
-    """The weights of a Qwen2 or Llama, run one prompt at a time with masks.
+    """The weights of a Qwen2, Qwen3 or Llama, run one prompt at a time with masks.
 
     Args:
         decoder: the language model without its head; head: the linear map to logits.
         scores: by the names of schedules; REFERENCE_SCORES without them.
     Shapes: n tokens, H hidden, h heads, V vocabulary; a mask is bool [n], True where kept.
+    ``added`` [levels, n, H] of a prompt is what DeepStack adds after the first layers, zero at
+    text; None without it.
     ``smallest_margin``: relative distance of the scores of the last token that stayed and the
     first that went, the closest decision of the last call of ``kept``.
     """
@@ -74,6 +77,7 @@ class Reference:
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._eps, self._theta = config.rms_norm_eps, config.rope_parameters["rope_theta"]
         self._sections = config.rope_parameters.get("mrope_section")
+        self._interleaved = bool(config.rope_parameters.get("mrope_interleaved"))
 
     def kept(
         self,
@@ -82,6 +86,7 @@ class Reference:
         trace: TokenTrace,
         *,
         positions: Tensor | None = None,
+        added: Tensor | None = None,
     ) -> list[Tensor]:
         """What each layer sees under a schedule, and what is left after the last.
 
@@ -96,6 +101,7 @@ class Reference:
         for layer, after in enumerate(map(min, trace.mlp_tokens, entering)):
             entered = x
             x, key, logits = self._layer(layer, x, kept[-1], positions)
+            x = _stacked(layer, x, added)
             seen = SeenLayer(
                 embeds=embeds,
                 entered=entered,
@@ -113,12 +119,18 @@ class Reference:
         return kept
 
     def logits(
-        self, embeds: Tensor, kept: Sequence[Tensor], *, positions: Tensor | None = None
+        self,
+        embeds: Tensor,
+        kept: Sequence[Tensor],
+        *,
+        positions: Tensor | None = None,
+        added: Tensor | None = None,
     ) -> Tensor:
         """[n, V] of embeds[n, H] where layer l attends to kept[l]; dropped rows mean nothing."""
         x = embeds
         for layer in range(self._layers):
             x, *_ = self._layer(layer, x, kept[layer], positions)
+            x = _stacked(layer, x, added)
         return self._norm(x, "model.norm") @ self._weights["lm_head.weight"].T
 
     def generate(
@@ -128,14 +140,18 @@ class Reference:
         new_tokens: int,
         *,
         positions: Tensor | None = None,
+        added: Tensor | None = None,
     ) -> list[int]:
         """Greedy tokens; each step recomputes everything, and every layer sees all new tokens."""
         tokens: list[int] = []
         for _ in range(new_tokens):
-            tokens.append(int(self.logits(embeds, kept, positions=positions)[-1].argmax()))
+            logits = self.logits(embeds, kept, positions=positions, added=added)
+            tokens.append(int(logits[-1].argmax()))
             new = self._weights["model.embed_tokens.weight"][tokens[-1]]
             embeds = torch.cat([embeds, new[None]])
             kept = [torch.cat([mask, mask.new_ones(1)]) for mask in kept]
+            if added is not None:
+                added = functional.pad(added, (0, 0, 0, 1))
             if positions is not None:
                 positions = torch.cat([positions, positions[..., -1:] + 1], dim=-1)
         return tokens
@@ -162,9 +178,12 @@ class Reference:
         name = f"model.layers.{layer}"
         normed = self._norm(x, f"{name}.input_layernorm")
         q, k, v = (self._linear(normed, f"{name}.self_attn.{p}_proj") for p in "qkv")
-        q = self._rotate(_split(q, self._heads), positions)
+        q, k = _split(q, self._heads), _split(k, self._kv_heads)
+        if f"{name}.self_attn.q_norm.weight" in self._weights:  # of each head
+            q, k = (self._norm(x, f"{name}.self_attn.{p}_norm") for x, p in ((q, "q"), (k, "k")))
         groups = self._heads // self._kv_heads
-        k = self._rotate(_split(k, self._kv_heads), positions).repeat_interleave(groups, dim=0)
+        q, k = self._rotate(q, positions), self._rotate(k, positions)
+        k = k.repeat_interleave(groups, dim=0)
         v = _split(v, self._kv_heads).repeat_interleave(groups, dim=0)
         n = len(x)
         # a dropped token sees itself, so that no row is empty; nobody else sees it
@@ -198,15 +217,25 @@ class Reference:
         frequency = self._theta ** (-torch.arange(half, device=x.device) / half)
         if positions is None:
             positions = torch.arange(x.shape[1], device=x.device)
-        if positions.dim() == 2:  # each axis turns a section of the frequencies
-            numbers = [axis for axis, many in enumerate(self._sections) for _ in range(many)]
-            positions = positions[numbers].T
-        else:
-            positions = positions[:, None]
+        on_axes = positions.dim() == 2
+        positions = positions[self._axes(half)].T if on_axes else positions[:, None]
         angle = positions * frequency
         cos, sin = angle.cos(), angle.sin()
         a, b = x[..., :half], x[..., half:]
         return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+    def _axes(self, half: int) -> list[int]:
+        """The axis by which each of ``half`` frequencies turns: in sections, or in turn."""
+        if not self._interleaved:
+            return [axis for axis, many in enumerate(self._sections) for _ in range(many)]
+        return [
+            number % 3 if number < 3 * self._sections[number % 3] else 0 for number in range(half)
+        ]
+
+
+def _stacked(layer: int, x: Tensor, added: Tensor | None) -> Tensor:
+    """x[n, H] after ``layer``, with what DeepStack adds there."""
+    return x if added is None or layer >= len(added) else x + added[layer]
 
 
 def _pagerank(at: SeenLayer) -> Tensor:

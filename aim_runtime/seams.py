@@ -5,10 +5,11 @@ two of them. What a version calls a thing is read from the signatures of its own
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import transformers
 from packaging.version import Version
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from aim_runtime.errors import PatchError
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.part import Part
+from aim_runtime.models.visual import VisualItem
 
 Args = tuple[Any, ...]
 
@@ -136,6 +138,35 @@ def lack_newlines(features: Tensor, tokens: int) -> bool:
     return features.shape[1] != tokens
 
 
+_DEEPSTACK = "_deepstack_process"
+
+
+def has_deepstack(decoder: Part) -> bool:
+    """Whether a decoder adds features of inner blocks of the tower after its first layers."""
+    return hasattr(decoder, _DEEPSTACK)
+
+
+def deepstack_levels(output: Any, items: Sequence[VisualItem]) -> list[list[Tensor]]:
+    """The features of inner blocks in an encoder's ``output``: of each level, those of each item.
+
+    [tokens, H] each; [] of towers that give none. Newer releases hold items apart, as they do the
+    tokens; older ones have all in one tensor.
+    """
+    found = getattr(output, "deepstack_features", None) or ()
+    tokens = [item.tokens for item in items]
+    return [list(x.split(tokens) if isinstance(x, Tensor) else x) for x in found]
+
+
+def with_deepstack_levels(output: Any, levels: Sequence[Sequence[Tensor]]) -> None:
+    """Put ``levels`` into an encoder's ``output``, in the form in which its release has them."""
+    found = getattr(output, "deepstack_features", None)
+    if found:
+        output.deepstack_features = [
+            torch.cat(list(rows)) if isinstance(before, Tensor) else list(rows)
+            for before, rows in zip(found, levels, strict=True)
+        ]
+
+
 def tower_keeps_hidden_states(model: Part) -> bool:
     """Whether encoding keeps what every layer of the vision tower gives, and then nothing of it.
 
@@ -216,6 +247,15 @@ def decoder_seams(decoder: Part) -> list[Seam]:
             ("module", "query", "key", "value", "attention_mask", "scaling"),
         ),
     ]
+
+
+def deepstack_seams(decoder: Part) -> list[Seam]:
+    """The seams of a decoder that adds features after its first layers; [] of others."""
+    if not has_deepstack(decoder):
+        return []
+    names = ("hidden_states", "visual_pos_masks", "visual_embeds")
+    where = f"{type(decoder).__name__}.{_DEEPSTACK}"
+    return [Seam(where, decoder._deepstack_process, names)]
 
 
 def model_seams(model: PreTrainedModel, inner: nn.Module, modalities: Iterable[str]) -> list[Seam]:

@@ -58,6 +58,8 @@ _PREDICT = (
     f"--model qwen2.5-vl-7b --frames 16 --frame-size 280x420 {_AIM}",
     "--model qwen2.5-vl-7b --image 1000x700 --hardware a100-sxm4-80gb --attention eager",
     "--model qwen2.5-vl-7b --image-tokens 64 --hardware cpu-generic --dtype float32",
+    f"--model qwen3-vl-8b --frames 16 --frame-size 288x416 {_AIM}",
+    "--model qwen3-vl-2b --image 640x480 --select 0.25 --execution cuda-graph",
 )
 COMMANDS = {
     "predict": _PREDICT,

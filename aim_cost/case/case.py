@@ -215,7 +215,13 @@ class Estimate(Report):
         tokens = positions = self.trace.prompt_tokens
         if self.schedule.merge is not None and self.schedule.merge.positions == "kept":
             positions = Schedule().resolve(self.model, self.workload).prompt_tokens
-        return case_notes(self.model, self.execution.dtype, tokens=tokens, positions=positions)
+        groups = self.trace.groups if self.workload.frames is not None else 0
+        return case_notes(
+            *(self.model, self.execution.dtype),
+            tokens=tokens,
+            positions=positions,
+            groups=groups,
+        )
 
     def to_row(self) -> dict[str, Any]:
         """One flat row, SI units, the same keys as a measured row; dots separate the levels.

@@ -74,6 +74,9 @@ def prefill_memory(
     # as long as the tower's output
     joined = workload.images is not None or model.family.joins_videos
     copies = 2 if joined and not execution.keeps_tower_states else 1
+    levels = model.vision.deepstack_levels
+    if levels:  # whose model holds the tower's output in every release
+        copies = 2 + (0 if execution.keeps_tower_states else levels)
     return Memory(
         weights_bytes=weights_bytes(model, width),
         kv_cache_bytes=kv_cache_bytes(model, trace, width),
@@ -117,7 +120,7 @@ def _packing(model: ModelSpec, workload: Workload, width: int) -> int:
 
 def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> int:
     """The largest live set over the layers: embeddings, angles, cache, one layer's tensors."""
-    last = len(trace.attention_tokens) - 1
+    last, before = len(trace.attention_tokens) - 1, 0
     text, width, batch = model.text, execution.element_bytes, trace.batch
     prompt = batch * trace.prompt_tokens * text.hidden_size * width
     angles = 2 * trace.prompt_tokens * text.head_dim * width
@@ -130,6 +133,10 @@ def _decoder_peak(model: ModelSpec, trace: TokenTrace, execution: Execution) -> 
         cache += 2 * rows * text.key_value_dim * width
         # the layer's input, the residual and its norm; gate, up and their product
         residual = 3 * rows * text.hidden_size * width
+        if 0 < layer <= model.vision.deepstack_levels:
+            # what the layer before gave, to a copy of which features were added
+            residual += before * text.hidden_size * width
+        before = batch * trace.mlp_tokens[layer]
         mlp = 3 * batch * trace.mlp_tokens[layer] * text.intermediate_size * width
         queries = rows
         if layer == last and trace.last_queries is not None:

@@ -3,11 +3,13 @@
 from aim_cost.models.model import ModelSpec
 
 
-def case_notes(model: ModelSpec, dtype: str, *, tokens: int, positions: int) -> tuple[str, ...]:
-    """A sentence or two on each of: a prompt too long, a sliding window, quantised weights.
+def case_notes(
+    model: ModelSpec, dtype: str, *, tokens: int, positions: int, groups: int = 0
+) -> tuple[str, ...]:
+    """A sentence or two on each of: a prompt too long, timestamps, a window, quantised weights.
 
     Args: dtype, of activations and of what is not quantised; tokens, entering the LLM; positions,
-        that they are numbered to: more where merged tokens keep their places.
+        that they are numbered to: more where merged tokens keep their places; groups, of a video.
     """
     text, notes = model.text, []
     if positions > text.positions:
@@ -15,6 +17,11 @@ def case_notes(model: ModelSpec, dtype: str, *, tokens: int, positions: int) -> 
             f"The prompt has {positions:,} positions, the model was made for {text.positions:,} "
             "(max_position_embeddings). transformers runs it all the same; the answers may suffer, "
             "and servers refuse it."
+        )
+    if model.family.frames_apart and groups > 1:
+        notes.append(
+            f"The video has {groups} temporal patches, and the processor writes a timestamp and "
+            "two markers for each: they are text and belong to the text tokens."
         )
     if text.sliding_window is not None and tokens >= text.sliding_window:
         notes.append(

@@ -1,6 +1,7 @@
 """The graph of one prefill as aim_runtime executes it."""
 
 from collections import Counter
+from dataclasses import replace
 
 from aim_cost.models import decoder
 from aim_cost.models.encoder import feature_ops, image_ops
@@ -37,7 +38,9 @@ def build_executed(
         )
     for number, counts in trace.merges:
         ops += reduction.merge_ops(
-            batch * number, counts, text.hidden_size, width, by=trace.merged_by
+            *(batch * number, counts, text.hidden_size, width),
+            by=trace.merged_by,
+            levels=model.vision.deepstack_levels,
         )
     if trace.selected_tokens is not None:
         ops += _select_ops(model, trace, trace.selected_tokens, width)
@@ -53,6 +56,12 @@ def build_executed(
         attention = execution.attention if score is None or score.flash else "eager"
         queries = trace.last_queries if layer == last else None
         ops += decoder.layer_ops(text, batch, tokens, mlp_tokens, attention, width, layer, queries)
+        visual = mlp_tokens - trace.text_tokens
+        if layer < model.vision.deepstack_levels and visual > 0:
+            hidden = text.hidden_size
+            if visual < trace.visual_tokens:
+                ops += decoder.deepstack_gather_ops(layer, batch, visual, hidden, width)
+            ops += decoder.deepstack_ops(layer, batch, mlp_tokens, visual, hidden, width)
         if score is not None:
             size = LayerSize(
                 layer=layer,
@@ -89,4 +98,4 @@ def _select_ops(model: ModelSpec, trace: TokenTrace, kept: int, width: int) -> l
             ops += score.ops(size)
     gathered = trace.batch * kept * model.text.hidden_size
     gather = Kernels("merge", width).elementwise("gather", Elementwise.GATHER, gathered, gathered)
-    return [*ops, gather]
+    return [*ops, replace(gather, times=1 + model.vision.deepstack_levels)]

@@ -41,6 +41,20 @@ _QWEN_TOWER = {
     "spatial_merge_size": 2,
     "temporal_patch_size": 2,
 }
+_QWEN3_TOWER = {
+    "depth": 27,
+    "num_heads": 16,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "out_hidden_size": 3584,
+    "in_channels": 3,
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "num_position_embeddings": 2304,
+    "deepstack_visual_indexes": [8, 16, 24],
+    "hidden_act": "gelu_pytorch_tanh",
+}
 CLASS_DEFAULTS: dict[str, Mapping[str, Any]] = {
     "llama": {
         "vocab_size": 32000,
@@ -80,6 +94,19 @@ CLASS_DEFAULTS: dict[str, Mapping[str, Any]] = {
     },
     "qwen2_vl_text": _QWEN_VL_TEXT,
     "qwen2_5_vl_text": _QWEN_VL_TEXT,
+    "qwen3_vl_text": {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "max_position_embeddings": 128000,
+        "attention_bias": False,
+        "tie_word_embeddings": False,
+    },
     "clip_vision_model": _VIT | {"patch_size": 32, "hidden_act": "quick_gelu"},
     "siglip_vision_model": _VIT
     | {"patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "vision_use_head": True},
@@ -94,5 +121,6 @@ CLASS_DEFAULTS: dict[str, Mapping[str, Any]] = {
         "fullatt_block_indexes": [7, 15, 23, 31],
         "hidden_act": "silu",
     },
+    "qwen3_vl_vision": _QWEN3_TOWER,
 }
 """The defaults of each class, by its model_type."""

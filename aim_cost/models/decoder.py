@@ -33,7 +33,7 @@ def layer_ops(
     With fewer ``mlp_tokens`` the others leave after the attention: the output projection and all
     that follows runs on those that stay. With ``queries``, only the last so many tokens have
     queries, and ``mlp_tokens`` is that number too.
-    Source: Qwen2, Llama and Mistral in transformers.
+    Source: Qwen2, Qwen3, Llama and Mistral in transformers.
     """
     make = Kernels("llm.layers", width, layer)
     hidden, inner = text.hidden_size, text.intermediate_size
@@ -49,6 +49,7 @@ def layer_ops(
         make.linear("q_proj", query_rows, hidden, query, bias),
         make.linear("k_proj", rows, hidden, key, bias),
         make.linear("v_proj", rows, hidden, key, bias),
+        *_head_norm_ops(text, make, query_rows * query, rows * key),
         make.elementwise(
             "rotary",
             Elementwise.ROTARY,
@@ -81,6 +82,59 @@ def layer_ops(
         make.linear("down_proj", mlp_rows, inner, hidden, mlp_bias),
         make.elementwise("mlp_add", Elementwise.ADD, 2 * mlp_rows * hidden, mlp_rows * hidden),
     ]
+
+
+def _head_norm_ops(text: Any, make: Kernels, query: Count, key: Count) -> list[Op]:
+    """Norms of the heads of q and k, elements each, where the LLM has them."""
+    if not text.has_head_norms:
+        return []
+    return [
+        make.elementwise("q_norm", Elementwise.RMS_NORM, query, query),
+        make.elementwise("k_norm", Elementwise.RMS_NORM, key, key),
+    ]
+
+
+def deepstack_ops(
+    layer: int, batch: Count, tokens: Count, visual: Count, hidden: Count, width: int
+) -> list[Op]:
+    """DeepStack after ``layer``: features are added to the ``visual`` of its ``tokens``.
+
+    transformers copies the hidden states, gathers the visual ones, adds, and scatters the sums.
+    Source: transformers 5.24, qwen3_vl.
+    """
+    copies = deepstack_copy_ops(layer, batch, tokens, hidden, width)
+    return [*copies, *deepstack_add_ops(layer, batch, visual, hidden, width)]
+
+
+def deepstack_copy_ops(
+    layer: int | None, batch: Count, tokens: Count, hidden: Count, width: int
+) -> list[Op]:
+    """The part of ``deepstack_ops`` that depends on all tokens."""
+    size = batch * tokens * hidden
+    make = Kernels("llm.layers", width, layer)
+    return [make.elementwise("deepstack_copy", Elementwise.COPY, size, size)]
+
+
+def deepstack_add_ops(
+    layer: int | None, batch: Count, visual: Count, hidden: Count, width: int
+) -> list[Op]:
+    """The part of ``deepstack_ops`` that depends on the visual tokens."""
+    size = batch * visual * hidden
+    make = Kernels("llm.layers", width, layer)
+    return [
+        make.elementwise("deepstack_visual", Elementwise.GATHER, size, size),
+        make.elementwise("deepstack_add", Elementwise.ADD, 2 * size, size),
+        make.elementwise("deepstack_scatter", Elementwise.SCATTER_VISUAL, size, size),
+    ]
+
+
+def deepstack_gather_ops(
+    layer: int | None, batch: Count, visual: Count, hidden: Count, width: int
+) -> list[Op]:
+    """Gather of the features of ``visual`` tokens, where others have left the LLM."""
+    size = batch * visual * hidden
+    make = Kernels("llm.layers", width, layer)
+    return [make.elementwise("deepstack_gather", Elementwise.GATHER, size, size)]
 
 
 def _leave_ops(make: Kernels, tokens: Count, stay: Count, batch: Count, width: Count) -> list[Op]:

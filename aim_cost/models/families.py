@@ -27,6 +27,9 @@ class Family:
         newline_tokens: tokens that follow the last frame of a video.
         fills_grid: whether the features of an image must be one for each patch.
         joins_videos: whether the features of several videos are joined into a copy.
+        flat_text: whether the fields of the LLM may stand at the root of a config.
+        ties_by_text: whether ``tie_word_embeddings`` of the LLM's section ties too.
+        frames_apart: whether text, a timestamp, stands between the groups of a video.
     """
 
     towers: tuple[str, ...]
@@ -38,6 +41,9 @@ class Family:
     newline_tokens: int = 0
     fills_grid: bool = True
     joins_videos: bool = True
+    flat_text: bool = False
+    ties_by_text: bool = True
+    frames_apart: bool = False
 
 
 _LLAVA = {
@@ -115,12 +121,22 @@ FAMILIES: dict[str, Family] = {
         decoders=("qwen2_vl_text",),
         defaults=_QWEN_VL,
         images=qwen_images,
+        flat_text=True,
     ),
     "qwen2_5_vl": Family(
         towers=("qwen2_5_vl_vision",),
         decoders=("qwen2_5_vl_text",),
         defaults=_QWEN_VL,
         images=qwen_images,
+        flat_text=True,
+    ),
+    "qwen3_vl": Family(
+        towers=("qwen3_vl_vision",),
+        decoders=("qwen3_vl_text",),
+        defaults=_QWEN_VL,
+        images=qwen_images,
+        ties_by_text=False,
+        frames_apart=True,
     ),
 }
 """The families that are modelled, by the model_type of the whole config."""

@@ -39,8 +39,8 @@ class Anyres:
 class PixelLimits:
     """Qwen's images keep their shape and are resized to a number of pixels within limits.
 
-    Source: transformers 5.23, Qwen2VLImageProcessor, which Qwen2.5-VL uses too: 56 x 56 to
-    28 x 28 x 1280. A checkpoint's preprocessor_config.json may say other limits.
+    Source: transformers 5.23, Qwen2VLImageProcessor, which Qwen2.5-VL and Qwen3-VL use too: 56 x 56
+    to 28 x 28 x 1280. A checkpoint's preprocessor_config.json may say other limits.
     """
 
     least: int = 56 * 56
@@ -82,7 +82,7 @@ def next_images(root: Section, own: Mapping[str, Any]) -> ImageRule:
 
 
 def qwen_images(root: Section, own: Mapping[str, Any]) -> ImageRule:
-    """Of Qwen2-VL and Qwen2.5-VL, whose limits are no field of their config. Raises: SpecError."""
+    """Of Qwen's models, whose limits are no field of their config. Raises: SpecError."""
     del root
     limits = own.get("image_pixels")
     if limits is None:

@@ -149,14 +149,15 @@ class ModelSpec:
             values = Section.load(path).values
         parts = read_parts(values)
         root, tower = parts.root, read_vision(parts.vision)
-        tied = root.flag("tie_word_embeddings") or parts.text.flag("tie_word_embeddings")
+        family = FAMILIES[root.get("model_type")]
+        tied = root.flag("tie_word_embeddings")
+        tied = tied or (family.ties_by_text and parts.text.flag("tie_word_embeddings"))
         decoder = read_text(parts.text, tied=tied)
         _check_output_size(tower, decoder)
         keys = ("base_vocab_size", "image_pixels")
         extra = mapping(values.get("aim_cost", {}), "aim_cost", SpecError, keys=keys)
         base = extra.get("base_vocab_size", decoder.vocab_size)
         model_type, checkpoint = root.get("model_type"), values.get("_name_or_path") or None
-        family = FAMILIES[model_type]
         if checkpoint is not None and not isinstance(checkpoint, str):
             raise SpecError("_name_or_path", expected="a name", got=checkpoint, fix="Leave it out.")
         has_projector = tower.output_size is None
@@ -213,7 +214,7 @@ def _check_output_size(vision: Tower, text: TextSpec) -> None:
             "vision_config",
             expected=f"an output as wide as text_config.hidden_size = {text.hidden_size}",
             got=vision.output_size,
-            fix="Correct hidden_size (Qwen2-VL) or out_hidden_size (Qwen2.5-VL).",
+            fix="Correct hidden_size (Qwen2-VL) or out_hidden_size (Qwen2.5-VL, Qwen3-VL).",
         )
 
 

@@ -11,7 +11,8 @@ from aim_cost.models.text_spec import TextSpec
 def text_parameters(text: TextSpec) -> int:
     """Parameters of the LLM with its head; a tied head is not counted twice."""
     hidden = text.hidden_size
-    layer = parameters_of(text.layer_linears) + 2 * hidden
+    norms = 2 * hidden + 2 * text.head_dim * text.has_head_norms
+    layer = parameters_of(text.layer_linears) + norms
     tables = 1 if text.tie_word_embeddings else 2
     return text.num_hidden_layers * layer + hidden + tables * text.vocab_size * hidden
 

@@ -41,7 +41,7 @@ def read_parts(values: Mapping[str, Any]) -> Parts:
         vision = family.tower
     text, name = root.get("text_config"), "text_config"
     if text is None:
-        flat = len(family.decoders) == 1
+        flat = family.flat_text
         if not flat and any(field in values for field in _OF_AN_LLM):
             raise SpecError(
                 "text_config",

@@ -1,4 +1,4 @@
-"""The ops of the towers of Qwen2-VL and Qwen2.5-VL, their mergers included.
+"""The ops of the towers of Qwen2-VL and Qwen2.5-VL, their mergers included; Qwen3-VL shares them.
 
 Source: transformers 5.23, qwen2_vl and qwen2_5_vl, with sdpa.
 """
@@ -40,13 +40,19 @@ def tower_ops(views: Views, width: int) -> tuple[Op, ...]:
     ops = [top.linear("patch_embedding", rows, vision.patch_elements, hidden)]
     if vision.window_size is not None:
         ops.append(top.elementwise("gather", Elementwise.GATHER, rows * hidden, rows * hidden))
-    _check_kernels(views)
+    check_kernels(views)
     for block in range(vision.num_hidden_layers):
-        ops += _block_ops(views, width, block)
-    return (*ops, *_merger_ops(vision, rows, width))
+        ops += block_ops(views, width, block)
+    ops += merger_ops(vision, rows, width)
+    if vision.window_size is not None:  # back from the order of the windows
+        size = rows // vision.spatial_merge_size**2 * vision.output_size
+        ops.append(
+            Kernels("vision.projector", width).elementwise("gather", Elementwise.GATHER, size, size)
+        )
+    return tuple(ops)
 
 
-def _check_kernels(views: Views) -> None:
+def check_kernels(views: Views) -> None:
     """Raises: SpecError where the tower would start more kernels than MOST_KERNELS."""
     kernels = sum(
         groups * sum(view.segments(block).values())
@@ -67,7 +73,8 @@ def patches_of(views: Views) -> Count:
     return sum(groups * view.patches for view, groups in views)
 
 
-def _block_ops(views: Views, width: int, block: int) -> list[Op]:
+def block_ops(views: Views, width: int, block: int) -> list[Op]:
+    """Ops of one block over all ``views``."""
     make, vision = Kernels("vision.tower", width, block), views[0][0]
     hidden, heads = vision.hidden_size, vision.num_attention_heads
     rows, head_dim = patches_of(views), hidden // heads
@@ -112,22 +119,17 @@ def _mlp_ops(vision: QwenGrid, make: Kernels, rows: int) -> list[Op]:
     ]
 
 
-def _merger_ops(vision: QwenGrid, patches: Count, width: int) -> list[Op]:
-    """The norm of each patch, then two layers over squares of patches laid side by side."""
+def merger_ops(vision: QwenGrid, patches: Count, width: int) -> list[Op]:
+    """The norm of patches, then two layers over squares of patches laid side by side."""
     make = Kernels("vision.projector", width)
     size, tokens = patches * vision.hidden_size, patches // vision.spatial_merge_size**2
     inputs, outputs = vision.hidden_size * vision.spatial_merge_size**2, vision.output_size
-    ops = [
+    return [
         make.elementwise("ln_q", _norm(vision), size, size),
         make.linear("linear_1", tokens, inputs, inputs, bias=True),
         make.elementwise("gelu", Elementwise.GELU, tokens * inputs, tokens * inputs),
         make.linear("linear_2", tokens, inputs, outputs, bias=True),
     ]
-    if vision.window_size is not None:  # back from the order of the windows
-        ops.append(
-            make.elementwise("gather", Elementwise.GATHER, tokens * outputs, tokens * outputs)
-        )
-    return ops
 
 
 def _norm(vision: QwenGrid) -> Elementwise:

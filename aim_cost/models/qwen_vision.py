@@ -23,9 +23,13 @@ class QwenVisionSpec(QwenGrid):
     layer_modules: ClassVar = "blocks"
 
     @property
+    def mlp_names(self) -> tuple[str, ...]:
+        """The names of the matrices of an MLP, the last of which leads back."""
+        return ("gate_proj", "up_proj", "down_proj") if self.is_gated else ("fc1", "fc2")
+
+    @property
     def layer_linears(self) -> tuple[Linear, ...]:
-        hidden, inner = self.hidden_size, self.intermediate_size
-        names = ("gate_proj", "up_proj", "down_proj") if self.is_gated else ("fc1", "fc2")
+        hidden, inner, names = self.hidden_size, self.intermediate_size, self.mlp_names
         return (
             Linear(("attn.qkv",), hidden, 3 * hidden, bias=True),
             Linear(("attn.proj",), hidden, hidden, bias=True),

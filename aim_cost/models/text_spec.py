@@ -15,15 +15,19 @@ ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "relu", "silu")
 _ROPE_FACTORS = {"linear": True, "dynamic": True, "yarn": True, "llama3": False, "longrope": False}
 """Kinds of stretched positions; whether the factor is not yet in max_position_embeddings."""
 
+_NAMED_MROPE = ("qwen2_vl_text", "qwen2_5_vl_text")
+"""LLMs whose configs may call positions on three axes a kind of scaling."""
+
 
 @dataclass(frozen=True)
 class TextSpec:
     """A decoder-only LLM. Fields keep their Hugging Face names.
 
     Args:
-        model_type: ``qwen2``, ``llama`` or ``mistral``: Qwen2-VL's and Qwen2.5-VL's are Qwen2 with
-            other position angles, which cost nothing that is counted.
+        model_type: ``qwen2``, ``qwen3``, ``llama`` or ``mistral``: those of Qwen's vision-language
+            models have other position angles, which cost nothing that is counted.
         has_qkv_bias, has_output_bias, has_mlp_bias: of the products of attention and MLP.
+        has_head_norms: whether each head of q and of k is normed, as in Qwen3.
         positions: tokens of the longest prompt that the model was made for, a stretching of the
             positions included.
         sliding_window: tokens that a token of a sliding layer attends to; None where none slides.
@@ -42,6 +46,7 @@ class TextSpec:
     has_qkv_bias: bool = False
     has_output_bias: bool = False
     has_mlp_bias: bool = False
+    has_head_norms: bool = False
     positions: int = MOST_TOKENS
     sliding_window: int | None = None
     sliding_layers: int = 0
@@ -113,10 +118,10 @@ def read_text(config: Section, *, tied: bool) -> TextSpec:
     layers = config.whole("num_hidden_layers", most=MOST_LAYERS)
     config.choice("hidden_act", ACTIVATIONS)
     window, sliding = _window(config, kind, layers)
-    is_llama = kind == "llama"
-    output_bias = is_llama and config.flag("attention_bias")
+    is_llama, is_qwen3 = kind == "llama", kind.startswith("qwen3")
+    output_bias = (is_llama or is_qwen3) and config.flag("attention_bias")
     return TextSpec(
-        model_type=kind if kind in ("llama", "mistral") else "qwen2",
+        model_type=kind.split("_")[0],
         hidden_size=hidden,
         intermediate_size=config.whole("intermediate_size"),
         num_hidden_layers=layers,
@@ -128,6 +133,7 @@ def read_text(config: Section, *, tied: bool) -> TextSpec:
         has_qkv_bias=output_bias or kind.startswith("qwen2"),
         has_output_bias=output_bias,
         has_mlp_bias=is_llama and config.flag("mlp_bias"),
+        has_head_norms=is_qwen3,
         positions=_positions(config),
         sliding_window=window,
         sliding_layers=sliding,
@@ -207,7 +213,8 @@ def _positions(config: Section) -> int:
         return positions
     where = config.where(key)
     scaling: Mapping[str, Any] = mapping(given, where, SpecError)
-    plain = ("default", "mrope") if config.get("model_type").endswith("vl_text") else ("default",)
+    named = config.get("model_type") in _NAMED_MROPE
+    plain = ("default", "mrope") if named else ("default",)
     kind = one_of(
         scaling.get("rope_type", scaling.get("type", "default")),
         (*_ROPE_FACTORS, *plain),

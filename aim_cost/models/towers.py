@@ -6,6 +6,7 @@ from typing import Any
 from aim_cost.checks import sequence, whole
 from aim_cost.errors import SpecError
 from aim_cost.models.config import MOST_LAYERS, Section
+from aim_cost.models.deepstack_vision import DeepStackVisionSpec
 from aim_cost.models.qwen_vision import QwenVisionSpec
 from aim_cost.models.vision import VisionSpec
 from aim_cost.models.vision_spec import DEFAULT_FRAME_SIZE, Tower
@@ -59,6 +60,19 @@ def _qwen2_5_vl(config: Section) -> QwenVisionSpec:
     )
 
 
+def _qwen3_vl(config: Section) -> DeepStackVisionSpec:
+    where = config.where("deepstack_visual_indexes")
+    blocks = sequence(config.get("deepstack_visual_indexes"), where, SpecError)
+    return DeepStackVisionSpec(
+        **_qwen(config),
+        hidden_size=config.whole("hidden_size"),
+        intermediate_size=config.whole("intermediate_size"),
+        output_size=config.whole("out_hidden_size"),
+        position_embeddings=config.whole("num_position_embeddings"),
+        feature_blocks=tuple(whole(block, where, SpecError, at_least=0) for block in blocks),
+    )
+
+
 def _qwen(config: Section) -> dict[str, Any]:
     for alias, own in (("num_attention_heads", "num_heads"), ("num_hidden_layers", "depth")):
         if alias in config.values and config.values[alias] != config.get(own):
@@ -90,4 +104,5 @@ _READERS: dict[str, Callable[[Section], Tower]] = {
     "clip_vision_model": _vit,
     "qwen2_vl_vision": _qwen2_vl,
     "qwen2_5_vl_vision": _qwen2_5_vl,
+    "qwen3_vl_vision": _qwen3_vl,
 }

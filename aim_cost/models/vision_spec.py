@@ -1,6 +1,7 @@
 """Tower: the protocol of vision towers, with their sizes, ops, parameters and bytes.
 
-The two kinds are ``vision.VisionSpec`` and ``qwen_vision.QwenVisionSpec``; ``towers`` reads them.
+The kinds are ``vision.VisionSpec``, ``qwen_vision.QwenVisionSpec`` and, with DeepStack,
+``deepstack_vision.DeepStackVisionSpec``; ``towers`` reads them.
 """
 
 from collections.abc import Sequence
@@ -79,6 +80,11 @@ class TowerSpec:
             for linear in self.layer_linears
         )
         return tuple(linear.under(*self.modules) for linear in (*layers, *self.last_linears))
+
+    @property
+    def deepstack_levels(self) -> int:
+        """See Tower."""
+        return 0
 
     @property
     def gate_tensors(self) -> int:
@@ -193,6 +199,11 @@ class Tower(Protocol):
     @property
     def output_size(self) -> int | None:
         """Width of its output where a merger of its own makes it as wide as the LLM, else None."""
+        ...
+
+    @property
+    def deepstack_levels(self) -> int:
+        """Further features of each output token; the first so many layers of the LLM add them."""
         ...
 
     @property

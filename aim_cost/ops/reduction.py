@@ -1,6 +1,7 @@
 """Ops of token reduction: merging before the LLM, scoring and dropping inside it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from aim_cost.ops import formulas
@@ -14,23 +15,26 @@ _FLOAT32_BYTES = 4
 
 
 def merge_ops(
-    groups: Count, counts: Sequence[Count], hidden: Count, width: int, by: str = "similarity"
+    groups: Count,
+    counts: Sequence[Count],
+    hidden: Count,
+    width: int,
+    by: str = "similarity",
+    levels: int = 0,
 ) -> list[Op]:
     """Ops of merging ``groups`` frames; ``counts``: tokens of one before and after each pass.
 
-    Pairs that are not chosen by similarity cost no matching, only the averages.
+    Pairs that are not chosen by similarity cost no matching, only the averages. ``levels`` of
+    DeepStack's features are averaged as the tokens are.
     """
     make = Kernels("merge", width)
     ops: list[Op] = []
-    if by != "similarity":
-        for step, (before, after) in enumerate(pairwise(counts)):
-            sizes = groups * before * hidden, groups * after * hidden
-            ops.append(make.elementwise(f"average_{step}", Elementwise.AVERAGE, *sizes))
-        return ops
     for step, (before, after) in enumerate(pairwise(counts)):
-        ops += match_ops(make, groups, before, hidden, f"_{step}")
+        if by == "similarity":
+            ops += match_ops(make, groups, before, hidden, f"_{step}")
         sizes = groups * before * hidden, groups * after * hidden
-        ops.append(make.elementwise(f"average_{step}", Elementwise.AVERAGE, *sizes))
+        average = make.elementwise(f"average_{step}", Elementwise.AVERAGE, *sizes)
+        ops.append(replace(average, times=1 + levels))
     return ops
 
 

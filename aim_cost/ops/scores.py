@@ -109,13 +109,22 @@ def _next_layer_query(size: LayerSize) -> list[Op]:
     """Norm and keys of all tokens under the next layer, and the query of the last one."""
     make = Kernels("importance", size.width, size.layer)
     text, rows, bias = size.text, size.batch * size.tokens, size.text.has_qkv_bias
-    hidden, turned = text.hidden_size, size.batch * text.query_dim + rows * text.key_value_dim
+    hidden = text.hidden_size
+    query, key = size.batch * text.query_dim, rows * text.key_value_dim
+    norms = [
+        make.elementwise("score_q_norm", Elementwise.RMS_NORM, query, query),
+        make.elementwise("score_k_norm", Elementwise.RMS_NORM, key, key),
+    ]
     return [
         make.elementwise("score_norm", Elementwise.RMS_NORM, rows * hidden, rows * hidden),
         make.linear("score_q_proj", size.batch, hidden, text.query_dim, bias),
         make.linear("score_k_proj", rows, hidden, text.key_value_dim, bias),
+        *(norms if text.has_head_norms else ()),
         make.elementwise(
-            "score_rotary", Elementwise.ROTARY, turned + 2 * size.tokens * text.head_dim, turned
+            "score_rotary",
+            Elementwise.ROTARY,
+            query + key + 2 * size.tokens * text.head_dim,
+            query + key,
         ),
         *_last_row(size),
     ]

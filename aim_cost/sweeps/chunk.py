@@ -8,7 +8,13 @@ import pandas as pd
 
 from aim_cost.sweeps.grid import Counts, Grid
 from aim_cost.sweeps.queue import Clocks
-from aim_cost.sweeps.tables import CountTables, TimeTables, count_tables, time_tables
+from aim_cost.sweeps.tables import (
+    CountTables,
+    DeepStackTimes,
+    TimeTables,
+    count_tables,
+    time_tables,
+)
 from aim_cost.sweeps.tokens import layer_tokens
 from aim_cost.timing.form import Array, Mask
 from aim_cost.timing.time_source import TimeSource
@@ -51,7 +57,7 @@ def _prices(
     visual = counts.visual[frames, retention]
     llm = np.full(len(text), counts.head_flops)
     importance, kv_cache = np.zeros_like(llm), np.zeros_like(llm)
-    queue = _Queue(times, visual + text) if times else None
+    queue = _Queue(times, visual, text) if times else None
     last = len(counts.ratios) - 1
     tokens = layer_tokens(counts.ratios, visual, text, prune)
     for layer, (n, dropped, scored) in enumerate(tokens):
@@ -59,7 +65,7 @@ def _prices(
         kv_cache += counts.kv_layer_bytes(n)
         importance += counts.importance_flops(n * scored)
         if queue:
-            queue.layer(n, dropped, scored, last=layer == last)
+            queue.layer(layer, n, dropped, scored, last=layer == last)
     vision, merge = counts.vision_flops[frames], counts.merge_flops[frames, retention]
     columns: Columns = {
         "prompt_tokens": visual + text,
@@ -86,18 +92,27 @@ def _prices(
 class _Queue:
     """The clocks of many prefills, from the embeddings to the logits."""
 
-    def __init__(self, times: TimeTables, tokens: Counts) -> None:
-        self.times = times
+    def __init__(self, times: TimeTables, visual: Counts, text: Counts) -> None:
+        self.times, self.visual, self.text = times, visual, text
+        tokens = visual + text
         self.clocks = times.embedding.after(Clocks.zero(len(tokens)), tokens)
         self.importance_s = np.zeros(len(tokens))
 
-    def layer(self, n: Counts, dropped: Mask, scored: Mask, *, last: bool) -> None:
+    def layer(self, layer: int, n: Counts, dropped: Mask, scored: Mask, *, last: bool) -> None:
         times = self.times
         self.clocks = times.gather.where(dropped, self.clocks, n)
         self.clocks = (times.last_layer if last else times.layer).after(self.clocks, n)
+        if layer < len(times.deepstack):
+            self._deepstack(times.deepstack[layer], n)
         ranked = times.importance.where(scored, self.clocks, n)
         self.importance_s += ranked.device_s - self.clocks.device_s
         self.clocks = ranked
+
+    def _deepstack(self, times: DeepStackTimes, n: Counts) -> None:
+        left = n - self.text
+        self.clocks = times.gather.where(left < self.visual, self.clocks, left)
+        self.clocks = times.copy.where(left > 0, self.clocks, n)
+        self.clocks = times.add.after(self.clocks, left)
 
     def end_s(self, n: Counts) -> Array:
         return self.times.head.after(self.clocks, n).device_s

@@ -26,5 +26,6 @@ TEXT = SimpleNamespace(
     has_qkv_bias=True,
     has_output_bias=False,
     has_mlp_bias=False,
+    has_head_norms=False,  # which count no FLOPs
 )
 """A decoder whose dims are symbols; same attributes as TextSpec."""

@@ -56,12 +56,25 @@ class CountTables:
 
 
 @dataclass(frozen=True)
+class DeepStackTimes:
+    """Times of DeepStack after a layer.
+
+    Args: copy, by the tokens of a prompt; gather, add, by its visual tokens.
+    """
+
+    gather: Segment
+    copy: Segment
+    add: Segment
+
+
+@dataclass(frozen=True)
 class TimeTables:
     """Times of one setting.
 
     Args:
         vision_s: [frames]; merge_s: [frames, retentions]; seconds.
         embedding, gather, layer, last_layer, importance, head: by the tokens of a prompt.
+        deepstack: after each of the first layers, () without any.
         source: where times come from.
     """
 
@@ -73,6 +86,7 @@ class TimeTables:
     last_layer: Segment
     importance: Segment
     head: Segment
+    deepstack: tuple[DeepStackTimes, ...]
     source: TimeSource
 
 
@@ -168,8 +182,27 @@ def time_tables(grid: Grid, index: int) -> TimeTables:
         last_layer=last_layer,
         importance=by_count(reduction.importance_ops(None, batch, n, heads, text.head_dim, width)),
         head=by_count(decoder.head_ops(text, batch, left, width)),
+        deepstack=_deepstack(case, by_count, batch),
         source=prices.source,
     )
+
+
+def _deepstack(
+    case: Case, by_count: Callable[[list[Op]], Segment], batch: int
+) -> tuple[DeepStackTimes, ...]:
+    """Of each layer that adds features; the last token alone has none."""
+    hidden, width = case.model.text.hidden_size, case.execution.element_bytes
+    alone = case.execution.last_layer is LastLayer.NEEDED
+    layers = case.model.text.num_hidden_layers - alone
+    levels = min(case.model.vision.deepstack_levels, layers)
+    if not levels:
+        return ()
+    times = DeepStackTimes(
+        by_count(decoder.deepstack_gather_ops(None, batch, n, hidden, width)),
+        by_count(decoder.deepstack_copy_ops(None, batch, n, hidden, width)),
+        by_count(decoder.deepstack_add_ops(None, batch, n, hidden, width)),
+    )
+    return (times,) * levels
 
 
 def _before_the_llm(grid: Grid, case: Case, prices: OpPrices) -> tuple[Array, Array]:
@@ -181,7 +214,9 @@ def _before_the_llm(grid: Grid, case: Case, prices: OpPrices) -> tuple[Array, Ar
 
     @cache
     def end_s(tokens: tuple[int, ...]) -> Array:
-        merge = reduction.merge_ops(grid.batch * F, tokens, hidden, width)
+        merge = reduction.merge_ops(
+            grid.batch * F, tokens, hidden, width, levels=model.vision.deepstack_levels
+        )
         segment = Segment.of(merge, F, groups, prices)
         return np.maximum(vision_s + segment.busy_s, tower.host_s + segment.wake_s)
 

@@ -26,6 +26,7 @@ _VISION_PARTS = (
     ("visual.forward", "vision.tower"),
     ("multi_modal_projector.forward", "vision.projector"),
     ("visual.merger.forward", "vision.projector"),
+    ("visual.deepstack_merger_list.forward", "vision.projector"),
     ("apply_pooling", "vision.pooling"),
     ("vision_resampler.forward", "vision.pooling"),
 )
@@ -50,6 +51,8 @@ class Adapter(ABC):
     kinds: ClassVar[tuple[type[PreTrainedModel], ...]]
     has_axes: ClassVar[bool] = False
     """Whether positions have three axes, which ``get_rope_index`` of the inner model computes."""
+    frames_apart: ClassVar[bool] = False
+    """Whether text, a timestamp, stands between the groups of a video."""
     pixel_inputs: ClassVar[dict[str, tuple[str, ...]]]
     """The inputs of each modality: the one that holds its pixels, then those that describe them."""
     smallest: ClassVar[Mapping[str, dict[str, Any]]]
@@ -122,9 +125,16 @@ class Adapter(ABC):
             owner = self.inner
             for name in names:
                 owner = getattr(owner, name, None)
-            if hasattr(owner, method):
-                found.append((owner, method, phase))
+            owners = owner if isinstance(owner, nn.ModuleList) else [owner]
+            found += [(one, method, phase) for one in owners if hasattr(one, method)]
         return found
+
+    def runs_of(self, item: VisualItem) -> list[int]:
+        """The placeholders of an image or video that stand in a row, run by run."""
+        if not self.frames_apart:
+            return [item.tokens]
+        ((_, tokens),) = item.groups
+        return [tokens] * item.all_groups
 
     def pooled(self, x: Tensor, modality: str) -> Tensor:
         """What becomes of the tokens of a tower: x[views, n, c] -> [views, tokens, c].

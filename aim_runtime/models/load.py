@@ -13,6 +13,7 @@ from transformers.initialization import no_init_weights
 from aim_cost.checks import whole
 from aim_cost.files.json_text import json_tree
 from aim_cost.files.text import text_of
+from aim_cost.models.deepstack_vision import blocks_within
 from aim_cost.models.hub import hub_config_file, is_hub_name
 from aim_cost.models.model import ModelSpec, preset_config
 from aim_cost.units import dtype_bytes
@@ -210,6 +211,9 @@ def cut_layers(
             text.pop("layer_types", None)  # one entry a layer; the class fills it in again
     if vision_layers is not None:
         _cut(vision, depth, vision_layers, "vision_layers", "vision layers")
+    deepstack = "deepstack_visual_indexes"
+    if vision.get(deepstack) and depth in vision:
+        vision[deepstack] = list(blocks_within(vision[deepstack], vision[depth]))
     return {**fields, "text_config": text, "vision_config": vision}
 
 

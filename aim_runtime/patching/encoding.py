@@ -19,6 +19,7 @@ from aim_runtime.models.compiled import uncompiled
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.sampling import FrameSampling
 from aim_runtime.patching.current import Current
+from aim_runtime.patching.deepstack import reduce_levels, reduce_ready_levels
 from aim_runtime.patching.items import (
     Features,
     Rows,
@@ -59,6 +60,8 @@ class Encoding:
     frames that are sampled. The forward reduces it.
     Args:
         tower: reads the attention of the vision tower, for scores that need it.
+        busy: whether an encoder runs; one that another calls, as Qwen3-VL's of videos calls that
+            of images, hands on what it gives.
         ahead: whether what is encoded outside a forward is for a prompt that follows.
         strict: whether pixels that cannot be understood are an error.
     """
@@ -70,6 +73,7 @@ class Encoding:
         adapter: Adapter,
         modality: str,
         tower: TowerReading | None,
+        busy: Current[bool],
         *,
         ahead: Current[bool],
         strict: bool,
@@ -82,7 +86,7 @@ class Encoding:
         self._reduces = self._merge is not None or self._select is not None
         self._recorder, self._strict = recorder, strict
         self._adapter, self._modality, self._tower = adapter, modality, tower
-        self._last = _Last()
+        self._busy, self._last = busy, _Last()
 
     def around(
         self, encode: Callable[..., Any], entering: Callable[[], Entering | None]
@@ -93,10 +97,15 @@ class Encoding:
 
         @wraps(encode)
         def encode_and_reduce(*args: Any, **kwargs: Any) -> Any:
+            if self._busy.value:
+                return encode(*args, **kwargs)
             given, prompt = dict(zip(names, args, strict=False)) | kwargs, entering()
-            if self._samples and (prompt is not None or self._ahead.value):
-                return seen(encode(**self._sampled(given)), given, prompt, self._sampling)
-            return seen(encode(*args, **kwargs), given, prompt, self._whole)
+            if prompt is not None and self._modality in prompt.made:
+                return prompt.made.pop(self._modality)
+            sampled = self._samples and (prompt is not None or self._ahead.value)
+            with self._busy.during(True):
+                output = encode(**self._sampled(given)) if sampled else encode(*args, **kwargs)
+            return seen(output, given, prompt, self._sampling if sampled else self._whole)
 
         return encode_and_reduce
 
@@ -134,8 +143,10 @@ class Encoding:
             return output
         features = output.pooler_output
         reduced = self._reduced(features, items, tower, entering.prompt)
-        rows, entering.encoded[self._modality] = reduced
+        rows, encoded = reduced
+        entering.encoded[self._modality] = encoded
         output.pooler_output = like(features, rows, items)
+        reduce_levels(output, items, encoded)
         return output
 
     def items_of(self, ready: Any) -> Items:
@@ -175,6 +186,7 @@ class Encoding:
         rows, encoded = self._reduced(once, items, self._seen_in(ready).tower, prompt)
         ready = copy(ready)
         ready.pooler_output = like(features, [rows[number] for number in numbers], items)
+        reduce_ready_levels(ready, items, encoded, numbers)
         return ready, encoded
 
     def _reduced(

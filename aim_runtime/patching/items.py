@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +13,9 @@ from aim_cost.schedules.merge import Merge
 from aim_cost.schedules.trace import Ranked
 from aim_runtime.errors import PatchError
 from aim_runtime.models.visual import VisualItem, group_counts
-from aim_runtime.prompts.encoded import Encoded, Items
-from aim_runtime.reduction.merge import merge_passes
+from aim_runtime.prompts.encoded import Again, Encoded, Items
+from aim_runtime.reduction.merge import Plan, merge_passes
+from aim_runtime.reduction.select import take_tokens
 from aim_runtime.seams import lack_newlines
 from aim_runtime.selection import SELECTIONS, Candidates, Kept
 from aim_runtime.selection.tower import TowerAttention
@@ -23,8 +26,17 @@ Features = Tensor | list[Tensor]
 Rows = Tensor | list[Tensor]
 """What is left of each of several items: [items, left, H], or a list of [left, H]."""
 
-Left = tuple[Tensor, Tensor]
-"""[items, left, H], and int64 [items, left], where in its item each token stood."""
+
+class Left(NamedTuple):
+    """What is left of equal items.
+
+    Args: features, [items, left, H]; places, int64 [items, left], where in its item each token
+        stood; again, what does the same to other features of the items.
+    """
+
+    features: Tensor
+    places: Tensor
+    again: Again
 
 
 def whole_counts(items: Items) -> dict[int, tuple[int, ...]]:
@@ -39,8 +51,8 @@ def merge_features(features: Features, items: Items, merge: Merge) -> tuple[Rows
     def merged(stack: Tensor, first: int) -> Left:
         return merge_item(stack, items[first], merge, counts)
 
-    rows, places = _of_equal_items(features, items, merged)
-    return rows, Encoded(items, counts, places)
+    rows, places, again = _of_equal_items(features, items, merged)
+    return rows, Encoded(items, counts, places, again=again)
 
 
 def select_features(
@@ -71,11 +83,11 @@ def select_features(
             stack, items[first], ranked[first], by, here, tuple(texts[first:after])
         )
         selected.extend([parts] * len(stack))
-        return left, places
+        return Left(left, places, partial(take_tokens, index=places))
 
     kinds = list(zip(items, ranked, strict=True))
-    rows, places = _of_equal_items(features, kinds, chosen)
-    return rows, Encoded(items, whole_counts(items), places, tuple(selected))
+    rows, places, again = _of_equal_items(features, kinds, chosen)
+    return rows, Encoded(items, whole_counts(items), places, tuple(selected), again)
 
 
 def like(features: Features, rows: Rows, items: Items) -> Features:
@@ -103,26 +115,29 @@ def like(features: Features, rows: Rows, items: Items) -> Features:
 
 def _of_equal_items(
     features: Features, kinds: Sequence[object], reduce: Callable[[Tensor, int], Left]
-) -> tuple[Rows, tuple[Tensor, ...]]:
+) -> tuple[Rows, tuple[Tensor, ...], tuple[tuple[int, Again], ...]]:
     """Reduce the features of items of equal ``kinds`` that follow one another at once.
 
     Args: reduce, from [items, tokens, H] and the number of the first of them.
-    Returns: what is left of each item, [left, H], and its places.
+    Returns: what is left of each item, [left, H], and its places; ``again`` of ``Encoded``.
     """
     if not isinstance(features, Tensor) and features[0].dim() == 3:
         features = [video.flatten(0, 1) for video in features]
     stacks: list[Tensor] = []
     places: list[Tensor] = []
+    again: list[tuple[int, Again]] = []
     start = 0
     for _, same in groupby(kinds):
         stop = start + len(tuple(same))
         alike = features[start:stop]
         stack = alike if isinstance(alike, Tensor) else torch.stack(alike)
-        left, where = reduce(stack, start)
-        stacks.append(left)
-        places += where
+        left = reduce(stack, start)
+        stacks.append(left.features)
+        places += left.places
+        again.append((stop - start, left.again))
         start = stop
-    return stacks[0] if len(stacks) == 1 else [x for left in stacks for x in left], tuple(places)
+    rows = stacks[0] if len(stacks) == 1 else [x for left in stacks for x in left]
+    return rows, tuple(places), tuple(again)
 
 
 def merge_item(
@@ -134,8 +149,10 @@ def merge_item(
     """
     device, number = features.device, len(features)
     left, places = [], []
+    plans: list[list[Plan]] = []
     for block in item.blocks:
         index = _index(block.places, device)
+        plans.append([])
         # [items, groups * tokens, H] -> [items * groups, tokens, H]
         merged = features[:, index].unflatten(1, (block.groups, block.tokens)).flatten(0, 1)
         here = torch.arange(item.tokens, device=device)[index].view(block.groups, block.tokens)
@@ -143,11 +160,30 @@ def merge_item(
         passes, seen = group_counts(merge, block.tokens), [block.tokens]
         for left_now, plan in merge_passes(merged, passes, merge.by):
             merged, here = left_now, plan.places(here)
+            plans[-1].append(plan)
             seen.append(merged.shape[1])
         counts[block.tokens] = tuple(seen)
         left.append(merged.unflatten(0, (number, -1)).flatten(1, 2))
         places.append(here.unflatten(0, (number, -1)).flatten(1, 2))
-    return _with_newlines(features, item, left, places)
+    tokens, where = _with_newlines(features, item, left, places)
+    return Left(tokens, where, partial(_merged_alike, item=item, plans=plans, places=places))
+
+
+def _merged_alike(
+    x: Tensor, item: VisualItem, plans: Sequence[Sequence[Plan]], places: Sequence[Tensor]
+) -> Tensor:
+    """Other features x[items, tokens, W] of items, averaged as their tokens were: ``Left.again``.
+
+    Args: plans, of each block, pass by pass; places, of each block, [items, left].
+    """
+    left = []
+    for block, passes in zip(item.blocks, plans, strict=True):
+        groups = x[:, _index(block.places, x.device)].unflatten(1, (block.groups, block.tokens))
+        merged = groups.flatten(0, 1)
+        for plan in passes:
+            merged = plan.merge(merged)
+        left.append(merged.unflatten(0, (len(x), -1)).flatten(1, 2))
+    return _with_newlines(x, item, left, list(places))[0]
 
 
 def choose_item(
@@ -205,8 +241,9 @@ def _require_count(kept: Kept, part: Ranked, by: str) -> None:
 
 def _with_newlines(
     features: Tensor, item: VisualItem, left: list[Tensor], places: list[Tensor]
-) -> Left:
+) -> tuple[Tensor, Tensor]:
     """What is left of the blocks of equal items, and their tokens in no block, in order."""
+    left, places = list(left), list(places)
     rest = item.unmerged_places
     if rest:
         index = _index(rest, features.device)

@@ -11,7 +11,7 @@ from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 from aim_runtime.models.compiled import uncompiled
 from aim_runtime.models.part import Part
-from aim_runtime.models.rotary import rotated, split_heads
+from aim_runtime.models.rotary import key_heads, query_heads, rotated, split_heads
 from aim_runtime.patching.current import Current
 from aim_runtime.patching.undo import Changes
 from aim_runtime.seams import CACHE, named
@@ -73,8 +73,8 @@ def of_last_token(layer: Part) -> Callable[..., Tensor]:
     Keys and values are those of every token: hidden[B, n, H] -> k, v[B, kv_heads, n, d]. Query,
     output projection and MLP are the last token's, and so is what comes out, [B, 1, H]. Whatever
     the schedule drops inside this layer is not computed anyway. Other calls, as in decode, run the
-    layer's own forward. The parts and their order are those of Qwen2's, Llama's and Qwen2-VL's
-    layers in every tested transformers.
+    layer's own forward. The parts and their order are those of Qwen2's, Llama's and Qwen's
+    vision-language layers in every tested transformers.
     """
     own = layer.forward
 
@@ -102,13 +102,10 @@ def _attend(
     **kwargs: Any,
 ) -> Tensor:
     """What the last of x[B, n, H] gathers from all, before the output projection: [B, 1, h * d]."""
-
-    def heads(projected: Tensor) -> Tensor:
-        return split_heads(projected, attention.head_dim)
-
     cos, sin = position_embeddings
-    query = rotated(heads(attention.q_proj(x[:, -1:])), cos[:, -1:], sin[:, -1:])
-    key, value = rotated(heads(attention.k_proj(x)), cos, sin), heads(attention.v_proj(x))
+    query = rotated(query_heads(attention, x[:, -1:]), cos[:, -1:], sin[:, -1:])
+    key = rotated(key_heads(attention, x), cos, sin)
+    value = split_heads(attention.v_proj(x), attention.head_dim)
     cache = kwargs.pop(CACHE, None)
     if cache is not None:
         key, value = cache.update(key, value, attention.layer_idx)

@@ -17,6 +17,7 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen2Model,
     Qwen2VLTextModel,
+    Qwen3VLTextModel,
 )
 
 from aim_cost.models.workload import LastLayer
@@ -41,12 +42,12 @@ from aim_runtime.patching.trial import require_tested
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.prompt import Prompt, embedded_prompt
 from aim_runtime.recorder import NULL_RECORDER, Recorder
-from aim_runtime.seams import decoder_seams, model_seams, require_seams
+from aim_runtime.seams import decoder_seams, deepstack_seams, model_seams, require_seams
 from aim_runtime.trace import RunTrace
 
 LANGUAGE_MODELS = (Qwen2ForCausalLM, LlamaForCausalLM)
 SUPPORTED_MODELS = (*(kind for adapter in ADAPTERS for kind in adapter.kinds), *LANGUAGE_MODELS)
-_DECODERS = (Qwen2Model, LlamaModel, Qwen2VLTextModel, Qwen2_5_VLTextModel)
+_DECODERS = (Qwen2Model, LlamaModel, Qwen2VLTextModel, Qwen2_5_VLTextModel, Qwen3VLTextModel)
 _PATCH = "_aim_patch"
 
 
@@ -157,7 +158,7 @@ def _check_transformers(
     model: PreTrainedModel, decoder: nn.Module, adapter: Adapter | None
 ) -> None:
     """Raises: PatchError where the installed transformers is not what the patch relies on."""
-    require_seams(decoder_seams(decoder))
+    require_seams((*decoder_seams(decoder), *deepstack_seams(decoder)))
     if adapter is not None:
         require_seams(model_seams(model, adapter.inner, adapter.pixel_inputs))
     require_tested(type(model), patched)

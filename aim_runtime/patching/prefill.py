@@ -83,6 +83,7 @@ class Prefill:
         self._padding = None if padding is None else padding.to(device, non_blocking=True)
         everything = torch.arange(prompt.tokens, device=device)
         self._left = everything.expand(self.visual.shape[0], -1)
+        self._whole = True
         self._chosen: dict[int, Tensor] = {}  # of each layer that decided, which of its tokens stay
         self._next: Tensor | None = None  # the last of them, until the others have left
         self._positions: dict[str, Any] | None = {}  # of those left; None where out of date
@@ -93,6 +94,21 @@ class Prefill:
         self._scored_layers: list[tuple[int, ...]] = [() for _ in plans]  # of each row
         self.layer_padding: list[Tensor] = []  # [B] of each layer, where rows differ
         self._last_queries: int | None = None
+
+    @property
+    def left(self) -> Tensor:
+        """The places in the prompt of the tokens that are left, int64 [B, n]."""
+        return self._left
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no token has left yet."""
+        return self._whole
+
+    @property
+    def has_candidates(self) -> bool:
+        """Whether visual tokens are left in some row."""
+        return any(self._candidates)
 
     def enter_layer(
         self, layer: int, hidden_states: Tensor, kwargs: dict[str, Any]
@@ -250,6 +266,7 @@ class Prefill:
         index, self._next = self._next, None
         if index is None:
             return None
+        self._whole = False
         self.visual, self._left = take_tokens(self.visual, index), take_tokens(self._left, index)
         if not self.prompt.is_even:
             self._padding, self._padded = self._next_padding, self._next_padded

@@ -1,6 +1,6 @@
 """PromptShortening: cuts placeholders to what is left, and merges or selects what goes there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -20,10 +20,10 @@ from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.tower_reading import tower_reading
 from aim_runtime.patching.undo import Changes
 from aim_runtime.prompts.cache_checks import cached_tokens
-from aim_runtime.prompts.encoded import Items
+from aim_runtime.prompts.encoded import Encoded, Items
 from aim_runtime.prompts.entering import Entering
 from aim_runtime.prompts.layout import Layout, Shortened
-from aim_runtime.prompts.prompt import undescribed_embeddings
+from aim_runtime.prompts.prompt import Prompt, undescribed_embeddings
 from aim_runtime.recorder import Recorder
 from aim_runtime.seams import named
 
@@ -54,14 +54,17 @@ class PromptShortening:
         reduces: bool,
         takes_ids: bool,
     ) -> None:
-        self._inner = adapter.inner
+        self._inner, self._pixel_inputs = adapter.inner, adapter.pixel_inputs
         self._positions, self._reduces, self._takes_ids = positions, reduces, takes_ids
         self._tower = tower = tower_reading(adapter, schedule)
         self._layout = Layout(adapter, schedule)
         self._ahead: Current[bool] = Current()
+        busy: Current[bool] = Current()
         self._encodings = {
             name: Encoding(
-                schedule, recorder, adapter, name, tower, ahead=self._ahead, strict=reduces
+                *(schedule, recorder, adapter, name, tower, busy),
+                ahead=self._ahead,
+                strict=reduces,
             )
             for name in adapter.pixel_inputs
         }
@@ -96,7 +99,9 @@ class PromptShortening:
     def check(self, inputs: Inputs) -> None:
         """Raises: AimError for prompts that the forward would refuse, before they are encoded."""
         if inputs.get("mm_encoder_outputs") is None:
-            self._laid_out(inputs, {})
+            self._require_ids()
+            if self._layout.undecided(inputs, {}) is None:
+                self._laid_out(inputs, {}, {})
 
     def visual_mask(self, ids: Tensor) -> Tensor:
         """Where ids[B, n] are placeholders: bool [B, n], on the host."""
@@ -127,7 +132,14 @@ class PromptShortening:
         except AimError as error:
             return error, inputs
 
-    def _laid_out(self, inputs: Inputs, known: dict[str, Items]) -> Shortened:
+    def _laid_out(
+        self, inputs: Inputs, known: dict[str, Items], encoded: Mapping[str, Encoded]
+    ) -> Shortened:
+        short = self._layout.prepare(inputs, known, encoded)
+        self._positions.check(inputs, short.prompt)
+        return short
+
+    def _require_ids(self) -> None:
         if not self._takes_ids:
             raise PatchError(
                 "visual_mask",
@@ -135,9 +147,20 @@ class PromptShortening:
                 got="input_ids",
                 fix="Patch without visual_mask: placeholders are found in input_ids.",
             )
-        short = self._layout.prepare(inputs, known)
-        self._positions.check(inputs, short.prompt)
-        return short
+
+    def _encoded_ahead(self, inputs: Inputs, whole: Prompt) -> Entering:
+        """Encode the images and videos of ``whole``, of which a schedule chooses by their features.
+
+        Raises: AimError.
+        """
+        entering = Entering(whole, {}, None)
+        with self._entering.during(entering):
+            for modality, names in self._pixel_inputs.items():
+                if inputs.get(names[0]) is not None:
+                    encode = getattr(self._inner, f"get_{modality}_features")
+                    given = [inputs.get(name) for name in names]
+                    entering.made[modality] = encode(*given, return_dict=True)
+        return entering
 
     def _prepared(self, inputs: Inputs) -> tuple[Entering | NewIds | None, Inputs]:
         """What is about to enter the decoder, None for embeddings; and the inputs.
@@ -165,10 +188,24 @@ class PromptShortening:
             if output is not None
         }
         known = {name: self._encodings[name].items_of(output) for name, output in ready.items()}
-        short = self._laid_out(inputs, known)
+        self._require_ids()
+        whole = self._layout.undecided(inputs, known)
+        if whole is None:
+            short = self._laid_out(inputs, known, {})
+            entering = Entering(replace(short.prompt, ids=ids), {}, None)
+            self._reduce_ready(ready, known, entering)
+        else:
+            entering = self._encoded_ahead(inputs, replace(whole, ids=ids))
+            self._reduce_ready(ready, known, entering)
+            short = self._laid_out(inputs, known, entering.encoded)
         inputs, table = self._positions.of_prompt(inputs, short)
-        entering = Entering(replace(short.prompt, ids=ids), {}, table)
+        entering = replace(entering, prompt=replace(short.prompt, ids=ids), positions=table)
+        return entering, inputs | ({"mm_encoder_outputs": ready} if ready else {})
+
+    def _reduce_ready(
+        self, ready: dict[str, Any], known: dict[str, Items], entering: Entering
+    ) -> None:
+        """Reduce the features that ``generate`` has made ahead, in ``ready``."""
         for name, output in ready.items():
             reduced = self._encodings[name].reduce_ready(output, known[name], entering.prompt)
             ready[name], entering.encoded[name] = reduced
-        return entering, inputs | ({"mm_encoder_outputs": ready} if ready else {})

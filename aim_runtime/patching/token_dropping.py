@@ -18,6 +18,7 @@ from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.part import Part
 from aim_runtime.patching.attention import observed_name
 from aim_runtime.patching.current import Current
+from aim_runtime.patching.deepstack import DeepStack
 from aim_runtime.patching.last_layer import LastTokenAlone
 from aim_runtime.patching.layer import leaving_after_attention
 from aim_runtime.patching.logits import CallerLogits
@@ -36,7 +37,7 @@ from aim_runtime.prompts.prompt import (
 )
 from aim_runtime.prompts.prompt_layer import growing
 from aim_runtime.recorder import Recorder
-from aim_runtime.seams import cache_in, cache_of, named
+from aim_runtime.seams import cache_in, cache_of, has_deepstack, named
 from aim_runtime.trace import RunTrace
 
 Args = tuple[Any, ...]
@@ -90,6 +91,7 @@ class TokenDropping:
         self._last, self._logits = last, logits
         self._recorder, self._trace = recorder, trace
         self._run: Current[Run] = Current()
+        self._deepstack = DeepStack(decoder, self._run) if has_deepstack(decoder) else None
 
     def attach(self, changes: Changes) -> None:
         """Change the decoder and its layers."""
@@ -99,6 +101,8 @@ class TokenDropping:
         changes.replace(decoder, "forward", self._scoped(decoder.forward))
         changes.hook(decoder.register_forward_pre_hook, uncompiled(self._begin))
         changes.hook(decoder.register_forward_hook, uncompiled(self._finish))
+        if self._deepstack is not None:
+            self._deepstack.attach(changes)
         for layer in decoder.layers:
             changes.hook(layer.register_forward_pre_hook, self._enter_layer)
             changes.hook(layer.mlp.register_forward_pre_hook, self._enter_mlp)

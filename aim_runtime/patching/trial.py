@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -90,33 +91,43 @@ def _of_vision_model(model: PreTrainedModel, adapter: Adapter, run_patched: RunP
     spec = ModelSpec.from_hf_config(model.config.to_dict(), name=type(model).__name__)
     loaded = Loaded(model, spec, model.config, torch.device("cpu"), "float32", None)
     modality = "video" if "video" in adapter.pixel_inputs else "image"
-    workload = (
-        Workload(8, frames=4)
-        if modality == "video"
-        else Workload(8, image_tokens=spec.image_tokens)
-    )
+    if modality == "video":
+        workload = Workload(8, frames=4)
+    elif spec.image_rule is not None:  # by which images are cut
+        workload = Workload(8, images=(spec.vision.frame_size,))
+    else:
+        workload = Workload(8, image_tokens=spec.image_tokens)
     inputs = sized_inputs(loaded, workload)
     merge = Merge(retention=0.5)
-    embeds, positions = _entering_decoder(model, adapter, inputs)
+    embeds, positions, added = _entering_decoder(model, adapter, inputs)
     (item,) = adapter.items_of_pixels(inputs, modality)
     visual = inputs["input_ids"][0] == adapter.placeholders[modality]
-    start = int(visual.int().argmax())
-    features, places = merge_item(embeds[None, visual], item, merge, {})
-    end = start + item.tokens
-    embeds = torch.cat([embeds[:start], features[0], embeds[end:]])
-    before, after = (torch.arange(*part, device="cpu") for part in ((0, start), (end, len(visual))))
-    kept = torch.cat([before, places[0] + start, after])
-    survivors = positions[:, kept] if adapter.has_axes else None
+    merged = merge_item(embeds[None, visual], item, merge, {})
+    # what is left of a run stands where the run began, in the order that merging leaves
+    own, text = visual.nonzero()[:, 0], (~visual).nonzero()[:, 0]
+    firsts = torch.tensor([0, *accumulate(adapter.runs_of(item))], device="cpu")
+    run_of = torch.bucketize(torch.arange(len(own), device="cpu"), firsts[1:], right=True)
+    survivors = own[merged.places[0]]
+    order = torch.cat([text, own[firsts[run_of[merged.places[0]]]]]).argsort(stable=True)
+    embeds = torch.cat([embeds[text], merged.features[0]])[order]
+    kept = torch.cat([text, survivors])[order]
+    if added is not None:
+        of_left = torch.stack([merged.again(level[None, visual])[0] for level in added])
+        added = torch.cat([added[:, text], of_left], dim=1)[:, order]
+    places = positions[:, kept] if adapter.has_axes else None
     with run_patched(model, Schedule(merge=merge, prune=_PRUNE)) as trace:
         logits = model(**inputs).logits[0]
     reference = Reference(adapter.decoder, model.lm_head)
-    return _compared(reference, embeds, visual[kept], survivors, trace, logits)
+    return _compared(reference, embeds, visual[kept], places, trace, logits, added)
 
 
 def _entering_decoder(
     model: PreTrainedModel, adapter: Adapter, inputs: dict[str, Any]
-) -> tuple[Tensor, Tensor]:
-    """What the unpatched model hands to its decoder: embeds [n, H], positions [axes, n]."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What the unpatched model hands to its decoder: embeds [n, H], positions [axes, n].
+
+    And what DeepStack adds, [levels, n, H]; None without it.
+    """
     seen: dict[str, Any] = {}
 
     def see(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -131,7 +142,11 @@ def _entering_decoder(
     positions = seen.get("position_ids")
     if positions is None:
         positions = torch.arange(len(embeds), device=embeds.device)[None, None]
-    return embeds, positions[-3:, 0] if adapter.has_axes else positions[0]
+    added, levels = None, seen.get("deepstack_visual_embeds")
+    if levels is not None:
+        added = embeds.new_zeros(len(levels), *embeds.shape)
+        added[:, seen["visual_pos_masks"][0]] = torch.stack(list(levels))
+    return embeds, positions[-3:, 0] if adapter.has_axes else positions[0], added
 
 
 def _compared(
@@ -141,15 +156,17 @@ def _compared(
     positions: Tensor | None,
     trace: RunTrace,
     logits: Tensor,
+    added: Tensor | None = None,
 ) -> str:
     """What a run differs in from the reference for one prompt: embeds [n, H], visual [n]."""
     if trace.kept[0].shape[-1] != len(embeds):
         return f"{trace.kept[0].shape[-1]} tokens enter the decoder, {len(embeds)} were expected"
-    kept = reference.kept(embeds, visual, trace.tokens, positions=positions)
+    more = {"positions": positions, "added": added}
+    kept = reference.kept(embeds, visual, trace.tokens, **more)
     for layer, (here, mask) in enumerate(zip(trace.kept, kept, strict=True)):
         if here[0].tolist() != mask.nonzero()[:, 0].tolist():
             return f"layer {layer} has other tokens than the reference keeps"
-    expected = reference.logits(embeds, kept, positions=positions)[trace.kept[-1][0]]
+    expected = reference.logits(embeds, kept, **more)[trace.kept[-1][0]]
     worst = float((logits - expected)[~visual[trace.kept[-1][0]]].abs().max())
     if not worst <= _TOLERANCE:
         return f"logits differ from the reference by {worst:.2g}"

@@ -32,12 +32,12 @@ class AxesPositions(KeptPositions):
         if given.get("position_ids") is not None or not any(prompt.lost):
             return
         for row in prompt.placed:
-            for one, other in pairwise(row):
-                touch = one.start + one.tokens == other.start
-                if touch and one.modality == other.modality:
+            runs = sorted((r.start, r.tokens, p.modality) for p in row for r in p.runs)
+            for (start, tokens, modality), (other, _, its) in pairwise(runs):
+                if start + tokens == other and modality == its:
                     raise PatchError(
                         "input_ids",
-                        expected=f"text between two {one.modality}s, for positions on three axes",
+                        expected=f"text between two {modality}s, for positions on three axes",
                         got="none",
                         fix="Let the model's processor write the prompt.",
                     )

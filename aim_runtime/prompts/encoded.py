@@ -1,5 +1,6 @@
 """Encoded: the images, or the videos, of a prompt, after merging or selecting."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,12 @@ from aim_runtime.errors import PatchError
 from aim_runtime.models.visual import VisualItem
 
 Items = tuple[VisualItem, ...]
+
+Again = Callable[[Tensor], Tensor]
+"""Does to other features of the same tokens what was done to the tokens of equal items.
+
+From [items, tokens, width] to [items, left, width].
+"""
 
 
 @dataclass(frozen=True)
@@ -23,12 +30,15 @@ class Encoded:
         places: int64 [tokens left] of each item: the place in it of each token that is left; ()
             where all are.
         selected: of each item what was ranked, and how many of it stayed; () without select.
+        again: of the items that were reduced at once, in order: how many they are, and what does
+            the same to other features of them; () where nothing was reduced.
     """
 
     items: Items
     counts: dict[int, tuple[int, ...]]
     places: tuple[Tensor, ...] = ()
     selected: tuple[tuple[Ranked, ...], ...] = ()
+    again: tuple[tuple[int, Again], ...] = ()
 
     def standing(self, number: int) -> Tensor:
         """Where the tokens left of an item stand among its placeholders: int64 [tokens left]."""

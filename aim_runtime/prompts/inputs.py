@@ -49,11 +49,13 @@ def sized_inputs(
     else:
         pixels = {"pixel_values_videos": _same_video(loaded, workload, video)}
     items = adapter.items_of_pixels(pixels, modality)
-    runs = [item.tokens for item in items[: len(items) // batch]]  # alike in each prompt
+    alike = items[: len(items) // batch]  # in each prompt
+    runs = [tokens for item in alike for tokens in adapter.runs_of(item)]
     if adapter.has_axes and 1 < len(runs) >= workload.text_tokens:
+        what = "images" if len(alike) > 1 else "temporal patches"
         raise InputError(
             "text_tokens",
-            expected=f"at least {len(runs) + 1}: neither of {len(runs)} images touches another",
+            expected=f"at least {len(runs) + 1}: neither of {len(runs)} {what} touches another",
             got=workload.text_tokens,
             fix="Give more text.",
         )

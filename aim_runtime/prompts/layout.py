@@ -1,22 +1,30 @@
 """Layout: the places of images and videos in prompts, and how a schedule shortens their runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from aim_cost.models.workload import VisualInput
 from aim_cost.schedules.schedule import Schedule
+from aim_cost.schedules.trace import Ranked
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.models.sampling import FrameSampling
-from aim_runtime.models.visual import MODALITIES, selected_tokens, visual_input
-from aim_runtime.prompts.encoded import Items
+from aim_runtime.models.visual import (
+    MODALITIES,
+    selected_tokens,
+    visual_input,
+)
+from aim_runtime.prompts.encoded import Encoded, Items
 from aim_runtime.prompts.prompt import (
     Cut,
     Placed,
     Prompt,
+    Run,
     check_visual_mask,
     left_padding,
     text_prompt,
@@ -47,19 +55,52 @@ class Layout:
         self._adapter, self._merge, self._select = adapter, schedule.merge, schedule.select
         self._sampling = FrameSampling(adapter, schedule.sample)
 
-    def prepare(self, inputs: Inputs, known: Mapping[str, Items] | None = None) -> Shortened:
+    def prepare(
+        self,
+        inputs: Inputs,
+        known: Mapping[str, Items] | None = None,
+        encoded: Mapping[str, Encoded] | None = None,
+    ) -> Shortened:
         """Shorten ``input_ids`` and what goes with them to the placeholders of what is left.
 
         ``inputs`` itself is not changed; ``position_ids`` stay as they are. Rows that lose
         different numbers of tokens are padded on the left to a common length.
-        Args: known, the items of ready features by modality.
+        Args: known, the items of ready features by modality; encoded, by modality, what is left of
+            a prompt that was ``undecided``.
         Raises: PatchError when placeholders and pixels do not fit, or the mask hides more than
         padding on the left; ScheduleError where the schedule does not fit.
         """
+        masks, rows = self._placed(inputs, known or {})
+        return self._shortened(inputs, masks, rows, encoded or {})
+
+    def undecided(self, inputs: Inputs, known: Mapping[str, Items]) -> Prompt | None:
+        """The whole prompt, where features decide how many tokens are left of a run.
+
+        That is so where text stands between the frames of a video whose tokens are chosen together.
+        None elsewhere. Raises: as ``prepare``.
+        """
+        if self._select is None or not self._adapter.frames_apart:
+            return None
+        masks, rows = self._placed(inputs, known)
+        for row in rows:
+            row.sort(key=lambda placed: placed.start)
+            ranked = self._select.ranked([p.item.groups for p in row]) if row else []
+            row[:] = [replace(p, ranked=parts) for p, parts in zip(row, ranked, strict=True)]
+        if not any(_together(placed) for row in rows for placed in row):
+            return None
+        mask = torch.stack(list(masks.values())).any(dim=0)
+        check_visual_mask(mask, "input_ids")
+        padding = left_padding(inputs.get("attention_mask"), mask)
+        return Prompt(mask, _visual(rows), tuple(map(tuple, rows)), padding=padding)
+
+    def _placed(
+        self, inputs: Inputs, known: Mapping[str, Items]
+    ) -> tuple[dict[str, Tensor], list[list[Placed]]]:
+        """The placeholders of each modality, bool [B, n], and the items of each row."""
         masks = self._masks(inputs["input_ids"])
         rows: list[list[Placed]] = [[] for _ in inputs["input_ids"]]
         for modality, mask in masks.items():
-            items, copies = self._items(inputs, modality, known or {})
+            items, copies = self._items(inputs, modality, known)
             if items is None and not bool(mask.any()):
                 continue
             if items is None:
@@ -72,7 +113,7 @@ class Layout:
                 )
             for row, placed in zip(rows, self._place(mask, modality, items, copies), strict=True):
                 row += placed
-        return self._shortened(inputs, masks, rows)
+        return masks, rows
 
     def visual_mask(self, ids: Tensor) -> Tensor:
         """Where ids[B, n] are placeholders: bool [B, n], on the host."""
@@ -118,38 +159,81 @@ class Layout:
             )
         return rows
 
-    def _left(self, row: Sequence[Placed], masks: Mapping[str, Tensor]) -> list[Placed]:
+    def _left(self, row: Sequence[Placed], encoded: Mapping[str, Encoded]) -> list[Placed]:
         """The items of a row with what the schedule leaves of each.
 
-        Args: masks, bool [N], the placeholders of each modality in the row.
-        Raises: ScheduleError; PatchError for other tokens inside a run that is shortened.
+        Raises: ScheduleError; PatchError where it is not known what is left of a run.
         """
         if self._merge is not None:
-            left = [
-                replace(placed, tokens=placed.item.merged_tokens(self._merge)) for placed in row
-            ]
-        elif self._select is not None and row:
+            return [self._evenly(p, p.item.merged_tokens(self._merge)) for p in row]
+        if self._select is not None and row:
             ranked = self._select.ranked([placed.item.groups for placed in row])
-            left = [
-                replace(placed, tokens=selected_tokens(placed.item, parts), ranked=parts)
-                for placed, parts in zip(row, ranked, strict=True)
-            ]
-        else:
-            left = list(row)
-        for placed in left:
-            run = masks[placed.modality][placed.start : placed.start + placed.item.run]
-            if placed.lost and not bool(run.all()):
+            return [self._selected(*pair, encoded) for pair in zip(row, ranked, strict=True)]
+        return [self._evenly(placed, placed.item.tokens) for placed in row]
+
+    def _evenly(self, placed: Placed, left: int) -> Placed:
+        """``placed`` with ``left`` tokens, equally many of each group where groups stand apart."""
+        groups = sum(groups for groups, _ in placed.item.groups)
+        return self._with_runs(placed, left, lambda: [left // groups] * groups)
+
+    def _selected(
+        self, placed: Placed, ranked: tuple[Ranked, ...], encoded: Mapping[str, Encoded]
+    ) -> Placed:
+        def of_groups() -> list[int]:
+            (part,), ((groups, tokens),) = ranked, placed.item.groups
+            if part.sets == groups:
+                return [part.kept] * groups
+            if not part.chooses:
+                return [tokens if part.kept else 0] * groups
+            places = encoded[placed.modality].places[placed.number]  # among the encoded
+            found: list[int] = (places // tokens).bincount(minlength=groups).tolist()
+            return found
+
+        placed = replace(placed, ranked=ranked)
+        return self._with_runs(placed, selected_tokens(placed.item, ranked), of_groups)
+
+    def _with_runs(self, placed: Placed, left: int, of_groups: Callable[[], list[int]]) -> Placed:
+        """``placed`` with ``left`` tokens, in runs of ``of_groups()`` where groups stand apart.
+
+        Args: of_groups, the tokens left of each group that is encoded.
+        Raises: PatchError for text inside a run that is shortened, or none where there must be.
+        """
+        item = placed.item
+        if left == item.run:
+            return placed
+        whole = [run.whole for run in placed.runs]
+        groups = self._adapter.runs_of(item)
+        if len(groups) > 1 and self._adapter.frames_apart:
+            if whole != groups:
                 raise PatchError(
                     "input_ids",
-                    expected=f"the placeholders of one {placed.modality} in one run",
-                    got="other tokens between them",
-                    fix="The schedule shortens the run: keep text, and other images and videos, "
-                    "before and after it.",
+                    expected=f"text between the {len(groups)} temporal patches of a video, "
+                    f"{groups[0]} placeholders each",
+                    got=f"runs of {', '.join(map(str, whole))} placeholders",
+                    fix="Let the model's processor write the prompt.",
                 )
-        return left
+            encoded = iter(of_groups())
+            missing = {place // groups[0] for place in item.missing}
+            counts = [0 if n in missing else next(encoded) for n in range(len(groups))]
+        elif len(whole) == 1:
+            counts = [left]
+        else:
+            raise PatchError(
+                "input_ids",
+                expected=f"the placeholders of one {placed.modality} in one run",
+                got="other tokens between them",
+                fix="The schedule shortens the run: keep text, and other images and videos, "
+                "before and after it.",
+            )
+        pairs = zip(placed.runs, counts, strict=True)
+        return replace(placed, runs=tuple(replace(run, tokens=count) for run, count in pairs))
 
     def _shortened(
-        self, inputs: Inputs, masks: dict[str, Tensor], rows: list[list[Placed]]
+        self,
+        inputs: Inputs,
+        masks: dict[str, Tensor],
+        rows: list[list[Placed]],
+        encoded: Mapping[str, Encoded],
     ) -> Shortened:
         ids = inputs["input_ids"]
         mask = torch.stack(list(masks.values())).any(dim=0)
@@ -157,10 +241,10 @@ class Layout:
         if not bool(mask.any()):
             return Shortened(inputs, text_prompt(*mask.shape))
         check_visual_mask(mask, "input_ids")
-        for number, row in enumerate(rows):
+        for row in rows:
             row.sort(key=lambda placed: placed.start)
-            row[:] = self._left(row, {name: own[number] for name, own in masks.items()})
-        visual = tuple(visual_input([placed.item for placed in row]) for row in rows)
+            row[:] = self._left(row, encoded)
+        visual = _visual(rows)
         if self._merge is not None:
             for size in {row.group_tokens for row in visual if row.groups}:
                 self._merge.token_counts(size)  # before anything is encoded
@@ -189,13 +273,30 @@ class Layout:
         return Shortened(inputs | shortened, Prompt(mask.gather(1, index), visual, placed, cut=cut))
 
 
+def _visual(rows: Sequence[Sequence[Placed]]) -> tuple[VisualInput, ...]:
+    """The groups that the visual tokens of each row come from."""
+    return tuple(visual_input([placed.item for placed in row]) for row in rows)
+
+
+def _together(placed: Placed) -> bool:
+    """Whether the tokens of several groups are chosen together."""
+    groups = sum(groups for groups, _ in placed.item.groups)
+    return any(part.chooses and part.sets < groups for part in placed.ranked)
+
+
 def _in_a_row(mask: Tensor, modality: str, items: Items, numbers: Iterable[int]) -> list[Placed]:
     """The items of a row, which fill the placeholders of mask[n] and lose nothing more yet."""
     places = mask.nonzero()[:, 0].tolist()
     placed, before = [], 0
     for number in numbers:
         item = items[number]
-        placed.append(Placed(item, modality, number, places[before], item.tokens))
+        own = places[before : before + item.run]
+        breaks = [i for i in range(1, len(own)) if own[i] != own[i - 1] + 1]
+        runs = tuple(
+            Run(own[first], after - first, after - first)
+            for first, after in pairwise((0, *breaks, len(own)))
+        )
+        placed.append(Placed(item, modality, number, runs))
         before += item.run
     return placed
 
@@ -209,8 +310,8 @@ def _without_ends(
     """
     keep = torch.ones(len(rows), length, dtype=torch.bool, device="cpu")
     for row, places in zip(keep, rows, strict=True):
-        for placed in places:
-            row[placed.start + placed.tokens : placed.start + placed.item.run] = False
+        for run in (run for placed in places for run in placed.runs):
+            row[run.start + run.tokens : run.start + run.whole] = False
     if len(set(keep.sum(dim=1).tolist())) == 1:
         return keep.nonzero()[:, 1].view(len(rows), -1), None
     if padding is not None:
@@ -233,9 +334,21 @@ def _moved(
     for number, row in enumerate(rows):
         shift = 0 if after is None else int(after[number])
         shift -= 0 if after is None or before is None else int(before[number])
-        places = []
-        for placed in row:
-            places.append(replace(placed, start=placed.start + shift))
-            shift -= placed.lost
-        moved.append(tuple(places))
+        starts = {}
+        for run in sorted((run for placed in row for run in placed.runs), key=_start):
+            starts[run.start] = run.start + shift
+            shift -= run.lost
+        moved.append(
+            tuple(
+                replace(
+                    placed,
+                    runs=tuple(replace(run, start=starts[run.start]) for run in placed.runs),
+                )
+                for placed in row
+            )
+        )
     return moved
+
+
+def _start(run: Run) -> int:
+    return run.start

@@ -194,11 +194,15 @@ def unmerged_places(prompt: Prompt, encoded: Mapping[str, Encoded]) -> Tensor:
         for placed in placed_here:
             if not placed.lost:
                 continue
-            here = torch.arange(placed.start, placed.start + placed.tokens, device="cpu")
-            rows.append(torch.full_like(here, number))
-            columns.append(here)
-            inside = encoded[placed.modality].standing(placed.number)
-            places.append(inside + int(sources[number, placed.start]))
+            inside, first = encoded[placed.modality].standing(placed.number), 0
+            left = [run.tokens for run in placed.runs]
+            for run, own in zip(placed.runs, inside.split(left), strict=True):
+                if run.tokens:
+                    here = torch.arange(run.start, run.start + run.tokens, device="cpu")
+                    rows.append(torch.full_like(here, number))
+                    columns.append(here)
+                    places.append(own + (int(sources[number, run.start]) - first))
+                first += run.whole
     device = places[0].device
     index = tuple(torch.cat(part).to(device, non_blocking=True) for part in (rows, columns))
     # a copy: the prompt outlives this prefill

@@ -13,22 +13,48 @@ from aim_runtime.models.visual import VisualItem, visual_input
 
 
 @dataclass(frozen=True)
+class Run:
+    """Placeholders in a row: of an image or video or, with text between, of a group of it.
+
+    Args:
+        start: the place of its first token in the row of the prompt.
+        whole, tokens: that stood there in the caller's prompt, and that are left.
+    """
+
+    start: int
+    whole: int
+    tokens: int
+
+    @property
+    def lost(self) -> int:
+        return self.whole - self.tokens
+
+
+@dataclass(frozen=True)
 class Placed:
     """An image or a video in a row of a prompt.
 
     Args:
         number: among all of its modality in the batch, in the order of rows.
-        start: the place of its first token in the row.
-        tokens: that stand there, after merging or selecting.
+        runs: where its tokens stand, in order.
         ranked: what select ranks of it; () without select.
     """
 
     item: VisualItem
     modality: str
     number: int
-    start: int
-    tokens: int
+    runs: tuple[Run, ...]
     ranked: tuple[Ranked, ...] = ()
+
+    @property
+    def start(self) -> int:
+        """The place of its first token in the row."""
+        return self.runs[0].start
+
+    @property
+    def tokens(self) -> int:
+        """The tokens that stand there, after merging or selecting."""
+        return sum(run.tokens for run in self.runs)
 
     @property
     def lost(self) -> int:
@@ -42,7 +68,7 @@ class Cut:
 
     Args:
         sources: int64 [B, n] on the host, the place of each token; -1 at padding that the caller's
-            prompt does not have. The tokens of an image or a video count on from its first place.
+            prompt does not have. The tokens of a run count on from its first place.
         tokens: N, of each row of the caller's prompt.
         padding: int64 [B] on the host, of the caller's prompt; None without any.
     """

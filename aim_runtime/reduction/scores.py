@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aim_runtime.models.part import Part
-from aim_runtime.models.rotary import rotated, split_heads
+from aim_runtime.models.rotary import key_heads, query_heads, rotated
 from aim_runtime.reduction.chance import random_numbers
 from aim_runtime.reduction.column_sums import column_importance
 from aim_runtime.reduction.importance import pagerank_causal_importance, text_attention_importance
@@ -142,8 +142,7 @@ def _next_layer_query(at: Passed) -> Tensor:
     """The last token's row, of a query and of keys that are the next layer's before any leave."""
     attention = at.following.self_attn
     x, (cos, sin) = at.following.input_layernorm(at.left), at.angles
-    query = split_heads(attention.q_proj(x[:, -1:]), attention.head_dim)
-    key = split_heads(attention.k_proj(x), attention.head_dim)
+    query, key = query_heads(attention, x[:, -1:]), key_heads(attention, x)
     return text_attention_importance(
         rotated(query, cos[:, -1:], sin[:, -1:]),
         rotated(key, cos, sin),

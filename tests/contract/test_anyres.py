@@ -38,7 +38,12 @@ ANYRES = {
     "llava-next-video-7b": (transformers.LlavaNextVideoConfig(), next_video),
 }
 SPECS = {name: load_model_spec(name) for name in ANYRES}
-QWEN = ("qwen2-vl-7b", "qwen2.5-vl-7b")
+QWEN = {
+    "qwen2-vl-7b": {},
+    "qwen2.5-vl-7b": {},
+    # preprocessor_config.json of Qwen3-VL
+    "qwen3-vl-8b": {"patch_size": 16, "size": {"shortest_edge": 65536, "longest_edge": 16777216}},
+}
 _DRAW = random.Random(0)
 SIZES = (
     *((1080, 1920), (1, 1), (1, 2000), (2000, 1), (384, 384), (2304, 2304), (336, 1008)),
@@ -148,7 +153,7 @@ def test_a_llava_15_image_has_as_many_placeholders():
 
 @pytest.mark.parametrize("name", QWEN)
 def test_a_qwen_image_has_as_many_placeholders(name):
-    spec, processor = load_model_spec(name), Qwen2VLImageProcessorPil()
+    spec, processor = load_model_spec(name), Qwen2VLImageProcessorPil(**QWEN[name])
     fits = [size for size in SIZES if max(size) <= 200 * min(size)]
     assert len(fits) > 200
     for size in fits:

@@ -10,6 +10,10 @@ from transformers.models.qwen2_vl.configuration_qwen2_vl import (
     Qwen2VLTextConfig,
     Qwen2VLVisionConfig,
 )
+from transformers.models.qwen3_vl.configuration_qwen3_vl import (
+    Qwen3VLTextConfig,
+    Qwen3VLVisionConfig,
+)
 
 from aim_cost.models.class_defaults import CLASS_DEFAULTS
 from aim_cost.models.families import FAMILIES
@@ -20,6 +24,8 @@ INNER = {
     "qwen2_vl_vision": Qwen2VLVisionConfig,
     "qwen2_5_vl_text": Qwen2_5_VLTextConfig,
     "qwen2_5_vl_vision": Qwen2_5_VLVisionConfig,
+    "qwen3_vl_text": Qwen3VLTextConfig,
+    "qwen3_vl_vision": Qwen3VLVisionConfig,
 }
 # what the class makes of None when it is built
 FILLED = {"head_dim", "num_key_value_heads", "layer_types", "image_grid_pinpoints"}

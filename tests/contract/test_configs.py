@@ -107,10 +107,14 @@ def small(family):
     text = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "vocab_size": 200}
     text |= {"num_attention_heads": 4, "num_key_value_heads": 2}
     if family.startswith("qwen"):
-        vision = {"depth": 2, "num_heads": 2, "hidden_size": 64, "embed_dim": 32}
-        if family == "qwen2_5_vl":
-            vision = {"depth": 2, "num_heads": 2, "hidden_size": 32, "out_hidden_size": 64}
         rope = {"type": "mrope", "mrope_section": [2, 3, 3]}
+        vision = {"depth": 2, "num_heads": 2, "hidden_size": 64, "embed_dim": 32}
+        if family != "qwen2_vl":
+            vision = {"depth": 2, "num_heads": 2, "hidden_size": 32, "out_hidden_size": 64}
+        if family == "qwen3_vl":
+            text["head_dim"] = 16
+            rope = {"rope_type": "default", "mrope_section": [2, 3, 3]}
+            vision |= {"intermediate_size": 48, "deepstack_visual_indexes": [0, 1]}
         return {"model_type": family, "text_config": text | {"rope_scaling": rope}} | {
             "vision_config": vision
         }
@@ -173,6 +177,12 @@ FULL = {"vision_feature_select_strategy": "full"}
         ("qwen2_vl", {}, {"attention_bias": False, "mlp_bias": True}, {"mlp_ratio": 2}),
         ("qwen2_5_vl", {}, {}, {"in_chans": 4, "patch_size": 12, "temporal_patch_size": 1}),
         ("qwen2_5_vl", {}, {"layer_types": ["full_attention"] * 3}, {"in_channels": 4}),
+        ("qwen3_vl", {}, {}, {}),
+        ("qwen3_vl", {"tie_word_embeddings": True}, {"attention_bias": True}, {"depth": 3}),
+        ("qwen3_vl", {}, {"head_dim": 24, "num_key_value_heads": None}, {"patch_size": 12}),
+        ("qwen3_vl", {}, {"tie_word_embeddings": True}, {"num_position_embeddings": 49}),
+        ("qwen3_vl", {}, {}, {"deepstack_visual_indexes": [1, 5]}),  # a merger that never runs
+        ("qwen3_vl", {}, {}, {"deepstack_visual_indexes": []}),
         ("llava", {"text_config": None}, {}, {}),
         ("llava", {"vision_config": None}, {}, {}),
         ("llava", {"vision_config": {}}, {}, {}),

@@ -72,6 +72,7 @@ CONFIGS = {
     "llava-onevision": lambda: tiny_llava().config.to_dict(),
     "qwen2-vl": lambda: small_config("qwen2-vl-7b", 256),
     "qwen2.5-vl": lambda: small_config("qwen2.5-vl-7b", 256),
+    "qwen3-vl": lambda: small_config("qwen3-vl-8b", 256),
 }
 WORKLOADS = [
     ("llava-siglip", {"image_tokens": 9}),
@@ -97,6 +98,8 @@ WORKLOADS = [
     ("qwen2-vl", {"images": ((100, 140), (90, 60)), "batch": 2}),
     ("qwen2.5-vl", {"frames": 3, "frame_size": (84, 140), "batch": 2}),
     ("qwen2.5-vl", {"image_tokens": 25}),
+    ("qwen3-vl", {"frames": 5, "frame_size": (96, 160), "batch": 2}),
+    ("qwen3-vl", {"images": ((300, 200), (250, 300))}),
 ]
 
 
@@ -138,6 +141,7 @@ def test_sized_inputs_have_the_tokens_of_the_workload(family, pixels):
         ("llava-next", Workload(9, image_tokens=36), "--image HEIGHTxWIDTH"),
         ("llava-next-video", Workload(9, image_tokens=36), "--image HEIGHTxWIDTH"),
         ("qwen2-vl", Workload(2, images=((84, 84), (84, 84))), "at least 3"),
+        ("qwen3-vl", Workload(3, frames=6, frame_size=(96, 96)), "3 temporal patches touches"),
     ],
 )
 def test_pixels_that_no_processor_writes_are_refused(family, workload, match):

@@ -3,16 +3,15 @@
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers.vision_utils import get_vision_window_index
 
 from aim_cost import Schedule, Workload, estimate, load_hardware, load_model_spec
 from aim_runtime import load
-from tests.contract.test_flops_models import counted, empty, on_meta
+from tests.contract.test_flops_models import counted, empty, known_of, on_meta
 
 H100 = load_hardware("h100-sxm")
 ONEVISION = "llava-onevision-qwen2-0.5b"
 LLAVA = (ONEVISION, "llava-1.5-7b", "llava-v1.6-mistral-7b", "llava-next-video-7b")
-QWEN = ("qwen2-vl-7b", "qwen2.5-vl-7b")
+QWEN = ("qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-8b")
 
 
 def model_of(name):
@@ -39,11 +38,7 @@ def qwen_features(model, workload, grids):
     sides = [[side // vision.patch_size for side in grid.crop_size] for grid in grids]
     grid = torch.tensor([[1, *pair] for pair in sides] * workload.batch)
     rows = int(grid.prod(1).sum())
-    known = {"image_position_ids": torch.zeros(rows, 2, dtype=torch.long, device="meta")}
-    if hasattr(vision, "window_size"):
-        sizes = (vision.spatial_merge_size, vision.window_size, vision.patch_size)
-        index, lengths = get_vision_window_index(grid, *sizes)
-        known |= {"image_window_index": index.to("meta"), "image_cu_window_seqlens": lengths}
+    known = known_of(vision, grid, "image")
     pixels = empty(rows, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
     return model.model.get_image_features(pixels, grid, **known).pooler_output
 

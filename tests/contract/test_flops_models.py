@@ -10,7 +10,10 @@ import pytest
 import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
-from transformers.vision_utils import get_vision_window_index
+from transformers.vision_utils import (
+    get_vision_interpolation_indices_and_weights,
+    get_vision_window_index,
+)
 
 from aim_cost import (
     Schedule,
@@ -30,8 +33,12 @@ CLASSES = {
     "llava-next-video-7b": "LlavaNextVideo",
     "qwen2-vl-7b": "Qwen2VL",
     "qwen2.5-vl-7b": "Qwen2_5_VL",
+    "qwen3-vl-2b": "Qwen3VL",
+    "qwen3-vl-4b": "Qwen3VL",
+    "qwen3-vl-8b": "Qwen3VL",
+    "qwen3-vl-32b": "Qwen3VL",
 }
-QWEN = ("qwen2-vl-7b", "qwen2.5-vl-7b")
+QWEN = ("qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-4b", "qwen3-vl-8b")
 CLIP = ("llava-1.5-7b", "llava-next-video-7b")
 
 
@@ -61,6 +68,24 @@ def counted(forward):
     return counter.get_total_flops() - angles, found
 
 
+def known_of(vision, grid, modality):
+    """Positions, the order of windows and learned positions, made beforehand, as data are."""
+    rows = int(grid.prod(1).sum())
+    known = {"position_ids": torch.zeros(rows, 2, dtype=torch.long, device="meta")}
+    if hasattr(vision, "window_size"):
+        sizes = (vision.spatial_merge_size, vision.window_size, vision.patch_size)
+        index, lengths = get_vision_window_index(grid, *sizes)
+        known |= {"window_index": index.to("meta"), "cu_window_seqlens": lengths}
+    if hasattr(vision, "num_position_embeddings"):
+        side = int(vision.num_position_embeddings**0.5)
+        found = get_vision_interpolation_indices_and_weights(
+            grid, side, "bilinear", True, vision.spatial_merge_size
+        )
+        names = ("interp_indices", "interp_weights")
+        known |= {name: x.to("meta") for name, x in zip(names, found, strict=True)}
+    return {f"{modality}_{name}": value for name, value in known.items()}
+
+
 def qwen_features(model, workload):
     """The visual tokens of a video; the positions and the order of the windows beforehand."""
     vision = model.config.vision_config
@@ -68,12 +93,8 @@ def qwen_features(model, workload):
     times = -(-workload.frames // vision.temporal_patch_size)
     grid = torch.tensor([[times, height, width]] * workload.batch)
     rows = int(grid.prod(1).sum())
-    known = {"video_position_ids": torch.zeros(rows, 2, dtype=torch.long, device="meta")}
-    if hasattr(vision, "window_size"):
-        sizes = (vision.spatial_merge_size, vision.window_size, vision.patch_size)
-        index, lengths = get_vision_window_index(grid, *sizes)
-        known |= {"video_window_index": index.to("meta"), "video_cu_window_seqlens": lengths}
     pixels = empty(rows, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
+    known = known_of(vision, grid, "video")
     return model.model.get_video_features(pixels, grid, **known).pooler_output
 
 
@@ -97,15 +118,17 @@ def test_parameters_are_those_of_the_class(name):
 @pytest.mark.parametrize(
     ("frames", "size", "batch"),
     [
-        (2, (224, 224), 1),
-        (1, (28, 28), 1),
-        (3, (196, 140), 2),  # windows cut off at both edges, the last frame repeated
-        (2, (140, 476), 1),
-        (2, (448, 448), 1),
+        (2, (8, 8), 1),  # in tokens
+        (1, (1, 1), 1),
+        (3, (7, 5), 2),  # windows cut off at both edges, the last frame repeated
+        (2, (5, 17), 1),
+        (2, (16, 16), 1),
     ],
 )
 def test_a_qwen_prefill_is_exact(name, frames, size, batch):
-    model, workload = on_meta(name), Workload(50, frames=frames, batch=batch, frame_size=size)
+    unit = load_model_spec(name).vision.unit
+    sides = tuple(side * unit for side in size)
+    model, workload = on_meta(name), Workload(50, frames=frames, batch=batch, frame_size=sides)
     result = predicted(name, workload)
     flops, features = counted(lambda: qwen_features(model, workload))
     assert [len(video) for video in features] == [result.trace.visual_tokens] * batch
@@ -115,9 +138,13 @@ def test_a_qwen_prefill_is_exact(name, frames, size, batch):
 
 @pytest.mark.parametrize("name", QWEN)
 def test_a_qwen_merger_is_counted_on_its_own(name):
-    vision, phase = on_meta(name).model.visual, predicted(name, Workload(9, frames=2)).phase
-    merger, _ = counted(lambda: vision.merger(empty(256, 1280)))
-    assert merger == phase("vision.projector").flops
+    vision, predict = on_meta(name).model.visual, predicted(name, Workload(9, frames=2))
+    phase, tower = predict.phase, load_model_spec(name).vision
+    patches = empty(tower.patches, tower.hidden_size)
+    mergers = [vision.merger, *getattr(vision, "deepstack_merger_list", ())]
+    assert len(mergers) == 1 + 3 * name.startswith("qwen3")
+    flops = sum(counted(functools.partial(merger, patches))[0] for merger in mergers)
+    assert flops == phase("vision.projector").flops
     assert phase("vision.projector").flops + phase("vision.tower").flops == phase("vision").flops
 
 
@@ -130,7 +157,8 @@ def test_a_qwen_attention_runs_once_a_segment(name, monkeypatch):
         return kernel(query, *args, **kwargs)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", listed)
-    workload = Workload(9, frames=3, frame_size=(196, 280))
+    unit = load_model_spec(name).vision.unit
+    workload = Workload(9, frames=3, frame_size=(7 * unit, 10 * unit))
     counted(lambda: qwen_features(on_meta(name), workload))
     tower = predicted(name, workload).graph.phase("vision.tower")
     own = [op.kind.tokens for op in tower if isinstance(op.kind, EncoderAttention)]

@@ -1,4 +1,4 @@
-"""Predicted FLOPs and traces of Qwen2-VL and Qwen2.5-VL equal those of tiny models that really run.
+"""Predicted FLOPs and traces of Qwen2-VL, 2.5-VL and 3-VL equal those of tiny models that run.
 
 With data, since the sizes of grids are data. The counter takes fused attention on a CPU for
 nothing, so the unfused kernel runs.
@@ -14,7 +14,7 @@ from aim_cost.schedules.merge import MERGE_KINDS, Merge
 from aim_cost.schedules.prune import Prune
 from aim_runtime import patched
 from aim_runtime.measurement.flops import FlopRecorder
-from tests.runtime.qwen import KINDS, PATCH, qwen_inputs, tiny_qwen
+from tests.runtime.qwen import KINDS, PATCH, qwen_inputs, text_tokens, tiny_qwen
 from tests.runtime.slow_scores import RANKINGS
 
 H100 = load_hardware("h100-sxm")
@@ -79,8 +79,9 @@ def check(kind, schedule, workload, row):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_video_is_exact(kind, schedule):
     rows, columns = 6, 10  # windows cut off at the edges
-    workload = Workload(9, frames=6, batch=2, frame_size=(rows * PATCH, columns * PATCH))
-    check(kind, schedule, workload, [3, (3, rows, columns), 4])
+    row, size = [3, (3, rows, columns), 4], (rows * PATCH, columns * PATCH)
+    workload = Workload(text_tokens(kind, row), frames=6, batch=2, frame_size=size)
+    check(kind, schedule, workload, row)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,6 +22,7 @@ CLASSES = {
     "llava-onevision-qwen2-7b": "LlavaOnevision",
     "qwen2-vl-7b": "Qwen2VL",
     "qwen2.5-vl-7b": "Qwen2_5_VL",
+    "qwen3-vl-8b": "Qwen3VL",
 }
 _IMAGE, _VIDEO = 5, 6
 
@@ -42,6 +43,8 @@ def small_config(name, hidden):
         vision["depth"] = 2
         if "fullatt_block_indexes" in vision:
             vision["fullatt_block_indexes"] = [1]
+        if "deepstack_visual_indexes" in vision:
+            vision["deepstack_visual_indexes"] = [0]
         return fields | {"image_token_id": _IMAGE, "video_token_id": _VIDEO}
     vision["num_hidden_layers"] = 2
     return fields | {"image_token_index": _IMAGE, "video_token_index": _VIDEO}
@@ -51,7 +54,8 @@ def image_inputs(inputs, spec, workload):
     """Sizes of the images into ``inputs``; their pixels."""
     grids = workload.image_grids(spec)
     if spec.name.startswith("qwen"):
-        sides = [[side // 14 for side in grid.crop_size] for grid in grids]
+        patch = spec.vision.patch_size
+        sides = [[side // patch for side in grid.crop_size] for grid in grids]
         inputs["image_grid_thw"] = torch.tensor([[1, *pair] for pair in sides])
         prompt, start = inputs["input_ids"], 2
         prompt[:] = 1
@@ -78,7 +82,8 @@ def inputs_of(name, spec, workload, visual):
     if "qwen" in name:
         vision = workload.sized(spec).vision
         groups = workload.visual_input(spec).groups
-        grid = torch.tensor([[groups, *(side // 14 for side in vision.frame_size)]])
+        patch = vision.patch_size
+        grid = torch.tensor([[groups, *(side // patch for side in vision.frame_size)]])
         rows = torch.randn(groups * vision.patches, vision.pixels // vision.patches)
         inputs |= {"video_grid_thw": grid, "mm_token_type_ids": 2 * (prompt == _VIDEO).int()}
         return inputs, {"pixel_values_videos": rows.bfloat16()}
@@ -98,6 +103,8 @@ def inputs_of(name, spec, workload, visual):
         ("llava-next-video-7b", {"frames": 1}),
         ("qwen2-vl-7b", {"frames": 3}),
         ("qwen2.5-vl-7b", {"frames": 2, "frame_size": (140, 252)}),
+        ("qwen3-vl-8b", {"frames": 2, "frame_size": (160, 288)}),
+        ("qwen3-vl-8b", {"images": ((300, 200),)}),
         ("llava-v1.6-mistral-7b", {"images": ((200, 300),)}),
         ("llava-onevision-qwen2-7b", {"images": ((700, 300), (300, 200))}),
         ("llava-onevision-qwen2-7b", {"images": ((500, 300),)}),

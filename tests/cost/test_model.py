@@ -29,6 +29,11 @@ def test_presets_match_the_published_dims():
         "llava-next-video-7b": (4096, 11008, 32, 32, 32, 32064),
         "qwen2-vl-7b": (3584, 18944, 28, 28, 4, 152064),
         "qwen2.5-vl-7b": (3584, 18944, 28, 28, 4, 152064),
+        # the config.json files of Qwen/Qwen3-VL-*-Instruct
+        "qwen3-vl-2b": (2048, 6144, 28, 16, 8, 151936),
+        "qwen3-vl-4b": (2560, 9728, 36, 32, 8, 151936),
+        "qwen3-vl-8b": (4096, 12288, 36, 32, 8, 151936),
+        "qwen3-vl-32b": (5120, 25600, 64, 64, 8, 151936),
     }
     assert preset_names() == sorted(dims)
     for name, expected in dims.items():
@@ -118,6 +123,8 @@ def test_parameter_count_of_the_real_checkpoints():
         "llava-onevision-qwen2-7b": 8_030_807_584,
         "qwen2-vl-7b": 8_291_375_616,
         "qwen2.5-vl-7b": 8_292_166_656,
+        "qwen3-vl-2b": 2_127_532_032,
+        "qwen3-vl-8b": 8_767_123_696,
     }
     for name, size in sizes.items():
         assert model_parameters(load_model_spec(name)) == size

@@ -109,7 +109,9 @@ def test_random_rows_equal_the_estimate(hardware, execution):
         assert_equals_estimate(row, axes)
 
 
-@pytest.mark.parametrize("name", ["llava-next-video-7b", "qwen2-vl-7b", "qwen2.5-vl-7b"])
+@pytest.mark.parametrize(
+    "name", ["llava-next-video-7b", "qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-2b"]
+)
 def test_other_towers_equal_the_estimate(name):
     """Pooled before the projector; an op a temporal patch; an op a window."""
     both = (Execution(), Execution(mode="cuda-graph"))  # bound by the host, and by the device

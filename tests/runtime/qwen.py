@@ -1,7 +1,7 @@
-"""Tiny random Qwen2-VL and Qwen2.5-VL, prompts as their processor writes them, slow merging."""
+"""Tiny random Qwen2-VL, 2.5-VL and 3-VL, prompts as their processors write them, slow merging."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,13 +11,16 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 from aim_cost.models.workload import VisualInput
-from tests.runtime.reference import slow_passes
+from tests.runtime.reference import slow_passes_alike
 from tests.runtime.support import IMAGE_TOKEN, VIDEO_TOKEN
 
-KINDS = ("qwen2-vl", "qwen2.5-vl")
+KINDS = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl")
+STAMP = 2  # tokens of a timestamp, before each temporal patch of Qwen3-VL
 START, END = 252, 253  # of an image or a video
 LAYERS = 4
 PATCH = 4  # pixels a side
@@ -62,6 +65,12 @@ def tiny_qwen(
     if kind == "qwen2-vl":
         own = {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
         config, model = Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    elif kind == "qwen3-vl":
+        text["head_dim"] = 16
+        text["rope_parameters"] |= {"mrope_section": [4, 2, 2], "mrope_interleaved": True}
+        own = {"hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 48}
+        own |= {"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 1]}
+        config, model = Qwen3VLConfig, Qwen3VLForConditionalGeneration
     else:
         own = {"hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 48}
         own |= {"window_size": 4 * PATCH, "fullatt_block_indexes": [*full], "tokens_per_second": 2}
@@ -83,6 +92,28 @@ def group(part: Part) -> tuple[int, int]:
     return times, rows * columns // 4
 
 
+def kind_of(model: PreTrainedModel) -> str:
+    found = {"qwen2_vl": "qwen2-vl", "qwen2_5_vl": "qwen2.5-vl", "qwen3_vl": "qwen3-vl"}
+    return found[model.config.model_type]
+
+
+def pieces(kind: str, row: Row) -> Iterator[int | tuple[Part, int, int]]:
+    """What stands in a prompt, in order: text tokens, or a run of placeholders.
+
+    A run is (its image or video, its first group, its groups).
+    """
+    for part in row:
+        if isinstance(part, int):
+            yield part
+            continue
+        groups = group(part)[0]
+        apart = kind == "qwen3-vl" and grid(part)[0] == "video"
+        for first in range(groups) if apart else (0,):
+            yield 1 + STAMP * apart  # the timestamp, and START
+            yield part, first, 1 if apart else groups
+            yield 1
+
+
 def qwen_inputs(kind: str, *rows: Row, seed: int = 1) -> dict[str, Tensor]:
     """A batch of prompts, padded on the left, as a processor returns it."""
     generator = torch.Generator().manual_seed(seed)
@@ -98,9 +129,15 @@ def qwen_inputs(kind: str, *rows: Row, seed: int = 1) -> dict[str, Tensor]:
                 continue
             modality, size = grid(part)
             grids[modality].append(size)
-            count = size[0] * size[1] * size[2] // 4
-            tokens += [START, *[TOKEN[modality]] * count, END]
-            kinds += [0, *[TYPE[modality]] * count, 0]
+            for one in pieces(kind, [part]):
+                if isinstance(one, int):
+                    stamp = torch.randint(0, 200, (one - 1,), generator=generator).tolist()
+                    tokens += [*stamp, END if tokens[-1:] == [TOKEN[modality]] else START]
+                    kinds += [0] * one
+                    continue
+                count = one[2] * group(part)[1]
+                tokens += [TOKEN[modality]] * count
+                kinds += [TYPE[modality]] * count
         ids.append(tokens)
         types.append(kinds)
     longest = max(map(len, ids))
@@ -131,8 +168,8 @@ def visual_input(row: Row) -> VisualInput:
     return VisualInput(largest[1], largest[0], 0, tuple((n, t) for t, n in others))
 
 
-def text_tokens(row: Row) -> int:
-    return sum(part if isinstance(part, int) else 2 for part in row)
+def text_tokens(kind: str, row: Row) -> int:
+    return sum(piece for piece in pieces(kind, row) if isinstance(piece, int))
 
 
 def rope_table(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
@@ -146,7 +183,8 @@ def rope_table(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
 class Embedded:
     """One prompt as the language model should get it, slowly merged.
 
-    ``embeds`` [n, H], ``visual`` [n], ``positions`` [3, n], ``places`` [n] in the full row.
+    ``embeds`` [n, H], ``visual`` [n], ``positions`` [3, n], ``places`` [n] in the full row;
+    ``added`` [levels, n, H], what DeepStack adds.
     """
 
     def __init__(
@@ -161,31 +199,37 @@ class Embedded:
         table = rope_table(model, inputs)[:, 0]
         features = {name: iter(features_alone(model, inputs, name)) for name in TOKEN}
         embeds = model.get_input_embeddings()(ids)
+        stacks = {name: iter(levels_alone(model, inputs, name)) for name in TOKEN}
         tokens: list[Tensor] = []
+        added: list[Tensor] = []
         visual: list[bool] = []
         places: list[int] = []
         place = 0
-        for part in row:
-            text = part if isinstance(part, int) else 1
-            tokens += list(embeds[place : place + text])
-            visual += [False] * text
-            places += range(place, place + text)
-            place += text
-            if isinstance(part, int):
+        for piece in pieces(kind_of(model), row):
+            if isinstance(piece, int):
+                tokens += list(embeds[place : place + piece])
+                added += [torch.zeros(())] * piece
+                visual += [False] * piece
+                places += range(place, place + piece)
+                place += piece
                 continue
-            item = next(features[grid(part)[0]])
-            for frame in item.view(*group(part), -1):
-                merged, where = slow_passes(frame, counts(len(frame)), by)
+            part, first, number = piece
+            if not first:
+                item = next(features[grid(part)[0]]).view(*group(part), -1)
+                levels = next(stacks[grid(part)[0]])
+                levels = levels.view(len(levels), *group(part), levels.shape[-1])
+            for index in range(first, first + number):
+                frame, others = item[index], levels[:, index]
+                merged, where, others = slow_passes_alike(frame, others, counts(len(frame)), by)
                 tokens += list(merged)
+                added += others.unbind(1)
                 visual += [True] * len(merged)
                 places += [place + inside for inside in where]
                 place += len(frame)
-            tokens.append(embeds[place])
-            visual.append(False)
-            places.append(place)
-            place += 1
         assert place == len(ids)
         self.embeds, self.visual = torch.stack(tokens), torch.tensor(visual)
+        empty = torch.zeros(0 if not any(x.dim() for x in added) else len(levels), embeds.shape[-1])
+        self.added = torch.stack([x + empty for x in added], dim=1)
         self.places = torch.tensor(places)
         self.positions = table[:, self.places]
 
@@ -201,6 +245,24 @@ def features_alone(
     each = pixels.split(sizes.prod(dim=1).tolist())
     encode = getattr(model.model, f"get_{modality}_features")
     return [encode(one, size[None]).pooler_output[0] for one, size in zip(each, sizes, strict=True)]
+
+
+def levels_alone(model: PreTrainedModel, inputs: dict[str, Tensor], modality: str) -> list[Tensor]:
+    """What DeepStack adds of each image or video, encoded one by one: [levels, tokens, H]."""
+    sizes = inputs.get(f"{modality}_grid_thw")
+    if sizes is None:
+        return []
+    pixels = inputs["pixel_values" if modality == "image" else "pixel_values_videos"]
+    found = []
+    for one, size in zip(pixels.split(sizes.prod(dim=1).tolist()), sizes, strict=True):
+        output = getattr(model.model, f"get_{modality}_features")(one, size[None])
+        levels = getattr(output, "deepstack_features", None)
+        if levels is None:
+            found.append(torch.empty(0, int(size.prod()) // 4, 64))
+            continue
+        # one tensor, or those of each item
+        found.append(torch.stack([x if isinstance(x, Tensor) else x[0] for x in levels]))
+    return found
 
 
 def short(inputs: dict[str, Tensor]) -> dict[str, Tensor]:

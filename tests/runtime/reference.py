@@ -10,13 +10,15 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from aim_runtime.reduction.merge import random_pairs
 
 
-def slow_merge(frame: Tensor, places: list[int], remove: int, by: str) -> tuple[Tensor, list[int]]:
-    """One merging pass over one frame [tokens, width], token by token; ``places`` go along."""
+def slow_sets(frame: Tensor, remove: int, by: str) -> list[list[int]]:
+    """One merging pass over one frame [tokens, width]: which tokens become one, set by set.
+
+    The first of each is the one that the others go into.
+    """
     if by == "uniform":
         kept = len(frame) - remove
         ends = [i * len(frame) // kept for i in range(kept + 1)]
-        means = [frame[start:end].mean(dim=0) for start, end in pairwise(ends)]
-        return torch.stack(means), [places[start] for start in ends[:-1]]
+        return [list(range(start, end)) for start, end in pairwise(ends)]
     a = [frame[i] for i in range(0, len(frame), 2)]
     b = [frame[i] for i in range(1, len(frame), 2)]
     if by == "random":
@@ -25,12 +27,10 @@ def slow_merge(frame: Tensor, places: list[int], remove: int, by: str) -> tuple[
         into = dict(zip(plan.sources[0].tolist(), plan.targets[0].tolist(), strict=True))
     else:
         order, into = most_similar(a, b)
-    groups = [[y] for y in b]
+    sets = [[2 * i + 1] for i in range(len(b))]
     for i in order[:remove]:
-        groups[into[i]].append(a[i])
-    means = [torch.stack(group).mean(dim=0) for group in groups]
-    left = [places[0::2][i] for i in order[remove:]] + places[1::2]
-    return torch.stack([a[i] for i in order[remove:]] + means), left
+        sets[into[i]].append(2 * i)
+    return [[2 * i] for i in order[remove:]] + sets
 
 
 def most_similar(a: list[Tensor], b: list[Tensor]) -> tuple[list[int], dict[int, int]]:
@@ -48,10 +48,21 @@ def slow_passes(
     frame: Tensor, counts: tuple[int, ...], by: str = "similarity"
 ) -> tuple[Tensor, list[int]]:
     """All passes over one frame, and of each token left its place before them."""
+    frame, places, _ = slow_passes_alike(frame, torch.empty(0, len(frame), 0), counts, by)
+    return frame, places
+
+
+def slow_passes_alike(
+    frame: Tensor, others: Tensor, counts: tuple[int, ...], by: str
+) -> tuple[Tensor, list[int], Tensor]:
+    """The same, and other features [levels, tokens, width] of the tokens averaged alike."""
     places = list(range(len(frame)))
     for before, after in pairwise(counts):
-        frame, places = slow_merge(frame, places, before - after, by)
-    return frame, places
+        sets = slow_sets(frame, before - after, by)
+        places = [places[one[0]] for one in sets]
+        frame = torch.stack([frame[one].mean(dim=0) for one in sets])
+        others = torch.stack([others[:, one].mean(dim=1) for one in sets], dim=1)
+    return frame, places, others
 
 
 def slow_merge_tokens(features: Tensor, counts: tuple[int, ...], by: str = "similarity") -> Tensor:

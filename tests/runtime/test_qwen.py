@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL under schedules: every prompt against the mask-based reference."""
+"""Qwen2-VL, 2.5-VL and 3-VL under schedules: every prompt against the mask-based reference."""
 
 from contextlib import contextmanager
 
@@ -16,6 +16,7 @@ from tests.runtime.qwen import (
     KINDS,
     LAYERS,
     Embedded,
+    kind_of,
     qwen_inputs,
     text_tokens,
     tiny_qwen,
@@ -49,11 +50,11 @@ def counts(schedule):
     return lambda tokens: schedule.merge.other_counts(tokens) if schedule.merge else (tokens,)
 
 
-def plan(schedule, row, padding=0):
+def plan(schedule, kind, row, padding=0):
     """What a schedule should make of a row; text alone is not reduced."""
     reduced = schedule if any(not isinstance(part, int) for part in row) else Schedule()
     return reduced.resolve_visual(
-        visual_input(row), text_tokens=text_tokens(row) + padding, layers=LAYERS
+        visual_input(row), text_tokens=text_tokens(kind, row) + padding, layers=LAYERS
     )
 
 
@@ -66,17 +67,19 @@ class Expected:
         self.prompt = Embedded(model, row, inputs, counts(schedule), by)
         self._embeds, self.positions = self.prompt.embeds, self.prompt.positions
         self.kept = self._reference.kept(
-            self._embeds, self.prompt.visual, plan(schedule, row), positions=self.positions
+            *(self._embeds, self.prompt.visual, plan(schedule, kind_of(model), row)), **self._more()
         )
         assert self._reference.smallest_margin > 1e-4
 
     def logits(self):
         """Of the tokens that are left: [count, V]."""
-        found = self._reference.logits(self._embeds, self.kept, positions=self.positions)
-        return found[self.kept[-1]]
+        return self._reference.logits(self._embeds, self.kept, **self._more())[self.kept[-1]]
 
     def greedy(self, tokens):
-        return self._reference.generate(self._embeds, self.kept, tokens, positions=self.positions)
+        return self._reference.generate(self._embeds, self.kept, tokens, **self._more())
+
+    def _more(self):
+        return {"positions": self.positions, "added": self.prompt.added}
 
     def teacher(self, model, new, first=None):
         """Logits [new, V] that precede each of ``new`` tokens.
@@ -91,7 +94,9 @@ class Expected:
         if isinstance(places, int):
             places = places + torch.arange(after)
         positions = torch.cat([self.positions, places.expand(3, -1)], dim=1)
-        return self._reference.logits(embeds, kept, positions=positions)[-len(new) :]
+        added = torch.nn.functional.pad(self.prompt.added, (0, 0, 0, after))
+        found = self._reference.logits(embeds, kept, positions=positions, added=added)
+        return found[-len(new) :]
 
 
 def alone(kind, rows, inputs, number):
@@ -149,7 +154,7 @@ def check(kind, rows, schedule, seed=1, attention="sdpa"):
         length = len(Embedded(model, row, own, counts(schedule)).places)
         padding = kept[0].shape[1] - length
         expected = Expected(model, row, own, schedule)
-        assert traces[number] == plan(schedule, row, padding if even else 0)
+        assert traces[number] == plan(schedule, kind, row, padding if even else 0)
         for mask, one in zip(expected.kept, kept, strict=True):
             left = mask.nonzero()[:, 0].tolist()
             assert (one[number, -len(left) :] - padding).tolist() == left

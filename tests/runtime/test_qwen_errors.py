@@ -9,6 +9,7 @@ from aim_cost.schedules.merge import Merge
 from aim_runtime import PatchError, patch, patched, unpatch
 from aim_runtime.seams import cache_of, with_cache
 from tests.runtime.qwen import KINDS, qwen_inputs, rope_table, tiny_qwen
+from tests.runtime.support import VIDEO_TOKEN
 from tests.runtime.test_qwen import BOTH, LITTLE, PICTURE, SMALL, VIDEO
 from tests.runtime.test_qwen_turns import GREEDY, LOGITS, follow_up
 
@@ -76,10 +77,24 @@ def test_refuses_what_merging_cannot_serve(model, kind, change, match):
 def test_refuses_videos_without_text_between(model, kind):
     inputs = qwen_inputs(kind, [3, SMALL, SMALL, 4])
     keep = torch.ones(inputs["input_ids"].shape[1], dtype=torch.bool)
-    keep[3 + 1 + 8 : 3 + 1 + 8 + 2] = False  # the end of one and the start of the other
+    places = (inputs["input_ids"][0] == VIDEO_TOKEN).nonzero()[:, 0]
+    keep[places[7] + 1 : places[8]] = False  # the end of one and the start of the other
     names = ("input_ids", "attention_mask", "mm_token_type_ids")
     with patched(model, BOTH), pytest.raises(PatchError, match="text between two videos"):
         model(**inputs | {name: inputs[name][:, keep] for name in names})
+
+
+def test_refuses_frames_without_text_between():
+    inputs = qwen_inputs("qwen3-vl", [3, SMALL, 4])
+    keep = torch.ones(inputs["input_ids"].shape[1], dtype=torch.bool)
+    places = (inputs["input_ids"][0] == VIDEO_TOKEN).nonzero()[:, 0]
+    keep[places[3] + 1 : places[4]] = False  # the timestamp and its markers
+    names = ("input_ids", "attention_mask", "mm_token_type_ids")
+    call = inputs | {name: inputs[name][:, keep] for name in names}
+    model = tiny_qwen("qwen3-vl")
+    match = "text between the 2 temporal patches.*runs of 8"
+    with patched(model, BOTH), pytest.raises(PatchError, match=match):
+        model(**call)
 
 
 def test_refuses_passes_for_groups_of_several_sizes(model, kind):
@@ -94,7 +109,7 @@ def test_refuses_new_visual_tokens_behind_a_cache(model, kind):
     with patched(model, BOTH):
         first = model.generate(**inputs, **GREEDY, **LOGITS)
         call = follow_up(inputs, first)
-        call["input_ids"][:, -2] = inputs["input_ids"][0, 5]
+        call["input_ids"][:, -2] = VIDEO_TOKEN
         with pytest.raises(PatchError, match="new images and videos"):
             model.generate(**call, **GREEDY)
         with pytest.raises(PatchError, match="new images and videos"):

@@ -1,5 +1,6 @@
 """Fewer frames: a prompt of all frames runs as one that was made of the sampled frames alone."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -15,8 +16,8 @@ from aim_runtime.validation.counts import check_counts
 from tests.contract.test_flops_families import loaded
 from tests.runtime.models import FRAME_TOKENS as NEXT_FRAME
 from tests.runtime.models import WIDE, batch_of, prompt_of, tiny_next_video
+from tests.runtime.qwen import KINDS, qwen_inputs, rope_table, tiny_qwen
 from tests.runtime.qwen import VIDEO_TOKEN as QWEN_VIDEO
-from tests.runtime.qwen import qwen_inputs, rope_table, tiny_qwen
 from tests.runtime.support import FRAME_TOKENS, VIDEO_TOKEN, tiny_llava, video_inputs
 
 GREEDY = {"max_new_tokens": 3, "do_sample": False}
@@ -133,8 +134,9 @@ def test_next_video_runs_as_on_the_sampled_frames_beside_images(rest):
     assert torch.equal(again, new)
 
 
-@pytest.mark.parametrize("kind", ["qwen2-vl", "qwen2.5-vl"])
-def test_qwen_keeps_the_times_of_the_sampled_pairs(kind):
+@pytest.mark.parametrize("rest", ["", "select 0.5 score=uniform", "merge 0.4, prune linear:0:2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_qwen_keeps_the_times_of_the_sampled_pairs(kind, rest):
     """The model itself, on the sampled pairs at the positions that they had."""
     model = tiny_qwen(kind)
     rows = [(4, (5, 4, 8), 2, (4, 4), 3), (3, (3, 4, 4), 5)]
@@ -146,16 +148,16 @@ def test_qwen_keeps_the_times_of_the_sampled_pairs(kind):
     for row, ((times, height, width), numbers) in enumerate(
         zip(((5, 4, 8), (3, 4, 4)), kept, strict=True)
     ):
-        first = int((inputs["input_ids"][row] == QWEN_VIDEO).nonzero()[0])
+        places = (inputs["input_ids"][row] == QWEN_VIDEO).nonzero()[:, 0]
         for number in range(times):
             patches = slice(start, start + height * width)
             start += height * width
             if number in numbers:
                 pixels.append(inputs["pixel_values_videos"][patches])
             else:
-                place = first + number * height * width // 4
-                stays[row, place : place + height * width // 4] = False
-    with patched(model, Schedule.parse("sample 4")) as trace:
+                each = height * width // 4
+                stays[row, places[number * each : (number + 1) * each]] = False
+    with patched(model, Schedule.parse("sample 4" + f", {rest}" * bool(rest))) as trace:
         found = model(**inputs).logits
         new = model.generate(**inputs, **GREEDY)[:, -3:]
         assert [row.groups for row in trace.rows] == [2, 2]
@@ -170,7 +172,8 @@ def test_qwen_keeps_the_times_of_the_sampled_pairs(kind):
         alone["video_grid_thw"] = grids[row : row + 1]
         if row == 0:
             alone |= {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
-        logits = model(**alone).logits[0]
+        with patched(model, Schedule.parse(rest)) if rest else nullcontext():
+            logits = model(**alone).logits[0]
         torch.testing.assert_close(found[row, -3:], logits[-3:], rtol=0, atol=1e-5)
         assert new[row, 0] == logits[-1].argmax()
 
@@ -180,6 +183,7 @@ WORKLOADS = [
     ("llava-next-video", {"frames": 3}),
     ("qwen2-vl", {"frames": 7, "frame_size": (84, 140), "batch": 2}),
     ("qwen2.5-vl", {"frames": 6, "frame_size": (84, 140)}),
+    ("qwen3-vl", {"frames": 7, "frame_size": (96, 160)}),
 ]
 
 

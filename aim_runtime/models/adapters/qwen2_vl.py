@@ -5,7 +5,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+from transformers import (
+    PreTrainedModel,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
+)
 
 from aim_runtime.errors import PatchError
 from aim_runtime.models.adapter import Adapter, Items
@@ -34,7 +38,10 @@ _SMALL = {
 class Qwen2VLAdapter(Adapter):
     """Each temporal patch, two frames of a video, is a group; an image is one."""
 
-    kinds: ClassVar = (Qwen2VLForConditionalGeneration, Qwen2_5_VLForConditionalGeneration)
+    kinds: ClassVar[tuple[type[PreTrainedModel], ...]] = (
+        Qwen2VLForConditionalGeneration,
+        Qwen2_5_VLForConditionalGeneration,
+    )
     has_axes: ClassVar = True
     pixel_inputs: ClassVar = {
         "image": ("pixel_values", "image_grid_thw"),
