@@ -47,7 +47,7 @@ def _file_scores(path: Path) -> list[OwnScore]:
     found = _content(path)
     if looks_like_lmms(found):
         return lmms_scores(found, str(path))
-    if isinstance(found, dict) and found.keys() == {"rows"}:
+    if isinstance(found, dict) and "rows" in found:
         found = found["rows"]
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise SpecError(

@@ -31,7 +31,7 @@ class MethodOptions:
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Names with commas, fastv:k=3:r=0.75, or all: those that run, at equal budgets.",
+            help="Names with commas, fastv:k=3, a file; all: those not named. At equal budgets.",
             show_default=False,
         ),
     ] = None

@@ -226,6 +226,20 @@ def test_a_file_keeps_the_lines_of_other_exams(tmp_path):
     assert AccuracyFile(path, EXAM, resume=True).earlier == []  # without resume it starts over
 
 
+def test_a_file_says_with_what_it_was_measured_and_is_not_continued_with_something_else(tmp_path):
+    path = tmp_path / "lines.json"
+    AccuracyFile(path, EXAM).save(measured(share_of, [Schedule()]))
+    tree = json.loads(path.read_text())
+    assert tree["environment"]["torch"] == torch.__version__
+    tree["environment"]["torch"] = "2.0"
+    path.write_text(json.dumps(tree))
+    with pytest.raises(MeasurementError, match=r"environment\.torch"):
+        AccuracyFile(path, EXAM, resume=True)
+    del tree["environment"]
+    path.write_text(json.dumps(tree))  # as it was written before
+    assert len(AccuracyFile(path, EXAM, resume=True).earlier) == 3
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"rows": [1]}', '{"rows": [{"model": "m"}]}'])
 def test_another_file_is_not_continued(tmp_path, content):
     path = tmp_path / "lines.json"
