@@ -68,7 +68,7 @@ def test_differences_are_paired():
     row = measured(share_of, [CUT])[0]
     assert row.difference.value == pytest.approx(-0.2)
     assert row.random_difference.value == pytest.approx(0.2)
-    assert row.difference.leaves_out_zero
+    assert row.difference.leaves_out_zero()
     # 20 of 100 differ by one: sd = sqrt(0.2 * 0.8 * 100 / 99)
     half = 1.96 * (0.2 * 0.8 * 100 / 99) ** 0.5 / 10
     assert row.difference.low == pytest.approx(-0.2 - half)
