@@ -36,19 +36,25 @@ class AccuracyFile:
     """A file of lines: CSV where the name ends so, else JSON with the environment.
 
     Args: resume, begin with the lines that the file holds, those of other exams too.
-    Raises: MeasurementError for a file that cannot be continued, or of other software.
+    Raises: MeasurementError for a file that cannot be continued.
     """
 
     def __init__(self, path: Path, exam: ExamKey, *, resume: bool = False) -> None:
         make_folder(path.parent)
         self._path, self._exam = path, exam
-        then, known = _read(path) if resume and path.exists() else (None, [])
+        self._then, known = _read(path) if resume and path.exists() else (None, [])
         self._environment = environment()  # it takes tens of milliseconds: once a file
-        if then is not None and known:
-            require_same_software(then, self._environment, str(path))
         self.earlier = [line for key, line in known if key == exam]
         """Lines of this exam."""
         self._others = [(key, line) for key, line in known if key != exam]
+
+    def require_same_software(self) -> None:
+        """Refuse to add lines to those of another device or version, which may still be read.
+
+        Raises: MeasurementError.
+        """
+        if self._then is not None:
+            require_same_software(self._then, self._environment, str(self._path))
 
     def save(self, lines: Sequence[Accuracy]) -> None:
         """Write these lines in place of those of this exam."""

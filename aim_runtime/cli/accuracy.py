@@ -19,6 +19,8 @@ from aim_cost.studies.budget import KINDS
 from aim_runtime.cli.options import with_baseline
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from aim_runtime.answers.accuracy import Asked
     from aim_runtime.answers.at_budgets import Missed
 
@@ -100,8 +102,14 @@ def accuracy(
         asked = [Asked(one) for one in with_baseline(named) or exam_schedules()]
     key = ExamKey(model, split, frames, seed)
     file = AccuracyFile(out, key, resume=resume) if out is not None else None
+
+    def answers(schedule: Schedule) -> "tuple[Tensor, float]":
+        if file is not None:
+            file.require_same_software()
+        return examiner.answered(schedule)
+
     lines = measure_accuracy(
-        examiner.answered,
+        answers,
         examiner.kinds,
         asked,
         spec,

@@ -265,3 +265,8 @@ def test_accuracy_of_methods_at_equal_budgets(run, tmp_path, monkeypatch):
     monkeypatch.setattr("aim_runtime.tiny.exam.draw_exam", None)
     again = run(*command, "--out", out, "--resume")
     assert again == shown
+    tree = json.loads(out.read_text())
+    out.write_text(json.dumps(tree | {"environment": {"torch": "1.0"}}))
+    assert run(*command, "--out", out, "--resume") == shown
+    message = run(*command, "--draws", 2, "--out", out, "--resume", status=2)
+    assert "environment.torch" in message
