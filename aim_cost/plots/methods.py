@@ -127,7 +127,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, x: NDArray[np.float64], height: float
     margin = 0.04 * max(0.05, max(y.max(), 0) - min(y.min(), 0))
     axis.set_ylim(min(y.min(), 0) - margin, max(y.max(), 0) + margin)
     levels = rows.loc[rows["method"] == "random", "accuracy_difference"]
-    for level, line in [(0, "-"), *((level, "--") for level in levels)]:
+    for level, line in [(0.0, "-"), *((level, "--") for level in levels)]:
         axis.axhline(level, xmax=_POINTS, color="0.4", linewidth=0.8, linestyle=line, zorder=0)
     low, high = axis.get_ylim()
     places = low + (high - low) * spread((y - low) / (high - low), _NAME / height)
@@ -137,8 +137,8 @@ def _panel(axis: Axes, rows: pd.DataFrame, x: NDArray[np.float64], height: float
         marker, colour = _KINDS[_kind(name)]
         axis.plot(at_x, at_y, marker=marker, color=colour, markersize=3.5, linestyle="")
         start = to_axes.transform((at_x, at_y))[0]
-        line = ([start, _POINTS + 0.02, _POINTS + 0.12], [at_y, at_y, place])
-        axis.plot(*line, color="0.75", linewidth=0.4, transform=beside, zorder=1)
+        leader = ([start, _POINTS + 0.02, _POINTS + 0.12], [at_y, at_y, place])
+        axis.plot(*leader, color="0.75", linewidth=0.4, transform=beside, zorder=1)
         axis.text(
             _POINTS + 0.13,
             place,

@@ -109,8 +109,8 @@ class OwnScores:
             baseline = baselines.get((score.model, score.harness))
             if baseline is None:
                 raise _no_baseline(score, benchmark)
-            key = (score.schedule, score.frames, score.model, score.harness)
-            key += (score.method, score.budget)
+            method = (score.method, score.budget)
+            key = (score.schedule, score.frames, score.model, score.harness, *method)
             if key in seen:
                 raise SpecError(
                     score.where,

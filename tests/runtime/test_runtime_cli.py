@@ -229,6 +229,26 @@ def test_generate_names_what_a_checkpoint_lacks(run, checkpoint, tmp_path):
     assert "tokenizer" in message
 
 
+def test_validate_methods_beside_what_each_was_predicted_to_cost(run, config):
+    command = ["validate", "--model", config, "--layers", 3, "--frames", 4, "--repeats", 1]
+    command += ["--device", "cpu", "--dtype", "float32", "--hardware", "cpu-generic"]
+    methods = ("--methods", "visionzip,fastv:k=1,pact,fastervlm")
+    answer = json.loads(run(*command, *methods, "--format", "json"))
+    assert answer["passed"]
+    assert [row["method"] for row in answer["rows"]] == [
+        *("none", "visionzip", "fastv", "fastervlm")
+    ]
+    tokens = [row["tokens_per_layer"] for row in answer["rows"]]
+    assert tokens[1][0] < tokens[0][0] == tokens[2][0] > tokens[2][1]
+    assert "up to 3, the depth" in answer["left_out"]["pact"]
+    equal = ("--equal", "tokens", "--budget", 20)
+    text = " ".join(run(*command, "--methods", "fastv:k=1,tome", *equal).split())
+    assert "method TFLOPs = pred. meas. error gain" in text
+    assert "No row of tome: cannot meet 20.0" in text
+    for wrong in (("--merge", 0.5, *methods), ("--equal", "flops"), ("--methods", "fastvv")):
+        assert "--methods" in run(*command, *wrong, status=2) or "fastvv" in wrong
+
+
 ACCURACY = ("accuracy", "--questions", 6, "--draws", 1, "--format", "json")
 
 
