@@ -97,3 +97,20 @@ def test_the_page_names_who_beats_chance_at_every_budget(model, word):
             apart = row["to_random_low"] > 0 if word == "better" else row["to_random_high"] < 0
             told.setdefault(row["method"], []).append(apart)
     assert listed.split(", ") == [name for name, apart in told.items() if all(apart)]
+
+
+def test_what_the_page_says_of_aim():
+    gains, used = {}, {}
+    for model in FILES:
+        aim = [row for row in rows(model) if row["method"] == "aim"]
+        gains[model] = in_words(f"{100 * row['to_random']:.1f}" for row in aim)
+        used[model] = in_words(f"{100 * row['used']:.0f}" for row in aim)
+    first, second = gains.values()
+    assert f"by {first} points on tiny, and by {second} on tiny-36" in PAGE
+    first, second = used.values()
+    assert f"it uses {first} % of the three budgets with 16 of them, and {second} % with 36" in PAGE
+
+
+def in_words(words):
+    *others, last = words
+    return f"{', '.join(others)} and {last}"
