@@ -100,7 +100,10 @@ CalibrationOption = Annotated[
 ]
 MethodsOption = Annotated[
     str,
-    typer.Option("--methods", help="Names with commas, fastv:k=3:r=0.75, a schedule file; or all."),
+    typer.Option(
+        "--methods",
+        help="Names with commas, fastv:k=3:r=0.75, a schedule file; all: those not named.",
+    ),
 ]
 ConventionsOption = Annotated[
     str,

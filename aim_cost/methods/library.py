@@ -28,6 +28,7 @@ ALIASES = {
 
 _FILES = (".yaml", ".yml", ".json")
 _CODE = ".py"
+_ALL = "all"
 
 
 def get_method(name: str) -> Method:
@@ -39,16 +40,20 @@ def parse_methods(text: str) -> list[Request]:
     """Read ``aim,fastv:k=3:r=0.75,mine.yaml``, or ``all``. Raises: ScheduleError.
 
     A parameter follows a colon; several layers have slashes between them. A schedule file is a
-    method named after the file; a Python file is run, and holds a ``@method`` of its own.
+    method named after the file; a Python file is run, and holds a ``@method`` of its own. ``all``
+    means the methods that are not named beside it: ``all,fastv:k=3`` has each once.
     """
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
         raise ScheduleError(
-            "--methods", expected="names", got="none", fix=f"Known: all, {', '.join(METHODS)}."
+            "--methods", expected="names", got="none", fix=f"Known: {_ALL}, {', '.join(METHODS)}."
         )
-    if words == ["all"]:
-        return [Request(method) for method in METHODS.values()]
-    return [_parse(word) for word in words]
+    named = [_parse(word) for word in words if word != _ALL]
+    if _ALL not in words:
+        return named
+    beside = {request.method.name for request in named}
+    others = [Request(made) for name, made in METHODS.items() if name not in beside]
+    return [*others, *named]
 
 
 def _parse(word: str) -> Request:

@@ -5,6 +5,7 @@ Every file of this folder is imported, so a plot that one registers is known to 
 
 from aim_cost.imports import import_files
 from aim_cost.plots.break_even import break_even, payoff
+from aim_cost.plots.methods import methods
 from aim_cost.plots.pareto import pareto, pareto_front, pareto_points
 from aim_cost.plots.registry import PLOTS, Request, plot
 from aim_cost.plots.roofline import roofline
@@ -17,6 +18,7 @@ __all__ = [
     "SUFFIXES",
     "Request",
     "break_even",
+    "methods",
     "pareto",
     "pareto_front",
     "pareto_points",

@@ -47,28 +47,29 @@ def pareto_points(accuracy: pd.DataFrame, benchmark: str, baseline: Estimate) ->
     """What ``pareto`` draws: rows of one benchmark, priced on the device of ``baseline``.
 
     Args: accuracy, COLUMNS of ``aim_cost.papers.accuracy``; baseline, no reduction, the reference.
-    Returns: source, method, evidence, accuracy_difference (points), flops (merging, LLM and
-    scoring, as executed), ttft_s, known: whether the schedule is. Where it is not, flops is the
-    share that the paper prints of its own baseline, and ttft_s is missing.
+    Returns: source, method, budget, evidence, accuracy_difference (points), flops (merging, LLM
+    and scoring, as executed), ttft_s, known: whether the schedule is. Where it is not, flops is
+    the share that the paper prints of its own baseline, and ttft_s is missing.
     """
     rows = []
     for row in accuracy[accuracy["benchmark"] == benchmark].to_dict("records"):
         if not is_of(row["model"], baseline.model):
             continue
-        point = {name: row[name] for name in ("source", "method", "evidence")}
+        point = {name: row[name] for name in ("source", "method", "budget", "evidence")}
         point["accuracy_difference"] = row["difference"]
         if pd.notna(row["schedule"]):
             frames = baseline.workload.frames if pd.isna(row["frames"]) else int(row["frames"])
             schedule = Schedule.parse(row["schedule"], row["source"])
             result = _priced(baseline, schedule, frames)
             rows.append(
-                point | {"flops": _after_vision(result), "ttft_s": result.ttft_s, "known": True}
+                point | {"flops": after_vision(result), "ttft_s": result.ttft_s, "known": True}
             )
         elif pd.notna(row["published_share"]):
-            flops = row["published_share"] * _after_vision(baseline)
+            flops = row["published_share"] * after_vision(baseline)
             rows.append(point | {"flops": flops, "ttft_s": None, "known": False})
-    columns = ("source", "method", "evidence", "accuracy_difference", "flops", "ttft_s", "known")
-    return pd.DataFrame(rows, columns=list(columns))
+    columns = ["source", "method", "budget", "evidence"]
+    columns += ["accuracy_difference", "flops", "ttft_s", "known"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _priced(baseline: Estimate, schedule: Schedule, frames: int | None) -> Estimate:
@@ -76,7 +77,8 @@ def _priced(baseline: Estimate, schedule: Schedule, frames: int | None) -> Estim
     return replace(baseline.case, workload=workload).price(schedule, baseline.convention)
 
 
-def _after_vision(result: Estimate) -> int:
+def after_vision(result: Estimate) -> int:
+    """FLOPs of merging, LLM and scoring, under the convention of ``result``."""
     return result.flops - result.phase("vision").flops
 
 

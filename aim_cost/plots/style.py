@@ -32,19 +32,23 @@ _SMALL_PER_INCH = 18.5  # characters
 _LINE, _KEY, _TITLE = 0.13, 0.165, 0.155  # inches a line of each kind
 
 
-def new_figure(width: float, height: float, panels: int = 1, **axes: Any) -> tuple[Figure, Any]:
-    """A figure and its axes (an array for several panels), inches."""
+def new_figure(
+    width: float, height: float, panels: int = 1, rows: int = 1, **axes: Any
+) -> tuple[Figure, Any]:
+    """A figure and its axes (an array [panels], or [rows, panels], for several), inches."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=200)
     FigureCanvasAgg(figure)
-    grid = figure.subplots(1, panels, squeeze=False, **axes)[0]
-    for axis in grid:
+    grid = figure.subplots(rows, panels, squeeze=False, **axes)
+    for axis in grid.flat:
         axis.tick_params(labelsize=_BASE)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_axisbelow(True)
         axis.grid(color="0.9", linewidth=0.6)
         axis.xaxis.label.set_size(_BASE)
         axis.yaxis.label.set_size(_BASE)
-    return figure, grid[0] if panels == 1 else grid
+    if rows > 1:
+        return figure, grid
+    return figure, grid[0, 0] if panels == 1 else grid[0]
 
 
 def finish(figure: Figure, title: str, small_print: str = "", keys: Any = None) -> Figure:

@@ -18,7 +18,7 @@ from aim_cost.studies.own_score import OwnScore, OwnScores, Scale
 
 _FIX = (
     "Write columns schedule and accuracy; optional: benchmark or kind, scale, importance, frames, "
-    "model, method, ci_low, ci_high, n."
+    "model, method, budget, ci_low, ci_high, n."
 )
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
@@ -37,7 +37,9 @@ def read_scores(paths: Sequence[str | Path]) -> OwnScores:
             say, over all files.
         benchmark or kind: a name; ``all`` where both are missing.
         importance: how pruning ranks, where the schedule does not say it.
-        frames, model, method, n: optional. Other columns are left alone.
+        frames, model, method, n: optional.
+        budget: optional; what the method was given: a share of the tokens, or a text.
+    Other columns are left alone.
     Raises: SpecError, ScheduleError.
     """
     return OwnScores.of(score for path in paths for score in _file_scores(Path(path)))
@@ -47,7 +49,7 @@ def _file_scores(path: Path) -> list[OwnScore]:
     found = _content(path)
     if looks_like_lmms(found):
         return lmms_scores(found, str(path))
-    if isinstance(found, dict) and found.keys() == {"rows"}:
+    if isinstance(found, dict) and "rows" in found:
         found = found["rows"]
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise SpecError(
@@ -124,6 +126,7 @@ def _score(given: Mapping[str, Any], source: str, where: str) -> OwnScore:
         frames=_count(given, "frames", where),
         model=_text(given, "model", where),
         method=_text(given, "method", where),
+        budget=_budget(given.get("budget")),
         questions=_count(given, "n", where),
     )
 
@@ -167,6 +170,14 @@ def _text(given: Mapping[str, Any], name: str, where: str) -> str | None:
     if isinstance(value, str):
         return value
     raise SpecError(f"{where}: {name}", expected="text", got=value, fix="Put quotes around it.")
+
+
+def _budget(value: object) -> str | None:
+    """``50 %`` for 0.5; another text stays as it is."""
+    if value in (None, ""):
+        return None
+    is_share = _NUMBER.fullmatch(str(value)) and 0 < float(str(value)) <= 1
+    return f"{100 * float(str(value)):g} %" if is_share else str(value)
 
 
 def _count(given: Mapping[str, Any], name: str, where: str) -> int | None:

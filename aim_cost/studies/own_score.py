@@ -41,6 +41,7 @@ class OwnScore:
         model: as the file names it, None where it names none; harness, the class of lmms-eval that
             asked it, whose prompts differ from those of others.
         frames: of each video, None where the file does not say it.
+        budget: what the method was given, for people; None where the schedule alone says it.
         questions: that the score is over; of_questions, those of the benchmark.
     """
 
@@ -57,6 +58,7 @@ class OwnScore:
     frames: int | None = None
     model: str | None = None
     method: str | None = None
+    budget: str | None = None
     harness: str | None = None
     questions: int | None = None
     of_questions: int | None = None
@@ -107,7 +109,8 @@ class OwnScores:
             baseline = baselines.get((score.model, score.harness))
             if baseline is None:
                 raise _no_baseline(score, benchmark)
-            key = (score.schedule, score.frames, score.model, score.harness)
+            method = (score.method, score.budget)
+            key = (score.schedule, score.frames, score.model, score.harness, *method)
             if key in seen:
                 raise SpecError(
                     score.where,
@@ -203,7 +206,7 @@ def _row(
         "method": score.method or method_of(score.schedule),
         "frames": score.frames,
         "schedule": score.schedule.label(),
-        "budget": score.schedule.label(),
+        "budget": score.budget or score.schedule.label(),
         "benchmark": benchmark,
         "accuracy": accuracy,
         "baseline": unreduced,

@@ -13,6 +13,8 @@ from aim_cost.files.text import text_of
 from aim_cost.render import Row, to_csv
 from aim_runtime.answers.accuracy import Accuracy
 from aim_runtime.errors import MeasurementError
+from aim_runtime.measurement.environment import Environment, environment
+from aim_runtime.measurement.row_file import require_same_software
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class ExamKey:
 
 
 class AccuracyFile:
-    """A file of lines: CSV where the name ends so, else JSON.
+    """A file of lines: CSV where the name ends so, else JSON with the environment.
 
     Args: resume, begin with the lines that the file holds, those of other exams too.
     Raises: MeasurementError for a file that cannot be continued.
@@ -40,17 +42,29 @@ class AccuracyFile:
     def __init__(self, path: Path, exam: ExamKey, *, resume: bool = False) -> None:
         make_folder(path.parent)
         self._path, self._exam = path, exam
-        known = _read(path) if resume and path.exists() else []
+        self._then, known = _read(path) if resume and path.exists() else (None, [])
+        self._environment = environment()  # it takes tens of milliseconds: once a file
         self.earlier = [line for key, line in known if key == exam]
         """Lines of this exam."""
         self._others = [(key, line) for key, line in known if key != exam]
+
+    def require_same_software(self) -> None:
+        """Refuse to add lines to those of another device or version, which may still be read.
+
+        Raises: MeasurementError.
+        """
+        if self._then is not None:
+            require_same_software(self._then, self._environment, str(self._path))
 
     def save(self, lines: Sequence[Accuracy]) -> None:
         """Write these lines in place of those of this exam."""
         rows = [exam_row(key, line) for key, line in self._others]
         rows += [exam_row(self._exam, line) for line in lines]
-        is_csv = self._path.suffix == ".csv"
-        text = to_csv(rows) if is_csv else json.dumps({"rows": rows}, indent=1)
+        if self._path.suffix == ".csv":
+            text = to_csv(rows)
+        else:
+            tree = {"environment": self._environment.to_row(), "rows": rows}
+            text = json.dumps(tree, indent=1)
         write_atomically(self._path, (text + "\n").encode())
 
 
@@ -59,11 +73,14 @@ def exam_row(exam: ExamKey, line: Accuracy) -> Row:
     return {**asdict(exam), **line.to_row()}
 
 
-def _read(path: Path) -> list[tuple[ExamKey, Accuracy]]:
+def _read(path: Path) -> tuple[Environment | None, list[tuple[ExamKey, Accuracy]]]:
+    """The environment, None in files of before it was kept, and the lines."""
     try:
-        rows = json_tree(text_of(path))["rows"]
-        return [(ExamKey.of(row), Accuracy.of(row)) for row in rows]
-    except (AimError, OSError, ValueError, TypeError, KeyError) as error:
+        tree = json_tree(text_of(path))
+        where = tree.get("environment")
+        lines = [(ExamKey.of(row), Accuracy.of(row)) for row in tree["rows"]]
+        return None if where is None else Environment.of(where), lines
+    except (AimError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise MeasurementError(
             str(path),
             expected="JSON rows that accuracy wrote",

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from torch import Tensor
 
@@ -16,9 +17,18 @@ class Interval:
     low: float
     high: float
 
+    def leaves_out_zero(self, among: int = 1) -> bool:
+        """Whether 0 lies outside; of ``among`` such differences, all together at 95 % (Bonferroni).
+
+        For a difference, whose interval is symmetric and normal.
+        """
+        wider = NormalDist().inv_cdf(1 - 0.025 / among) / NormalDist().inv_cdf(0.975)
+        return abs(self.value) > wider * self.half
+
     @property
-    def leaves_out_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
+    def half(self) -> float:
+        """Half its width: of a difference, what stands after its plus-minus sign."""
+        return (self.high - self.low) / 2
 
 
 def share_of(right: Tensor) -> Interval:

@@ -1,7 +1,6 @@
 """aim-runtime accuracy: the share of right answers under schedules."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,8 @@ from aim_cost.studies.budget import KINDS
 from aim_runtime.cli.options import with_baseline
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from aim_runtime.answers.accuracy import Asked
     from aim_runtime.answers.at_budgets import Missed
 
@@ -31,7 +32,7 @@ class MethodOptions:
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Names with commas, fastv:k=3:r=0.75, or all: those that run, at equal budgets.",
+            help="Names with commas, fastv:k=3, a file; all: those not named. At equal budgets.",
             show_default=False,
         ),
     ] = None
@@ -78,8 +79,8 @@ def accuracy(
     from aim_runtime.cli.accuracy_tables import methods_table, schedules_table
     from aim_runtime.errors import InputError
     from aim_runtime.tiny.checkpoint import SHIPPED, load_tiny
-    from aim_runtime.tiny.exam import answered, draw_exam
-    from aim_runtime.tiny.model import frame_tokens
+    from aim_runtime.tiny.exam import Examiner
+    from aim_runtime.tiny.prompts import TEXT_TOKENS
 
     named = parts.all(schedule)
     if named and methods.methods is not None:
@@ -90,10 +91,9 @@ def accuracy(
             fix="Give one of the two.",
         )
     tiny = load_tiny(SHIPPED.get(model, Path(model)))
-    exam = draw_exam(tiny, split, questions, frames=frames, seed=seed)
-    text = exam.input_ids.shape[1] - (frames * frame_tokens(tiny) + 1)
+    examiner = Examiner(tiny, split, questions, frames, seed)
     spec = ModelSpec.from_hf_config(tiny.config.to_dict(), name="tiny")
-    workload = Workload(text_tokens=text, frames=frames)
+    workload = Workload(text_tokens=TEXT_TOKENS, frames=frames)
     missed: list[Missed] = []
     if methods.methods is not None:
         case = Case(spec, workload, "cpu-generic", Execution(dtype="float32"))
@@ -102,9 +102,15 @@ def accuracy(
         asked = [Asked(one) for one in with_baseline(named) or exam_schedules()]
     key = ExamKey(model, split, frames, seed)
     file = AccuracyFile(out, key, resume=resume) if out is not None else None
+
+    def answers(schedule: Schedule) -> "tuple[Tensor, float]":
+        if file is not None:
+            file.require_same_software()
+        return examiner.answered(schedule)
+
     lines = measure_accuracy(
-        partial(answered, tiny, exam),
-        exam.kinds,
+        answers,
+        examiner.kinds,
         asked,
         spec,
         workload,

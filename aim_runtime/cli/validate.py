@@ -4,12 +4,14 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aim_cost.cli.groups import grouped
 from aim_cost.cli.options import (
+    BudgetOption,
+    EqualOption,
     FormatOption,
     LastLayerOption,
     PartOptions,
@@ -17,15 +19,47 @@ from aim_cost.cli.options import (
     SchedulesOption,
     TextTokensOption,
 )
+from aim_cost.conventions.convention import EXECUTED
+from aim_cost.errors import ScheduleError
 from aim_cost.models.workload import LastLayer
 from aim_cost.render import Format, console, to_csv
+from aim_cost.schedules.schedule import Schedule
 from aim_cost.timing import load_calibration
 from aim_runtime.cli.options import LoadOptions, RepeatsOption, with_baseline
+
+if TYPE_CHECKING:
+    from aim_runtime.validation.efficiency_request import TableRequest
 
 
 @dataclass(frozen=True)
 class _ShortPrompt(PromptOptions):
     text_tokens: TextTokensOption = 50
+
+
+@dataclass(frozen=True)
+class _MethodOptions:
+    """Published methods, in place of schedules."""
+
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Names with commas, fastv:k=3:r=0.75, a file; all: those not named."),
+    ] = None
+    equal: EqualOption = None
+    budget: BudgetOption = None
+
+    def request(self, hardware: str | None, calibration: Path | None) -> "TableRequest | None":
+        """What is asked for; None without methods. Raises: ScheduleError for a budget alone."""
+        from aim_runtime.validation.efficiency_request import TableRequest
+
+        if self.methods is not None:
+            return TableRequest(
+                self.methods, EXECUTED.name, self.equal, self.budget, hardware, calibration
+            )
+        if self.equal is not None or self.budget is not None:
+            raise ScheduleError(
+                "--equal and --budget", expected="--methods beside them", got="none", fix="Add it."
+            )
+        return None
 
 
 @grouped
@@ -35,6 +69,7 @@ def validate(
     prompt: _ShortPrompt,
     parts: PartOptions,
     schedule: SchedulesOption = None,
+    methods: _MethodOptions,
     last_layer: LastLayerOption = LastLayer.ALL,
     hardware: Annotated[
         str | None,
@@ -51,6 +86,8 @@ def validate(
 
     Without --frames, --image-tokens and --image it is a video of 4 frames.
     """
+    from aim_runtime.models.load import spec_of
+    from aim_runtime.validation.named_methods import NamedMethods
     from aim_runtime.validation.suite import validation_schedules
     from aim_runtime.validation.table import validation_table
     from aim_runtime.validation.validate import validate as run_validate
@@ -61,11 +98,26 @@ def validate(
         suffix_of(plot)  # refused before minutes of measuring
     workload = prompt.workload(4)
     asked = with_baseline(parts.all(schedule))
+    request = methods.request(hardware, calibration)
+    if request is not None:
+        if asked:
+            raise ScheduleError(
+                "--methods",
+                expected="no schedule beside it",
+                got=", ".join(one.label() for one in asked[1:]),
+                fix="Give one of the two.",
+            )
+        request.check(spec_of(options.model, options.layers, options.vision_layers), workload)
     loaded = options.load(workload, asked)
+    chosen: list[Schedule] | NamedMethods
+    if request is not None:
+        chosen = NamedMethods.of(request, loaded.spec, workload, loaded.dtype)
+    else:
+        chosen = asked or validation_schedules(loaded.spec, workload)
     result = run_validate(
         loaded,
         workload,
-        asked or validation_schedules(loaded.spec, workload),
+        chosen,
         hardware=hardware,
         calibration=load_calibration(calibration) if calibration else None,
         repeats=repeats,

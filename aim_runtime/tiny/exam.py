@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import cycle, islice
 
 import numpy as np
 import torch
@@ -59,29 +61,67 @@ def draw_exam(
 
     Raises: MeasurementError for another split, or numbers that are none of clips or frames.
     """
-    one_of(split, EXAM_SPLITS, "split", MeasurementError)
-    whole(count, "questions", MeasurementError)
-    whole(frames, "frames", MeasurementError)
-    whole(seed, "seed", MeasurementError, at_least=0)
+    _check(split, count, frames, seed)
     rng = np.random.default_rng(seed)
-    names = tuple(KINDS)
-    kinds: list[str] = []
-    pixels, ids, answers = [], [], []
-    while len(kinds) < count:
+    kinds = _kinds(count)
+    pixels: list[Tensor] = []
+    ids: list[Tensor] = []
+    answers: list[int] = []
+    while len(ids) < count:
         clips = draw_clips(split, 100, frames, rng, size=frame_size(model))
         for clip in range(len(clips.digit)):
-            kind = names[len(kinds) % len(names)]
             facts = (clips.digit[clip], clips.color[clip], clips.place[clip])
-            if len(kinds) == count or not can_ask(kind, facts[0], facts[1]):
+            if len(ids) == count or not can_ask(kind := kinds[len(ids)], facts[0], facts[1]):
                 continue
             words, answer = ask(kind, *facts, rng)
             pixels.append(torch.from_numpy(clips.pixels[clip]))
             ids.append(prompt_ids(words, frames * frame_tokens(model) + 1))
             answers.append(answer)
-            kinds.append(kind)
     drawn = torch.stack(pixels)
     seen = encode(model, drawn)
-    return Exam(drawn, *seen, torch.cat(ids), torch.tensor(answers), tuple(kinds))
+    return Exam(drawn, *seen, torch.cat(ids), torch.tensor(answers), kinds)
+
+
+def _check(split: str, count: int, frames: int, seed: int) -> None:
+    one_of(split, EXAM_SPLITS, "split", MeasurementError)
+    whole(count, "questions", MeasurementError)
+    whole(frames, "frames", MeasurementError)
+    whole(seed, "seed", MeasurementError, at_least=0)
+
+
+def _kinds(count: int) -> tuple[str, ...]:
+    """The kinds in turn, ``count`` in all."""
+    return tuple(islice(cycle(KINDS), count))
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """An exam that is drawn, in up to a minute, once its first schedule is asked.
+
+    Args: as of ``draw_exam``. Raises: as it does, before anything is drawn.
+    """
+
+    model: LlavaOnevisionForConditionalGeneration
+    split: str
+    count: int
+    frames: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.split, self.count, self.frames, self.seed)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of the questions."""
+        return _kinds(self.count)
+
+    @cached_property
+    def exam(self) -> Exam:
+        return draw_exam(self.model, self.split, self.count, frames=self.frames, seed=self.seed)
+
+    def answered(self, schedule: Schedule) -> tuple[Tensor, float]:
+        """As the function of that name says."""
+        return answered(self.model, self.exam, schedule)
 
 
 @torch.no_grad()

@@ -11,6 +11,9 @@ from aim_runtime.tiny.questions import QUESTION_WORDS, WORD_ID
 
 _BLOCK = QUESTION_WORDS + 1  # and <assistant>, whose logits answer
 
+TEXT_TOKENS = len(PREFIX) + _BLOCK
+"""Of a prompt with one question, whatever it asks."""
+
 
 def packed_logits(
     model: LlavaOnevisionForConditionalGeneration, features: Tensor, questions: Tensor

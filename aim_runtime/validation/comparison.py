@@ -1,9 +1,11 @@
 """Comparison: one schedule predicted, counted and timed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from aim_cost.render import Row
+from aim_cost.schedules.schedule import Schedule
 from aim_runtime.measurement.measurement import Measurement
 from aim_runtime.validation.counts import Counts
 
@@ -15,14 +17,16 @@ class Comparison:
     Args:
         counts: FLOPs and tokens, predicted and as they ran, with the predicted times.
         measured: what the clock said.
+        method: the name that the schedule was asked for by, if any.
     """
 
     counts: Counts
     measured: Measurement
+    method: str | None = None
 
     @property
     def label(self) -> str:
-        return self.counts.run.schedule.label()
+        return self.method or self.counts.run.schedule.label()
 
     @property
     def equal(self) -> bool:
@@ -54,16 +58,22 @@ class Comparison:
         return {
             **self.measured.to_row(),
             **self.counts.to_row(),
+            **({} if self.method is None else {"method": self.method}),
             "ttft_error": self.ttft_error,
             "speedup": first_s / clock_s if first_s and clock_s else None,
             "predicted.speedup": first.predicted_s("ttft") / self.predicted_s("ttft"),
         }
 
 
-def join(counts: Sequence[Counts], measured: Sequence[Measurement]) -> list[Comparison]:
+def join(
+    counts: Sequence[Counts],
+    measured: Sequence[Measurement],
+    names: Mapping[Schedule, str] = MappingProxyType({}),
+) -> list[Comparison]:
     """Each schedule's counts with its measurement: those of the same case and schedule.
 
+    Args: names, of the methods that the schedules stand for.
     Raises: KeyError where a schedule was not measured.
     """
     by_run = {row.key.run: row for row in measured}
-    return [Comparison(one, by_run[one.run]) for one in counts]
+    return [Comparison(one, by_run[one.run], names.get(one.run.schedule)) for one in counts]

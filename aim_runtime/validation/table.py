@@ -15,14 +15,23 @@ def validation_table(result: Validation) -> RenderableType:
     """Schedules with their FLOPs, TTFT predicted and measured, and the verdict below."""
     first_s = result.rows[0].measured.ttft_s
     lines = [_line(row, first_s) for row in result.rows]
-    columns = ("schedule", "TFLOPs", "=", "pred.", "meas.", "error", "gain")
+    columns = (
+        "method" if result.rows[0].method else "schedule",
+        "TFLOPs",
+        "=",
+        "pred.",
+        "meas.",
+        "error",
+        "gain",
+    )
     note = "TTFT in ms, predicted and measured; gain: over the first row. =: traces and FLOPs "
     note += "predicted equal those that ran. " + result.ceilings
     if result.device_speed is not None:
         share = 100 * result.device_speed
         note += f" The device ran GEMMs at {share:.0f} % of its rate at calibration."
     figures = table(result.title, columns, lines, note)
-    return Group(figures, "", *verdict(result.rows, result.agreement))
+    left_out = [f"No row of {name}: {reason}" for name, reason in result.left_out.items()]
+    return Group(figures, "", *verdict(result.rows, result.agreement), *left_out)
 
 
 def _line(row: Comparison, first_s: float | None) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Prediction against execution: traces and FLOPs must be equal, times are compared."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +21,7 @@ from aim_runtime.models.load import Loaded
 from aim_runtime.validation.agreement import Agreement
 from aim_runtime.validation.comparison import Comparison, join
 from aim_runtime.validation.counts import check_counts
+from aim_runtime.validation.named_methods import NamedMethods
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Validation:
         environment: where it ran.
         device_speed: the device's GEMM rate around the runs over that of its calibration; None
             where the ceilings come from a datasheet.
+        left_out: why a method that was asked for has no row, by its name.
     """
 
     title: str
@@ -41,6 +43,7 @@ class Validation:
     rows: tuple[Comparison, ...]
     environment: Environment
     device_speed: float | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def agreement(self) -> Agreement:
@@ -71,6 +74,7 @@ class Validation:
         return {
             **self.agreement.to_row(),
             "device_speed": self.device_speed,
+            **({"left_out": dict(self.left_out)} if self.left_out else {}),
             "hardware": to_row(self.hardware),
             "environment": self.environment.to_row(),
             "rows": self.to_rows(),
@@ -80,7 +84,7 @@ class Validation:
 def validate(
     loaded: Loaded,
     workload: Workload,
-    schedules: Schedule | str | Iterable[Schedule | str],
+    schedules: Schedule | str | Iterable[Schedule | str] | NamedMethods,
     hardware: str | None = None,
     calibration: Calibration | None = None,
     repeats: int = 5,
@@ -90,6 +94,7 @@ def validate(
     """Predict every schedule, run it, and time it on the device that holds the model.
 
     Args:
+        schedules: or methods, whose names the rows then have.
         hardware: a profile's name or file; by default that of this device, with its calibration,
             which is measured first where none is known (80 s on a CPU, then kept).
         calibration: of ``hardware``; by default the shipped one that is nearest.
@@ -99,7 +104,10 @@ def validate(
         last_layer: of all schedules, as for ``patch``.
     """
     recorder_for(loaded.device)  # a device without a clock is refused before anything is counted
-    asked = Schedule.all_of(schedules)
+    if isinstance(schedules, NamedMethods):
+        asked, names, left_out = tuple(schedules.names), schedules.names, schedules.left_out
+    else:
+        asked, names, left_out = Schedule.all_of(schedules), {}, {}
     for schedule in asked:  # one that does not fit is refused before anything is measured
         schedule.resolve(loaded.spec, workload)
     if hardware:
@@ -126,5 +134,5 @@ def validate(
         f"{loaded.spec.vision.num_hidden_layers} vision layers, "
         f"{workload.label()} + {workload.text_tokens} text tokens, {loaded.dtype}"
     )
-    rows = tuple(join(counts, measured))
-    return Validation(title, profile, rows, environment(), speed)
+    rows = tuple(join(counts, measured, names))
+    return Validation(title, profile, rows, environment(), speed, left_out)

@@ -93,7 +93,7 @@ def test_csv_of_percent_and_json_of_shares(tmp_path):
     assert own.iloc[1]["schedule"] == "prune linear:2:4 score=random"
     assert own.iloc[1][["accuracy", "ci_low", "difference"]].tolist() == [50, 40, -40]
     assert set(own["benchmark"]) == {"all"}
-    wrapped = write(tmp_path / "wrapped.json", json.dumps({"rows": rows}))
+    wrapped = write(tmp_path / "wrapped.json", json.dumps({"environment": {}, "rows": rows}))
     assert load_accuracy([wrapped])["accuracy"].tolist() == [90, 50]
 
 

@@ -180,6 +180,9 @@ def test_layers_follow_the_depth_of_the_model():
 def test_names_and_parameters_on_the_command_line():
     assert get_method("pdrop") is METHODS["pyramiddrop"]
     assert [r.method.name for r in parse_methods("all")] == list(METHODS)
+    *others, last = parse_methods("all, pdrop:ratio=0.25")
+    assert {r.method.name for r in others} == METHODS.keys() - {"pyramiddrop"}
+    assert (last.method.name, last.given) == ("pyramiddrop", {"ratio": 0.25})
     first, second = parse_methods("fastv:k=3:r=0.75, pdrop:stages=10/20")
     assert first.given == {"k": 3, "r": 0.75}
     assert second.given == {"stages": (10, 20)}

@@ -1,9 +1,13 @@
 """Pictures: what is drawn is what was given, and files are written whole."""
 
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from aim_cost import (
@@ -31,7 +35,9 @@ from aim_cost.plots import (
     tokens,
     ttft,
 )
+from aim_cost.plots.methods import methods, spread
 from aim_cost.plots.roofline import op_points
+from aim_cost.studies.own_accuracy import read_scores
 
 SMALL = load_model_spec("llava-onevision-qwen2-0.5b")
 LARGE = load_model_spec("llava-onevision-qwen2-7b")
@@ -171,6 +177,57 @@ def test_pareto_sets_own_rows_apart():
     assert "b.csv" in names and "AIM's paper" in names
 
 
+SCORES = """benchmark,schedule,accuracy,method,budget
+all,none,90,,
+all,select 0.5 score=random,70,random,0.5
+all,select 0.5 score=vision-attention,80,visionzip,0.5
+all,prune linear:2:20,60,fastv:k=3,0.5
+all,merge 0.5,75,mine,0.25
+all,select 0.5 score=vision-attention,80,fastervlm,0.5
+"""
+
+
+def test_methods_stand_at_their_flops_and_times_with_their_names(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text(SCORES)
+    baseline = price(Schedule())
+    table = read_scores([path]).table("all")
+    points = pareto_points(table[table["schedule"] != "none"], "all", baseline)
+    figure = methods(points, baseline)
+    first, other, below, _ = figure.axes
+    assert [axis.get_title(loc="left") for axis in (first, other)] == ["budget 50 %", "budget 25 %"]
+    assert [text.get_text() for text in first.texts] == [
+        *("fastv:k=3", "random", "visionzip", "fastervlm")
+    ]
+    for axis, shown in ((first, "flops"), (below, "ttft_s")):
+        dots = [line for line in axis.lines if line.get_marker() != "None"]
+        half = points[points["budget"] == "50 %"].sort_values("accuracy_difference")
+        scale = 1e-12 if shown == "flops" else 1e3
+        assert [line.get_xdata()[0] for line in dots] == pytest.approx(list(scale * half[shown]))
+        assert [line.get_ydata()[0] for line in dots] == [-30, -20, -10, -10]
+        assert [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"] == [-20]
+    (keys,) = figure.legends
+    assert [text.get_text() for text in keys.get_texts()] == [
+        *("before the LLM", "inside it", "baseline", "own")
+    ]
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        boxes = [text.get_window_extent() for text in axis.texts]
+        assert not any(one.overlaps(two) for one, two in combinations(boxes, 2))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0.01, 0.2))
+def test_names_are_spread_as_near_as_can_be(wanted, gap):
+    wanted = np.sort(wanted)
+    places = spread(wanted, gap)
+    least = min(gap, 1 / len(wanted))
+    assert (np.diff(places) >= least - 1e-9).all()
+    assert places[0] >= least / 2 - 1e-9 and places[-1] <= 1 - least / 2 + 1e-9
+    apart = len(wanted) == 1 or np.diff(wanted).min() >= gap
+    if apart and gap / 2 <= wanted[0] and wanted[-1] <= 1 - gap / 2:
+        assert places == pytest.approx(wanted)
+
+
 def test_small_print_says_what_the_times_are():
     assert "calibration of this device" in texts(roofline(price()))
     l4 = price(hardware=load_hardware("l4"))
@@ -227,7 +284,7 @@ def test_command_line(tmp_path, kind):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["pie", "--out", "a.png"], "break-even, pareto, roofline, tokens, ttft"),
+        (["pie", "--out", "a.png"], "break-even, methods, pareto, roofline, tokens, ttft"),
         (["tokens", "--out", "a.jpg"], ".pdf, .png, .svg"),
         (["tokens", "--out", "a.png", "--hardware", "h100-sxm,l4"], "one for tokens"),
         (

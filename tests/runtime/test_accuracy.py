@@ -68,7 +68,7 @@ def test_differences_are_paired():
     row = measured(share_of, [CUT])[0]
     assert row.difference.value == pytest.approx(-0.2)
     assert row.random_difference.value == pytest.approx(0.2)
-    assert row.difference.leaves_out_zero
+    assert row.difference.leaves_out_zero()
     # 20 of 100 differ by one: sd = sqrt(0.2 * 0.8 * 100 / 99)
     half = 1.96 * (0.2 * 0.8 * 100 / 99) ** 0.5 / 10
     assert row.difference.low == pytest.approx(-0.2 - half)
@@ -224,6 +224,23 @@ def test_a_file_keeps_the_lines_of_other_exams(tmp_path):
         assert AccuracyFile(path, exam, resume=True).earlier == expected
     AccuracyFile(path, other).save(lines[:1])
     assert AccuracyFile(path, EXAM, resume=True).earlier == []  # without resume it starts over
+
+
+def test_a_file_says_with_what_it_was_measured_and_is_not_continued_with_something_else(tmp_path):
+    """It is read all the same."""
+    path = tmp_path / "lines.json"
+    AccuracyFile(path, EXAM).save(measured(share_of, [Schedule()]))
+    tree = json.loads(path.read_text())
+    assert tree["environment"]["torch"] == torch.__version__
+    tree["environment"]["torch"] = "2.0"
+    path.write_text(json.dumps(tree))
+    other = AccuracyFile(path, EXAM, resume=True)
+    assert len(other.earlier) == 3
+    with pytest.raises(MeasurementError, match=r"environment\.torch"):
+        other.require_same_software()
+    del tree["environment"]
+    path.write_text(json.dumps(tree))  # as it was written before
+    AccuracyFile(path, EXAM, resume=True).require_same_software()
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"rows": [1]}', '{"rows": [{"model": "m"}]}'])

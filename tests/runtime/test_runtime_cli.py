@@ -229,6 +229,26 @@ def test_generate_names_what_a_checkpoint_lacks(run, checkpoint, tmp_path):
     assert "tokenizer" in message
 
 
+def test_validate_methods_beside_what_each_was_predicted_to_cost(run, config):
+    command = ["validate", "--model", config, "--layers", 3, "--frames", 4, "--repeats", 1]
+    command += ["--device", "cpu", "--dtype", "float32", "--hardware", "cpu-generic"]
+    methods = ("--methods", "visionzip,fastv:k=1,pact,fastervlm")
+    answer = json.loads(run(*command, *methods, "--format", "json"))
+    assert answer["passed"]
+    assert [row["method"] for row in answer["rows"]] == [
+        *("none", "visionzip", "fastv", "fastervlm")
+    ]
+    tokens = [row["tokens_per_layer"] for row in answer["rows"]]
+    assert tokens[1][0] < tokens[0][0] == tokens[2][0] > tokens[2][1]
+    assert "up to 3, the depth" in answer["left_out"]["pact"]
+    equal = ("--equal", "tokens", "--budget", 20)
+    text = " ".join(run(*command, "--methods", "fastv:k=1,tome", *equal).split())
+    assert "method TFLOPs = pred. meas. error gain" in text
+    assert "No row of tome: cannot meet 20.0" in text
+    for wrong in (("--merge", 0.5, *methods), ("--equal", "flops"), ("--methods", "fastvv")):
+        assert "--methods" in run(*command, *wrong, status=2) or "fastvv" in wrong
+
+
 ACCURACY = ("accuracy", "--questions", 6, "--draws", 1, "--format", "json")
 
 
@@ -246,8 +266,11 @@ def test_accuracy_takes_the_schedules_of_the_exam_where_none_is_named(run, monke
     assert list(dict.fromkeys(row["schedule"] for row in rows)) == ["none", "prune linear:2:6"]
 
 
-def test_accuracy_of_methods_at_equal_budgets(run, tmp_path):
-    """Those that run; those that cannot meet the budget or do not run say why. It is resumed."""
+def test_accuracy_of_methods_at_equal_budgets(run, tmp_path, monkeypatch):
+    """Those that run; those that cannot meet the budget or do not run say why.
+
+    Rows that are there are printed again, and no clip is drawn for them.
+    """
     out = tmp_path / "rows.json"
     command = [*ACCURACY[:-2], "--methods", "vtw,fastv:k=3,tome,pact", "--budgets", "0.5,0.3"]
     shown = run(*command, "--out", out)
@@ -259,5 +282,11 @@ def test_accuracy_of_methods_at_equal_budgets(run, tmp_path):
     text = " ".join(shown.split())
     assert "fastv:k=3 at 30 %: cannot meet" in text
     assert "pact does not run: it merges tokens into clusters" in text
+    monkeypatch.setattr("aim_runtime.tiny.exam.draw_exam", None)
     again = run(*command, "--out", out, "--resume")
     assert again == shown
+    tree = json.loads(out.read_text())
+    out.write_text(json.dumps(tree | {"environment": {"torch": "1.0"}}))
+    assert run(*command, "--out", out, "--resume") == shown
+    message = run(*command, "--draws", 2, "--out", out, "--resume", status=2)
+    assert "environment.torch" in message
