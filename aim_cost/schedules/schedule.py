@@ -83,6 +83,8 @@ class Schedule:
             fix="Give the text; only conventions that count multiply-adds take none.",
         )
         workload = self.seen(workload)
+        if self.select is not None and workload.frames is None:
+            self.select.check_images()
         trace = self.resolve_visual(
             workload.visual_input(model),
             text_tokens=workload.text_tokens,

@@ -93,6 +93,16 @@ class Select(Part):
             for item, size, (before, after) in zip(items, sizes, pairwise(bounds), strict=True)
         ]
 
+    def check_images(self) -> None:
+        """Whether images can be ranked, whose crops are no frames. Raises: ScheduleError."""
+        if VISUAL_SCORES[self.by].least_frames > 1:
+            raise ScheduleError(
+                f"select.by {self.by}",
+                expected="a video, whose frames it compares",
+                got="an image",
+                fix="Give a video, or choose another score.",
+            )
+
     def _check(self, items: Sequence[Sequence[tuple[int, int]]], kept: int) -> None:
         everything = sum(groups * tokens for item in items for groups, tokens in item)
         if not 1 <= kept <= everything:

@@ -167,6 +167,8 @@ class Layout:
         if self._merge is not None:
             return [self._evenly(p, p.item.merged_tokens(self._merge)) for p in row]
         if self._select is not None and row:
+            if any(placed.modality == "image" for placed in row):
+                self._select.check_images()
             ranked = self._select.ranked([placed.item.groups for placed in row])
             return [self._selected(*pair, encoded) for pair in zip(row, ranked, strict=True)]
         return [self._evenly(placed, placed.item.tokens) for placed in row]

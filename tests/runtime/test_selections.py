@@ -4,11 +4,12 @@ import pytest
 
 from aim_cost import Case, Schedule, Workload
 from aim_cost.errors import ScheduleError
+from aim_cost.models.workload import VisualInput
 from aim_cost.ops.visual_scores import VISUAL_SCORES
 from aim_runtime import patched
 from aim_runtime.selection import SELECTIONS
 from tests.runtime.agree import check
-from tests.runtime.models import BUILDERS, NAMES, named_inputs, prompt_of
+from tests.runtime.models import BUILDERS, CROP, NAMES, named_inputs, prompt_of, tiny_next
 from tests.runtime.slow_selections import SLOW_SELECTIONS
 
 UNEQUAL = {
@@ -56,6 +57,23 @@ def test_grids_that_frames_do_not_share_have_no_price():
     for amount in ("prompt:4", "prompt:2", "0.05"):
         with pytest.raises(ScheduleError, match="square grids"):
             case.price(f"select {amount} score=pooled-grid")
+
+
+@pytest.mark.parametrize("by", ["adjacent-cosine", "groups-of-four", "groups-of-four-loop"])
+def test_tiles_of_an_image_are_no_frames(by):
+    """Base view and tiles of this image have one size, as frames have."""
+    model = tiny_next()
+    inputs = prompt_of(model, (4, (2 * CROP, CROP), 5))
+    select = Schedule.parse(f"select 0.5 score={by}")
+    assert select.resolve_visual(VisualInput(3, 36, 2), text_tokens=9, layers=4).selected
+    with (
+        patched(model, select),
+        pytest.raises(ScheduleError, match="whose frames it compares, got an image"),
+    ):
+        model(**inputs)
+    case = Case("llava-v1.6-vicuna-7b", Workload(9, images=((672, 336),)), "h100-sxm")
+    with pytest.raises(ScheduleError, match="whose frames it compares, got an image"):
+        case.price(select)
 
 
 @pytest.mark.parametrize("by", SELECTIONS)
