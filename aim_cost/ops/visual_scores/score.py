@@ -19,7 +19,7 @@ class VisualScore(Score):
         across_sizes: whether it ranks tokens of frames or crops of unequal sizes.
         reads_tower: whether it reads the attention of the vision tower.
         reads_text: whether it reads the text of the prompt.
-        least_frames: frames that a video must have, where it compares them; it takes no images then.
+        least_frames: frames that a video must have, where it compares them; images are refused.
     """
 
     across_sizes: bool = False
