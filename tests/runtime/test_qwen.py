@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aim_cost import Schedule
 from aim_cost.schedules.merge import MERGE_KINDS, POSITIONS, Merge
-from aim_cost.schedules.prune import Prune
+from aim_cost.schedules.prune import DROP_POINTS, Prune
 from aim_runtime import patched
 from aim_runtime.reference import Reference
 from tests.runtime.qwen import (
@@ -190,6 +190,16 @@ def test_every_prompt_equals_the_reference(kind, rows):
 )
 def test_every_schedule_equals_the_reference(kind, rows, merge, prune, attention, seed):
     check(kind, rows, Schedule(merge, prune), seed, attention)
+
+
+@pytest.mark.parametrize("rows", ["an image beside videos", "a row of text"])
+@pytest.mark.parametrize("drop_point", DROP_POINTS)
+@pytest.mark.parametrize("ratios", [(0.5, 0.25, 0.25), (1, 0.4), (0.3, 0)])
+def test_features_of_inner_blocks_go_with_the_tokens_that_are_left(ratios, drop_point, rows):
+    """Tokens leave before the last level of DeepStack is added, after the second layer."""
+    prune = Prune(ratios=ratios, importance="text-attention", drop_point=drop_point)
+    check("qwen3-vl", PROMPTS[rows], Schedule(prune=prune))
+    check("qwen3-vl", PROMPTS[rows], Schedule(Merge(retention=0.6), prune))
 
 
 def test_the_score_is_that_of_the_rows_with_visual_tokens():
