@@ -120,7 +120,10 @@ def small(family):
         }
     vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     vision |= {"num_attention_heads": 2, "patch_size": 8, "image_size": 32}
-    return {"model_type": family, "text_config": text, "vision_config": vision}
+    found = {"model_type": family, "text_config": text, "vision_config": vision}
+    if family == "llava_next":  # whose images are cut into tiles of the tower's size
+        found["image_grid_pinpoints"] = [[32, 64], [64, 32], [64, 64]]
+    return found
 
 
 def varied(family, root=None, text=None, vision=None):

@@ -78,6 +78,9 @@ def slow_images(model: Model, inputs: Inputs) -> list[Item]:
             Item(image, _rows(len(image)), views=view[None])
             for image, view in zip(features, pixels, strict=True)
         ]
+    if inputs.get("image_sizes") is None:  # a model of one's own, whose images have one size
+        features = model.model.get_image_features(pixels).pooler_output
+        return [Item(image, _rows(len(image))) for image in features]
     spec = ModelSpec.from_hf_config(model.config.to_dict())
     sizes = [tuple(size) for size in inputs["image_sizes"].tolist()]
     numbers = inputs.get("batch_num_images")
