@@ -97,8 +97,8 @@ class ModelSpec:
                 f"model {self.name}",
                 expected="a model that takes video",
                 got=f"model_type {self.model_type!r}",
-                fix="Give an image where the command takes one (--image HEIGHTxWIDTH), or choose "
-                "another model.",
+                fix="Give an image where the command takes one (--image HEIGHTxWIDTH or "
+                "--image-tokens N), or choose another model.",
             )
         return self.pooling.tokens(self.vision.grid)
 
