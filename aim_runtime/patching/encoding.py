@@ -52,6 +52,13 @@ class _Last(threading.local):
     seen: _Seen | None = None
 
 
+@dataclass(frozen=True)
+class Encodes:
+    """What an encoder encodes for: a prompt that enters, or None outside a forward."""
+
+    prompt: Entering | None
+
+
 class Encoding:
     """Merges or selects the features of images, or of videos, on their way into a prompt.
 
@@ -60,8 +67,8 @@ class Encoding:
     frames that are sampled. The forward reduces it.
     Args:
         tower: reads the attention of the vision tower, for scores that need it.
-        busy: whether an encoder runs; one that another calls, as Qwen3-VL's of videos calls that
-            of images, hands on what it gives.
+        busy: what an encoder that runs encodes for; one that it calls for the same, as Qwen3-VL's
+            of videos calls that of images, hands on what it gives.
         ahead: whether what is encoded outside a forward is for a prompt that follows.
         strict: whether pixels that cannot be understood are an error.
     """
@@ -73,7 +80,7 @@ class Encoding:
         adapter: Adapter,
         modality: str,
         tower: TowerReading | None,
-        busy: Current[bool],
+        busy: Current[Encodes],
         *,
         ahead: Current[bool],
         strict: bool,
@@ -97,13 +104,13 @@ class Encoding:
 
         @wraps(encode)
         def encode_and_reduce(*args: Any, **kwargs: Any) -> Any:
-            if self._busy.value:
-                return encode(*args, **kwargs)
             given, prompt = dict(zip(names, args, strict=False)) | kwargs, entering()
+            if self._busy.value is not None and self._busy.value.prompt is prompt:
+                return encode(*args, **kwargs)
             if prompt is not None and self._modality in prompt.made:
                 return prompt.made.pop(self._modality)
             sampled = self._samples and (prompt is not None or self._ahead.value)
-            with self._busy.during(True):
+            with self._busy.during(Encodes(prompt)):
                 output = encode(**self._sampled(given)) if sampled else encode(*args, **kwargs)
             return seen(output, given, prompt, self._sampling if sampled else self._whole)
 

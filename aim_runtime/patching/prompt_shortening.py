@@ -15,7 +15,7 @@ from aim_runtime.models.adapter import Adapter
 from aim_runtime.models.compiled import uncompiled
 from aim_runtime.models.inputs import Inputs
 from aim_runtime.patching.current import Current
-from aim_runtime.patching.encoding import Encoding
+from aim_runtime.patching.encoding import Encodes, Encoding
 from aim_runtime.patching.position_keeping import PositionKeeping
 from aim_runtime.patching.tower_reading import tower_reading
 from aim_runtime.patching.undo import Changes
@@ -59,7 +59,7 @@ class PromptShortening:
         self._tower = tower = tower_reading(adapter, schedule)
         self._layout = Layout(adapter, schedule)
         self._ahead: Current[bool] = Current()
-        busy: Current[bool] = Current()
+        busy: Current[Encodes] = Current()
         self._encodings = {
             name: Encoding(
                 *(schedule, recorder, adapter, name, tower, busy),
