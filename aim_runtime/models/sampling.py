@@ -34,12 +34,9 @@ class FrameSampling:
         if self.sample is None:
             return inputs
         items = self.adapter.items_of_pixels(inputs, "video")
-        kept = [self._kept(item) for item in items]
-        if all(
-            len(numbers) == item.blocks[0].groups for numbers, item in zip(kept, items, strict=True)
-        ):
+        if all(map(self.agrees, items)):
             return inputs
-        return self.adapter.with_groups(inputs, kept)
+        return self.adapter.with_groups(inputs, [self._kept(item) for item in items])
 
     def agrees(self, item: VisualItem) -> bool:
         """Whether an encoded video has the frames that are sampled of it, and no others."""
